@@ -1,0 +1,166 @@
+"""A lean asyncio client of a Jupyter server: start a kernel, run code over its websocket, delete it.
+
+Speaks the default (JSON) websocket protocol, as plain websocket clients do. An execution is over when its
+`execute_reply` and its `idle` status have both arrived; messages of other requests are skipped by their parent's id.
+What it costs per request is measured with the load (`load.ready.client_cpu`): it must not become the bottleneck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+EXECUTE_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 120.0
+
+
+class KernelFailedError(Exception):
+    """A kernel was not started, not reached, did not answer in time, or its code raised."""
+
+
+@dataclass(kw_only=True)
+class Channel:
+    """The websocket of one kernel; one execution at a time."""
+
+    websocket: aiohttp.ClientWebSocketResponse
+    session_id: str
+
+    def __post_init__(self) -> None:
+        self._numbers = count()
+
+    def _request(self, message_id: str, code: str) -> str:
+        header = {
+            "msg_id": message_id,
+            "msg_type": "execute_request",
+            "session": self.session_id,
+            "username": "benchmark",
+            "version": "5.4",
+            "date": "2026-01-01T00:00:00Z",
+        }
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": True,
+        }
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+        return json.dumps(message)
+
+    async def execute(self, code: str) -> str:
+        """Run code and return what it printed. Raises KernelFailedError."""
+        message_id = f"{self.session_id}_{next(self._numbers)}"
+        try:
+            async with asyncio.timeout(EXECUTE_TIMEOUT_S):
+                await self.websocket.send_str(self._request(message_id, code))
+                return await self._collect(message_id)
+        except TimeoutError:
+            raise KernelFailedError(f"no answer to an execution within {EXECUTE_TIMEOUT_S:.0f} s") from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise KernelFailedError(f"websocket: {error!r}") from error
+
+    async def _collect(self, message_id: str) -> str:
+        printed: list[str] = []
+        replied = idle = False
+        while not (replied and idle):
+            frame = await self.websocket.receive()
+            if frame.type is not aiohttp.WSMsgType.TEXT:
+                raise KernelFailedError(f"websocket sent {frame.type.name} during an execution")
+            message = json.loads(frame.data)
+            if message["parent_header"].get("msg_id") != message_id:
+                continue
+            content = message["content"]
+            match message["msg_type"]:
+                case "stream":
+                    printed.append(content["text"])
+                case "status":
+                    idle = content["execution_state"] == "idle"
+                case "execute_reply":
+                    replied = True
+                    if content["status"] != "ok":
+                        raise KernelFailedError(f"execution ended with {content['status']}: {content.get('ename')}")
+        return "".join(printed)
+
+
+class ServerClient:
+    """The REST side of one server."""
+
+    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+        self._url = url
+        self._http = http
+
+    async def kernel_names(self) -> set[str] | None:
+        """Return the kernelspecs that the server offers, None while it does not answer."""
+        try:
+            async with self._http.get(f"{self._url}/api/kernelspecs") as response:
+                response.raise_for_status()
+                return set((await response.json())["kernelspecs"])
+        except aiohttp.ClientError:
+            return None
+
+    async def start(self, kernel_name: str) -> str:
+        """Start a kernel and return its id. Raises KernelFailedError."""
+        try:
+            async with self._http.post(f"{self._url}/api/kernels", json={"name": kernel_name}) as response:
+                text = await response.text()
+                if response.status != 201:
+                    raise KernelFailedError(f"POST /api/kernels answered {response.status}: {text[:200]}")
+                kernel_id: str = json.loads(text)["id"]
+                return kernel_id
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KernelFailedError(f"POST /api/kernels: {error!r}") from error
+
+    async def connect(self, kernel_id: str) -> Channel:
+        """Open the websocket of a kernel. Raises KernelFailedError."""
+        session_id = uuid4().hex
+        url = f"{self._url}/api/kernels/{kernel_id}/channels"
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                websocket = await self._http.ws_connect(url, params={"session_id": session_id}, max_msg_size=0)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KernelFailedError(f"websocket of a new kernel: {error!r}") from error
+        return Channel(websocket=websocket, session_id=session_id)
+
+    async def delete(self, kernel_id: str) -> None:
+        """End a kernel. Raises KernelFailedError."""
+        try:
+            async with self._http.delete(f"{self._url}/api/kernels/{kernel_id}") as response:
+                if response.status != 204:
+                    raise KernelFailedError(f"DELETE /api/kernels/<id> answered {response.status}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KernelFailedError(f"DELETE /api/kernels/<id>: {error!r}") from error
+
+    @asynccontextmanager
+    async def kernel(self, kernel_name: str) -> AsyncIterator[Channel]:
+        """Start a kernel, open its websocket, and end both afterwards. Raises KernelFailedError."""
+        kernel_id = await self.start(kernel_name)
+        try:
+            channel = await self.connect(kernel_id)
+            try:
+                yield channel
+            finally:
+                await channel.websocket.close()
+        finally:
+            await self.delete(kernel_id)
+
+
+@asynccontextmanager
+async def open_client(url: str, token: str) -> AsyncIterator[ServerClient]:
+    """Open a client with its own connections."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        headers={"Authorization": f"token {token}"},
+        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
+    ) as http:
+        yield ServerClient(url, http)

@@ -1,0 +1,97 @@
+"""Measurements of one user alone: from asking for a kernel to its first result, and the round trip of an execution."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from benchmarks.client import Channel, KernelFailedError
+from benchmarks.machine import quiet
+from benchmarks.metrics import Metric, Results
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.plan import Plan
+    from benchmarks.server import Server
+
+START_POST = Metric(name="start.post", unit="ms", meaning="POST /api/kernels -> answer")
+START_CONNECT = Metric(name="start.connect", unit="ms", meaning="answer -> websocket open")
+START_EXECUTE = Metric(name="start.execute", unit="ms", meaning="websocket open -> first result and idle")
+START_TOTAL = Metric(name="start.total", unit="ms", meaning="POST /api/kernels -> first result and idle")
+EXEC_ROUND_TRIP = Metric(name="exec.round_trip", unit="ms", meaning="`x += 1; print(x)` -> reply and idle, one user")
+METRICS = (START_TOTAL, START_POST, START_CONNECT, START_EXECUTE, EXEC_ROUND_TRIP)
+
+
+def rotated(servers: Sequence[Server], turn: int) -> list[Server]:
+    """Return the servers in an order that begins with another one each turn, so that none is always the first."""
+    first = turn % len(servers)
+    return [*servers[first:], *servers[:first]]
+
+
+async def _start_once(server: Server, results: Results) -> None:
+    name, client = server.system.name, server.client
+    begin = time.perf_counter()
+    kernel_id = await client.start(server.system.kernel_name)
+    try:
+        posted = time.perf_counter()
+        channel = await client.connect(kernel_id)
+        connected = time.perf_counter()
+        printed = await channel.execute("print(6 * 7)")
+        done = time.perf_counter()
+        await channel.websocket.close()
+    finally:
+        await client.delete(kernel_id)
+    if results.check(name, "start", expected="42\n", actual=printed):
+        results.add(START_TOTAL, name, (done - begin) * 1e3)
+        results.add(START_POST, name, (posted - begin) * 1e3)
+        results.add(START_CONNECT, name, (connected - posted) * 1e3)
+        results.add(START_EXECUTE, name, (done - connected) * 1e3)
+
+
+async def measure_start(servers: Sequence[Server], plan: Plan, results: Results) -> None:
+    """Start, use and delete one kernel at a time, each on a quiet machine."""
+    for turn in range(plan.start_repetitions):
+        for server in rotated(servers, turn):
+            await quiet()
+            try:
+                await _start_once(server, results)
+            except KernelFailedError as error:
+                results.fail(server.system.name, "start", str(error))
+
+
+async def _execute_block(channel: Channel, system: str, numbers: range, results: Results) -> None:
+    for number in numbers:
+        begin = time.perf_counter()
+        printed = await channel.execute("x += 1; print(x)")
+        elapsed_ms = (time.perf_counter() - begin) * 1e3
+        if results.check(system, "exec", expected=f"{number}\n", actual=printed):
+            results.add(EXEC_ROUND_TRIP, system, elapsed_ms)
+
+
+async def measure_exec(servers: Sequence[Server], plan: Plan, results: Results) -> None:
+    """Execute in one kernel per system, in blocks that take turns; the first block warms up and does not count."""
+    async with AsyncExitStack() as stack:
+        channels: dict[str, Channel] = {}
+        for server in servers:
+            name = server.system.name
+            try:
+                channel = await stack.enter_async_context(server.client.kernel(server.system.kernel_name))
+                await channel.execute("x = 0")
+                await _execute_block(channel, name, range(1, 1 + plan.exec_block_size), Results(systems=[name]))
+                channels[name] = channel
+            except KernelFailedError as error:
+                results.fail(name, "exec", str(error))
+        for turn in range(1, 1 + plan.exec_blocks):
+            numbers = range(1 + turn * plan.exec_block_size, 1 + (turn + 1) * plan.exec_block_size)
+            for server in rotated(servers, turn):
+                name = server.system.name
+                if name not in channels:
+                    continue
+                await quiet()
+                try:
+                    await _execute_block(channels[name], name, numbers, results)
+                except KernelFailedError as error:
+                    results.fail(name, "exec", str(error))
+                    del channels[name]

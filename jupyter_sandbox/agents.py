@@ -1,0 +1,112 @@
+"""The broker's end of an agent's socket. What comes back is hostile: decoded strictly, bounded in time and size.
+
+One request is answered at a time. A worker that breaks the protocol, or closes the connection, is lost: `on_lost` is called once
+and every request from then on raises StartError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from jupyter_sandbox.errors import ProtocolError, StartError
+from jupyter_sandbox.host.channel import Channel
+from sandbox_worker import messages, protocol
+
+ANSWER_TIMEOUT_S: Final = 15
+MAX_LOG: Final = 2048
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+
+class AgentClient:
+    """A connection to the agent of one worker."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        worker: str,
+        *,
+        on_exited: Callable[[protocol.Exited], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """Use `channel`; call `on_exited` for each process that ended and `on_lost` when the agent is gone."""
+        self._channel = channel
+        self._worker = worker
+        self._on_exited = on_exited
+        self._on_lost = on_lost
+        self._lock = asyncio.Lock()
+        self._answers: asyncio.Queue[object] = asyncio.Queue(maxsize=1)
+        self._task = asyncio.create_task(self._read(), name=f"agent {worker}")
+
+    @classmethod
+    async def connect(
+        cls,
+        path: Path,
+        worker: str,
+        *,
+        on_exited: Callable[[protocol.Exited], None],
+        on_lost: Callable[[], None],
+    ) -> AgentClient:
+        """Connect to the agent that listens at `path`; raises StartError."""
+        try:
+            channel = await Channel.connect(path, protocol.FROM_AGENT)
+        except OSError as error:
+            raise StartError(f"the agent of {worker} cannot be reached: {error}") from error
+        return cls(channel, worker, on_exited=on_exited, on_lost=on_lost)
+
+    async def ask(self, request: object, kind: type[Answer], descriptors: Sequence[int] = ()) -> Answer:
+        """Send `request` and return its answer of type `kind`; raises StartError."""
+        async with self._lock:
+            if self._task.done():
+                raise StartError(f"the agent of {self._worker} is gone")
+            try:
+                await self._channel.send(request, descriptors)
+                answer = await asyncio.wait_for(self._answers.get(), ANSWER_TIMEOUT_S)
+            except TimeoutError as error:
+                self._task.cancel()
+                raise StartError(f"the agent of {self._worker} did not answer in {ANSWER_TIMEOUT_S} s") from error
+            except (OSError, messages.MessageError) as error:
+                raise StartError(f"the agent of {self._worker} cannot be asked: {error}") from error
+        if isinstance(answer, protocol.Failed):
+            raise StartError(f"{self._worker}: {answer.reason[:500]}")
+        if not isinstance(answer, kind):
+            self._task.cancel()
+            raise StartError(f"the agent of {self._worker} gave a wrong answer")
+        return answer
+
+    async def signal(self, target: str, number: int) -> None:
+        """Signal a kernel or command of the worker; quiet when the agent is gone."""
+        with contextlib.suppress(OSError):
+            await self._channel.send(protocol.Signal(target=target, number=number))
+
+    async def close(self) -> None:
+        """Drop the connection; the worker lives on."""
+        self._on_lost = lambda: None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _read(self) -> None:
+        try:
+            while (received := await self._channel.receive()) is not None:
+                message, descriptors = received
+                messages.close_all(descriptors)  # an agent has nothing to pass
+                if isinstance(message, protocol.Exited):
+                    self._on_exited(message)
+                elif self._lock.locked() and self._answers.empty():
+                    self._answers.put_nowait(message)
+                else:
+                    raise ProtocolError("an answer that nobody asked for")  # noqa: TRY301
+        except ProtocolError as error:
+            log.warning("worker %s broke the protocol and is given up: %s", self._worker, error)
+        finally:
+            self._channel.close()
+            if self._answers.empty():
+                self._answers.put_nowait(protocol.Failed(reason="the agent is gone"))
+            self._on_lost()

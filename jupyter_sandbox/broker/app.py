@@ -1,0 +1,281 @@
+"""The broker as a process: `jupyter sandbox broker`, or started by the first client that needs it.
+
+As root it stays in the host's user namespace. As an ordinary user it first enters a user namespace in which it is root over
+nothing but itself, so that it may mount. In both cases its mounts live in a mount namespace that the host does not see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Final, NoReturn
+
+from jupyter_core.application import JupyterApp
+from jupyter_core.paths import jupyter_config_path
+from traitlets import Enum, Float, Int, List, Unicode
+
+from jupyter_sandbox import __version__, cgroups, templates
+from jupyter_sandbox.broker.registry import Registry
+from jupyter_sandbox.broker.server import Server
+from jupyter_sandbox.disks import LoopDisks, MemoryDisks
+from jupyter_sandbox.engines.embedded import EmbeddedEngine
+from jupyter_sandbox.errors import BrokerUnavailableError, IsolationUnavailableError, SandboxError
+from jupyter_sandbox.host import channel, places
+from jupyter_sandbox.ledger import Ledger
+from jupyter_sandbox.workspace import Mounter
+from sandbox_worker import linux
+
+ENGINE_VARIABLE: Final = "JUPYTER_SANDBOX_ENGINE"
+_LOG_BYTES: Final = 1 << 20
+
+log = logging.getLogger(__name__)
+
+
+class BrokerApp(JupyterApp):
+    """Owns the workers of this machine and user; every knob of the host side is a trait here."""
+
+    name = "jupyter-sandbox-broker"
+    version = __version__
+    description = __doc__ or ""
+    examples = "jupyter sandbox broker --BrokerApp.idle_exit_s=0    # in the foreground, until Ctrl-C"
+    flags: ClassVar[dict[str, Any]] = {
+        "debug": ({"BrokerApp": {"log_level": logging.DEBUG}}, "Log every action on the host."),
+        "background": ({"BrokerApp": {"background": "yes"}}, "Return once the broker serves; it goes on by itself."),
+    }
+    aliases: ClassVar[dict[str, Any]] = {"engine": "BrokerApp.engine", "log-level": "BrokerApp.log_level"}
+
+    engine = Enum(
+        ("auto", "embedded"),
+        default_value="auto",
+        help="Which engine makes workers. The environment variable JUPYTER_SANDBOX_ENGINE sets it as well.",
+    ).tag(config=True)
+    template_directories = List(
+        Unicode(),
+        help="Directories with template files (*.toml). Default: `sandbox-templates` in Jupyter's config directories.",
+    ).tag(config=True)
+    uid_base = Int(
+        0x70000000,
+        help="Root only: first host uid of the 65536 that workers use. No account or container may use one of them.",
+    ).tag(config=True)
+    disk_reserve_mib = Int(
+        1024, min=0, help="Root only: no new sandbox if the host's disk would have less than this left."
+    ).tag(config=True)
+    socket_mode = Int(
+        0o600, help="Permissions of the broker's socket; 0o666 lets every local user claim sandboxes of its own."
+    ).tag(config=True)
+    idle_exit_s = Float(
+        60, help="Exit when nothing was claimed and nobody connected for so long, seconds; 0 means never."
+    ).tag(config=True)
+    recover_grace_s = Float(
+        30, help="How long a sandbox that outlived its broker waits for its owner to attach again, seconds."
+    ).tag(config=True)
+    background = Enum(("yes", "no"), default_value="no", help="See the flag.").tag(config=True)
+
+    def _config_file_name_default(self) -> str:
+        return "jupyter_sandbox_config"
+
+    def _engine_default(self) -> str:
+        return os.environ.get(ENGINE_VARIABLE, "auto")
+
+    def _template_directories_default(self) -> list[str]:
+        return [str(Path(path, "sandbox-templates")) for path in reversed(jupyter_config_path())]
+
+    def start(self) -> None:
+        """Serve until stopped. Exits with 1 and a JSON error on the last line of stderr when that is impossible."""
+        super().start()
+        os.umask(0o022)
+        try:
+            where = places.find()
+            places.make(where)
+            if self.background == "yes":
+                detach(where)
+            self._log_to(where.log if self.background == "yes" else None)
+            lock = lock_or_refuse(where)
+            privileged = enter_namespaces()
+            asyncio.run(self._run(where, privileged=privileged))
+            os.close(lock)
+        except SandboxError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(BrokerUnavailableError(f"the broker could not start: {error}"))
+
+    def _fail(self, error: SandboxError) -> NoReturn:
+        log.error("%s", error)
+        report({"code": error.code, "message": str(error)})
+        sys.exit(1)
+
+    def _log_to(self, file: Path | None) -> None:
+        handler: logging.Handler = logging.StreamHandler()
+        if file is not None:
+            handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=1)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
+        root = logging.getLogger("jupyter_sandbox")
+        root.addHandler(handler)
+        root.setLevel(min(int(self.log_level), logging.INFO))
+
+    async def _run(self, where: places.Places, *, privileged: bool) -> None:
+        """Everything between the lock and the exit."""
+        known = templates.load(Path(directory) for directory in self.template_directories)
+        hierarchy = cgroups.find(where.run.name)
+        ledger = Ledger(where.ledger)
+        engine = EmbeddedEngine(
+            places=where,
+            ledger=ledger,
+            disks=LoopDisks(where.images, self.disk_reserve_mib) if privileged else MemoryDisks(),
+            hierarchy=hierarchy,
+            uid_base=self.uid_base if privileged else None,
+            default=known["python"],
+        )
+        mounter = Mounter(where.stage, own_home=None if privileged else Path.home())
+        registry = Registry(
+            engine=engine, ledger=ledger, places=where, mounter=mounter, known_templates=known
+        )
+        stop = asyncio.Event()
+        everything = True
+
+        def on_term() -> None:
+            nonlocal everything
+            everything = False  # claimed sandboxes live on for the broker that comes next
+            stop.set()
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        loop.add_signal_handler(signal.SIGTERM, on_term)
+        await engine.start()
+        await registry.recover(self.recover_grace_s)
+        await registry.reap(dry_run=False)
+        registry.pool.want(known["python"])
+        listener = channel.listen(where.socket, kind=socket.SOCK_SEQPACKET, mode=self.socket_mode)
+        server = Server(listener, registry, engine)
+        log.info("broker %s serves with engine %s; %s", __version__, engine.name, "; ".join(engine.notes()))
+        report({"serving": str(where.socket)})
+        tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in {
+                "server": server.serve(),
+                "pool": registry.pool.run(),
+                "idle": self._wait_until_unneeded(server),
+                "stop": stop.wait(),
+            }.items()
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            where.socket.unlink(missing_ok=True)
+            listener.close()
+            for task in tasks:
+                task.cancel()
+            await server.stop()
+            await registry.stop(everything=everything)
+            await engine.stop()
+            log.info("broker ends")
+
+    async def _wait_until_unneeded(self, server: Server) -> None:
+        """Return when nobody needed the broker for `idle_exit_s`, or a client asked it to go and nobody else is there."""
+        while True:
+            await server.idle.wait()
+            idle_since = time.monotonic()
+            while server.is_idle:
+                waited = time.monotonic() - idle_since
+                if server.is_retiring or 0 < self.idle_exit_s < waited:
+                    return
+                await asyncio.sleep(0.1 if waited < 2 else 1)
+            server.idle.clear()
+
+
+def enter_namespaces() -> bool:
+    """Enter the mount namespace, and without root the user namespace, of the broker; return whether this is root.
+
+    Raises IsolationUnavailableError that says what to change on this machine.
+    """
+    privileged = os.geteuid() == 0
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        if privileged:
+            linux.unshare(linux.CLONE_NEWNS)
+        else:
+            linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
+            linux.write_id_maps("self", f"0 {uid} 1", f"0 {gid} 1")
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+    except OSError as error:
+        raise IsolationUnavailableError(
+            f"this machine lets us make no namespaces ({error}). "
+            + (
+                "Inside a container, run it with --privileged or use the host."
+                if privileged
+                else "Run as root, or allow them: `sysctl -w kernel.unprivileged_userns_clone=1` (Debian), "
+                "`sysctl -w user.max_user_namespaces=10000`, or on Ubuntu 24.04 and newer "
+                "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
+            )
+        ) from error
+    return privileged
+
+
+def lock_or_refuse(where: places.Places) -> int:
+    """Return a descriptor that holds the lock of this tree; raises BrokerUnavailableError when another broker has it."""
+    descriptor = os.open(where.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BrokerUnavailableError("another broker is running already for this user and environment") from error
+    return descriptor
+
+
+def detach(where: places.Places) -> None:
+    """Go on in a new session as a grandchild; the caller's process waits until we serve, then exits with what we say."""
+    reader, writer = os.pipe2(0)
+    if os.fork():
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            text = said.read()
+        sys.stderr.write(text or json.dumps({"code": "broker_unavailable", "message": "the broker ended at once"}))
+        sys.stderr.flush()
+        os._exit(0 if '"serving"' in text else 1)
+    os.close(reader)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    errors = os.open(where.run / "broker.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(errors, 2)
+    os.closerange(3, writer)
+    os.closerange(writer + 1, 1 << 20)
+    os.set_inheritable(writer, False)
+    global _report_to  # noqa: PLW0603 - the one word a detached process owes to the one that started it
+    _report_to = writer
+
+
+_report_to: int | None = None
+
+
+def report(word: dict[str, str]) -> None:
+    """Tell the process that started us, once, whether we serve; in the foreground only failures are said."""
+    global _report_to  # noqa: PLW0603
+    if _report_to is not None:
+        with contextlib.suppress(OSError):
+            os.write(_report_to, json.dumps(word).encode())
+        os.close(_report_to)
+        _report_to = None
+    elif "code" in word:
+        sys.stderr.write(json.dumps(word) + "\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the broker."""
+    BrokerApp.launch_instance(argv=argv)

@@ -1,0 +1,189 @@
+"""The other end of the broker's socket: one connection for each request, and one that is the lease of a sandbox.
+
+It belongs to no event loop: jupyter_client calls provisioners from several. When no broker runs, `connect` starts one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+from jupyter_sandbox import errors
+from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.host import places
+from jupyter_sandbox.host.channel import Channel
+from sandbox_worker import messages
+
+_START_TIMEOUT_S: Final = 90
+_ANSWER_TIMEOUT_S: Final = 60
+_RETRY_S: Final = 0.05
+
+Answer = TypeVar("Answer")
+
+
+async def connect(*, start: bool = True) -> Channel:
+    """Return a connection to this user's broker, starting it if need be; raises SandboxError."""
+    where = places.find()
+    deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
+    while True:
+        try:
+            return await Channel.connect(where.socket, verbs.ANSWERS)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if not start or places.SOCKET_VARIABLE in os.environ:
+                raise errors.BrokerUnavailableError("no broker runs; start it with `jupyter sandbox broker`") from error
+            await _start(deadline)
+        except PermissionError as error:
+            raise errors.BrokerUnavailableError(
+                "this user may not use the broker's socket; see BrokerApp.socket_mode"
+            ) from error
+
+
+async def _start(deadline: float) -> None:
+    """Start a broker in the background; quiet when another client was faster."""
+    loop = asyncio.get_running_loop()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        _, said = await asyncio.wait_for(process.communicate(), max(1, deadline - loop.time()))
+    except TimeoutError as error:
+        process.kill()
+        raise errors.BrokerUnavailableError("the broker did not start in time") from error
+    if process.returncode == 0:
+        return
+    word = {"code": "broker_unavailable", "message": said.decode(errors="replace")[-500:]}
+    with contextlib.suppress(ValueError, IndexError):
+        word = json.loads(said.splitlines()[-1])
+    if "another broker" in str(word.get("message")) and loop.time() < deadline:
+        await asyncio.sleep(_RETRY_S)  # it is starting or ending
+        return
+    raise errors.from_code(str(word.get("code")), str(word.get("message")), None)
+
+
+async def ask(
+    channel: Channel, request: object, kind: type[Answer], descriptors: Sequence[int] = ()
+) -> tuple[Answer, list[int]]:
+    """Send `request`; return its answer of type `kind` and the descriptors with it. Raises SandboxError."""
+    try:
+        await channel.send(request, descriptors)
+        while True:
+            received = await asyncio.wait_for(channel.receive(), _ANSWER_TIMEOUT_S)
+            if received is None or not isinstance(received[0], verbs.EVENTS):
+                break
+    except TimeoutError as error:
+        raise errors.BrokerUnavailableError(f"the broker did not answer in {_ANSWER_TIMEOUT_S} s") from error
+    except OSError as error:
+        raise errors.BrokerUnavailableError(f"the broker went away: {error}") from error
+    except messages.MessageError as error:
+        raise errors.InvalidRequestError(str(error)) from error
+    if received is None:
+        raise errors.BrokerUnavailableError("the broker went away", retry_after_s=1)
+    answer, passed = received
+    if isinstance(answer, kind):
+        return answer, passed
+    messages.close_all(passed)
+    if isinstance(answer, verbs.Refused):
+        raise errors.from_code(answer.code, answer.message, answer.retry_after_s)
+    raise errors.ProtocolError(f"the broker answered with {type(answer).__name__}")
+
+
+async def call(
+    request: object, kind: type[Answer], descriptors: Sequence[int] = (), *, start: bool = True
+) -> Answer:
+    """Ask on a connection of its own. Raises SandboxError."""
+    channel = await connect(start=start)
+    try:
+        answer, passed = await ask(channel, request, kind, descriptors)
+        messages.close_all(passed)
+        return answer
+    finally:
+        channel.close()
+
+
+class Lease:
+    """A claimed sandbox: the connection that keeps it alive, and what was heard on it."""
+
+    def __init__(self, channel: Channel, sandbox: str, cwd: str) -> None:
+        """Use `claim` instead."""
+        self._channel = channel
+        self.sandbox = sandbox
+        self.cwd = cwd
+        self.exits: dict[str, verbs.ProcessExited] = {}
+        """The end of each kernel and command, by its seat or id, until it is started again."""
+        self.loss: str | None = None
+        """Why the whole sandbox is gone; None while it is not."""
+
+    @classmethod
+    async def claim(
+        cls, template: str, workspace_mode: str, workspace_name: str, directory: int | None
+    ) -> Lease:
+        """Claim a sandbox; raises SandboxError."""
+        channel = await connect()
+        request = verbs.Claim(template=template, workspace_mode=workspace_mode, workspace_name=workspace_name)
+        try:
+            claimed, _ = await ask(
+                channel, request, verbs.Claimed, [] if directory is None else [directory]
+            )
+        except BaseException:
+            channel.close()
+            raise
+        return cls(channel, claimed.sandbox, claimed.cwd)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is still there, as far as `listen` has seen."""
+        return not self._channel.closed
+
+    def listen(self) -> None:
+        """Take in what has arrived, without waiting."""
+        while not self._channel.closed:
+            try:
+                received = self._channel.receive_now()
+            except BlockingIOError:
+                return
+            except errors.ProtocolError:
+                received = None
+            if received is None:
+                self._channel.close()
+                return
+            event, descriptors = received
+            messages.close_all(descriptors)
+            if isinstance(event, verbs.ProcessExited):
+                self.exits[event.target] = event
+            elif isinstance(event, verbs.SandboxGone):
+                self.loss = event.message
+
+    async def reattach(self) -> None:
+        """After the broker died: find the sandbox with the next broker. Sets `loss` when it is gone.
+
+        Raises BrokerUnavailableError when no broker can be started.
+        """
+        channel = await connect()
+        try:
+            attached, _ = await ask(channel, verbs.Attach(sandbox=self.sandbox), verbs.Attached)
+        except errors.UnknownSandboxError:
+            channel.close()
+            self.loss = "The sandbox was lost together with its broker. Its files are gone; a restart gets a new one."
+            return
+        except BaseException:
+            channel.close()
+            raise
+        self._channel = channel
+        self._running = attached.running
+
+    def is_running_after_reattach(self, seat: str) -> bool:
+        """Whether the kernel lived when the lease was taken over."""
+        return seat in getattr(self, "_running", (seat,))
+
+    def close(self) -> None:
+        """Give the sandbox back; the broker destroys it."""
+        self._channel.close()

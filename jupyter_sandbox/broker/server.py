@@ -1,0 +1,242 @@
+"""Connections of the broker: who is at the other end, what is asked, and what ends when the connection does.
+
+A connection that claimed or attached a sandbox is its lease: when it closes, however the client died, the sandbox is destroyed.
+Requests of one connection are served one after the other; a peer that sends nonsense is answered once and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import Final
+
+from jupyter_sandbox import __version__
+from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker.registry import Event, Registry, Sandbox
+from jupyter_sandbox.engines import Engine
+from jupyter_sandbox.errors import InvalidRequestError, ProtocolError, SandboxError
+from jupyter_sandbox.host.channel import Channel
+from jupyter_sandbox.specs import Workspace, WorkspaceMode
+from sandbox_worker import messages
+
+MAX_CONNECTIONS: Final = 4096
+_MAX_EVENTS: Final = 256
+_PAGE: Final = 100
+
+log = logging.getLogger(__name__)
+
+
+class Connection:
+    """One client: its uid, its held sandboxes, and the events on their way to it."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Serve `channel`."""
+        self.channel = channel
+        self.uid = channel.peer_uid()
+        self.held: set[Sandbox] = set()
+        self._events: asyncio.Queue[Event] = asyncio.Queue(_MAX_EVENTS)
+
+    def tell(self, event: Event) -> None:
+        """Queue an event; a client that does not read loses its connection, and so its sandboxes."""
+        try:
+            self._events.put_nowait(event)
+        except asyncio.QueueFull:
+            self.channel.close()
+
+    async def deliver(self) -> None:
+        """Send events until the connection ends."""
+        with contextlib.suppress(OSError):
+            while True:
+                await self.channel.send(await self._events.get())
+
+
+class Server:
+    """Accepts connections and answers requests by calling the registry."""
+
+    def __init__(self, listener: socket.socket, registry: Registry, engine: Engine) -> None:
+        """Serve `listener`."""
+        self._listener = listener
+        self._registry = registry
+        self._engine = engine
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retiring = False
+        self.idle = asyncio.Event()
+        """Set whenever nobody is connected and nothing is claimed."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is connected and nothing is claimed."""
+        return not self._connections and not self._registry.claimed()
+
+    @property
+    def is_retiring(self) -> bool:
+        """Whether a client asked the broker to go when it can."""
+        return self._retiring
+
+    async def serve(self) -> None:
+        """Accept connections for ever."""
+        loop = asyncio.get_running_loop()
+        self._settle()
+        while True:
+            accepted, _ = await loop.sock_accept(self._listener)
+            if len(self._connections) >= MAX_CONNECTIONS:
+                accepted.close()
+                continue
+            connection = Connection(Channel(accepted, verbs.REQUESTS))
+            self._connections.add(connection)
+            task = asyncio.create_task(self._attend(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Drop every connection; their sandboxes are not released but left to the registry."""
+        for connection in self._connections:
+            connection.held.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _attend(self, connection: Connection) -> None:
+        delivery = asyncio.create_task(connection.deliver())
+        try:
+            while (received := await connection.channel.receive()) is not None:
+                request, descriptors = received
+                self.idle.clear()
+                try:
+                    answer, passed = await self._answer(connection, request, descriptors)
+                finally:
+                    messages.close_all(descriptors)
+                try:
+                    await connection.channel.send(answer, passed)
+                finally:
+                    messages.close_all(passed)
+        except ProtocolError as error:
+            log.warning("uid %d sent no request of ours: %s", connection.uid, error)
+            with contextlib.suppress(OSError):
+                await connection.channel.send(verbs.Refused(code=error.code, message=str(error)))
+        except OSError:
+            log.debug("a client of uid %d went away", connection.uid)
+        finally:
+            delivery.cancel()
+            connection.channel.close()
+            self._connections.discard(connection)
+            for sandbox in list(connection.held):
+                await self._registry.release(sandbox)
+            self._settle()
+
+    def _settle(self) -> None:
+        if self.is_idle:
+            self.idle.set()
+
+    async def _answer(
+        self, connection: Connection, request: object, descriptors: list[int]
+    ) -> tuple[object, list[int]]:
+        try:
+            return await self._serve(connection, request, descriptors)
+        except SandboxError as error:
+            log.info("uid %d: %s refused: %s", connection.uid, type(request).__name__, error)
+            return verbs.Refused(code=error.code, message=str(error), retry_after_s=error.retry_after_s), []
+        except Exception:
+            log.exception("uid %d: %s failed", connection.uid, type(request).__name__)
+            message = "the broker failed inside; its log says more"
+            return verbs.Refused(code=SandboxError.code, message=message), []
+
+    async def _serve(  # noqa: C901, PLR0911 - one flat case for each verb
+        self, connection: Connection, request: object, descriptors: list[int]
+    ) -> tuple[object, list[int]]:
+        registry, uid = self._registry, connection.uid
+        match request:
+            case verbs.Claim():
+                return await self._claim(connection, request, descriptors), []
+            case verbs.Attach():
+                sandbox = registry.get(uid, request.sandbox)
+                self._hold(connection, sandbox)
+                return verbs.Attached(running=tuple(sandbox.kernels)), []
+            case verbs.StartKernel():
+                return verbs.KernelStarted(
+                    prefix=await registry.start_kernel(registry.get(uid, request.sandbox), request)
+                ), []
+            case verbs.SignalKernel():
+                await registry.signal(registry.get(uid, request.sandbox), request.target, request.number)
+            case verbs.RunCommand():
+                sandbox = registry.get(uid, request.sandbox)
+                return verbs.CommandStarted(command=await registry.run_command(sandbox, request, descriptors)), []
+            case verbs.OpenDisk():
+                disk = registry.get(uid, request.sandbox).worker.disk
+                if disk is None:
+                    raise InvalidRequestError("the disk of a recovered sandbox can be reached from inside only")
+                return verbs.Done(), [await asyncio.to_thread(disk.host_view)]
+            case verbs.Release():
+                sandbox = registry.get(uid, request.sandbox)
+                for other in self._connections:
+                    other.held.discard(sandbox)
+                await registry.release(sandbox)
+            case verbs.List():
+                return self._list(uid, request.after), []
+            case verbs.Status():
+                return self._status(), []
+            case verbs.Reap():
+                self._require_operator(uid)
+                return verbs.Reaped(found=tuple((await registry.reap(dry_run=request.dry_run))[:500])), []
+            case verbs.Retire():
+                self._retiring = True
+        return verbs.Done(), []
+
+    async def _claim(self, connection: Connection, request: verbs.Claim, descriptors: list[int]) -> verbs.Claimed:
+        try:
+            mode = WorkspaceMode(request.workspace_mode)
+        except ValueError as error:
+            known = ", ".join(WorkspaceMode)
+            raise InvalidRequestError(f"workspace mode {request.workspace_mode[:20]!r} is none of {known}") from error
+        wanted = Workspace(mode=mode, name=request.workspace_name)
+        directory = descriptors[0] if descriptors else None
+        sandbox = await self._registry.claim(connection.uid, request.template, wanted, directory, connection.tell)
+        self._retiring = False
+        connection.held.add(sandbox)
+        return verbs.Claimed(sandbox=sandbox.id, cwd=sandbox.cwd)
+
+    def _hold(self, connection: Connection, sandbox: Sandbox) -> None:
+        for other in self._connections:
+            other.held.discard(sandbox)
+        connection.held.add(sandbox)
+        sandbox.holder = connection.tell
+
+    def _list(self, uid: int, after: str) -> verbs.Listing:
+        visible = [sandbox for sandbox in self._registry.claimed(uid) if sandbox.id > after]
+        rows = []
+        for sandbox in visible[:_PAGE]:
+            usage = sandbox.worker.usage()
+            rows.append(
+                verbs.Summary(
+                    sandbox=sandbox.id,
+                    owner=sandbox.owner,
+                    template=sandbox.template.name,
+                    created_at=sandbox.created_at,
+                    kernels=tuple(sandbox.kernels)[:20],
+                    memory_bytes=usage.memory_bytes,
+                    disk_bytes=usage.disk_bytes,
+                    disk_total_bytes=usage.disk_total_bytes,
+                )
+            )
+        return verbs.Listing(sandboxes=tuple(rows), more=len(visible) > _PAGE)
+
+    def _status(self) -> verbs.StatusReport:
+        return verbs.StatusReport(
+            pid=os.getpid(),
+            version=__version__,
+            engine=self._engine.name,
+            templates=tuple(sorted(self._registry.templates)),
+            warm=len(self._registry.pool.warm()),
+            claimed=len(self._registry.claimed()),
+            notes=tuple(self._engine.notes()),
+        )
+
+    @staticmethod
+    def _require_operator(uid: int) -> None:
+        if uid != os.getuid():
+            raise InvalidRequestError("only the user that the broker runs as may reap")

@@ -1,0 +1,232 @@
+"""The broker's fixed verbs, with their answers and events, as frozen messages; the codec is `sandbox_worker.messages`.
+
+Arguments are ids, names and open descriptors, never a host path, a flag or a command line for the host. Every request is answered
+by the message its docstring names, or by Refused. Events come unasked on the connection that holds the sandbox.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Take a sandbox; this connection becomes its lease and its end the sandbox's end. Answer: Claimed.
+
+    For a workspace mode other than `none` the directory comes along, opened for reading by the caller.
+    """
+
+    template: str
+    workspace_mode: str
+    workspace_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """The sandbox is the caller's; `cwd` is where its kernels start."""
+
+    sandbox: str
+    cwd: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attach:
+    """Take over the lease of a sandbox whose holder's connection, or whose broker, died. Answer: Attached."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attached:
+    """This connection is the lease now; `running` are the seats of the kernels that live."""
+
+    running: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartKernel:
+    """Start a kernel behind the sockets of `seat`. Answer: KernelStarted.
+
+    `argv` None: the Python that the zygote has loaded; else a command inside the worker.
+    """
+
+    sandbox: str
+    seat: str
+    argv: tuple[str, ...] | None
+    env: dict[str, str]
+    cwd: str | None
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelStarted:
+    """The kernel's sockets are at `<prefix>-1` to `<prefix>-5`; clients may connect at once."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalKernel:
+    """Signal the process group of a kernel or command. Answer: Done."""
+
+    sandbox: str
+    target: str
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """Run a command with the three descriptors that come along. Answer: CommandStarted; its end is a ProcessExited."""
+
+    sandbox: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandStarted:
+    """The command runs; `command` names it in ProcessExited and SignalKernel."""
+
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenDisk:
+    """Open the sandbox's files for the host. Answer: Done, with a directory descriptor that follows no symlinks."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Destroy a sandbox. Answer: Done."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the caller's sandboxes whose id is greater than `after`, in order. Answer: Listing."""
+
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One sandbox in a Listing."""
+
+    sandbox: str
+    owner: int
+    template: str
+    created_at: str
+    kernels: tuple[str, ...]
+    memory_bytes: int
+    disk_bytes: int
+    disk_total_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A page of sandboxes; `more` when there are others after the last."""
+
+    sandboxes: tuple[Summary, ...]
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Ask how the broker is. Answer: StatusReport."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusReport:
+    """What the broker is and has."""
+
+    pid: int
+    version: str
+    engine: str
+    templates: tuple[str, ...]
+    warm: int
+    claimed: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reap:
+    """Destroy what nobody owns, or with `dry_run` only say what that is. Answer: Reaped."""
+
+    dry_run: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reaped:
+    """What was found, in words."""
+
+    found: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retire:
+    """Say goodbye: exit as soon as no sandbox is claimed and nobody else is connected. Answer: Done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """It happened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """It did not happen; `code` is one of `jupyter_sandbox.errors`."""
+
+    code: str
+    message: str
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessExited:
+    """Event: a kernel or command ended. `reason` is a word for programs, `message` a sentence for people."""
+
+    sandbox: str
+    target: str
+    status: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxGone:
+    """Event: the whole sandbox ended without having been released."""
+
+    sandbox: str
+    message: str
+
+
+REQUESTS = (
+    Claim,
+    Attach,
+    StartKernel,
+    SignalKernel,
+    RunCommand,
+    OpenDisk,
+    Release,
+    List,
+    Status,
+    Reap,
+    Retire,
+)
+EVENTS = (ProcessExited, SandboxGone)
+ANSWERS = (
+    Claimed,
+    Attached,
+    KernelStarted,
+    CommandStarted,
+    Listing,
+    StatusReport,
+    Reaped,
+    Done,
+    Refused,
+    *EVENTS,
+)

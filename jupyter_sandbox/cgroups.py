@@ -1,0 +1,193 @@
+"""Limits on memory, processor and processes of one worker by control groups, version 1 or 2.
+
+`find` reads how this host is set up and what we may do there; a `Hierarchy` makes and removes one group for each worker. Where
+groups cannot be made (no root, no delegation) there is no hierarchy and the engine falls back to rlimits, which `doctor` tells.
+Sources: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jupyter_sandbox.specs import Limits
+
+_PARENT: Final = "jupyter-sandbox"
+_CPU_PERIOD_US: Final = 100_000
+_V1_CONTROLLERS: Final = ("memory", "cpu", "pids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """Where groups are made: for version 2 one parent directory, for version 1 one for each controller."""
+
+    version: int
+    parents: dict[str, Path]
+
+    def create(self, name: str, limits: Limits) -> Group:
+        """Make the group `name` with `limits`; raises OSError, leaving nothing behind."""
+        group = self.group(name)
+        try:
+            for directory in group.directories():
+                directory.mkdir(exist_ok=True)
+            for file, value in _settings(self.version, limits):
+                controller, _, _ = file.partition(".")
+                path = group.paths[controller if self.version == 1 else "unified"] / file
+                if path.exists() or not file.startswith(("memory.swap", "memory.memsw")):
+                    path.write_text(value)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def group(self, name: str) -> Group:
+        """Return the group `name`, which need not exist."""
+        return Group(version=self.version, paths={key: parent / name for key, parent in self.parents.items()})
+
+    def names(self) -> set[str]:
+        """Return the names of all groups that exist."""
+        found: set[str] = set()
+        for parent in self.parents.values():
+            with contextlib.suppress(FileNotFoundError):
+                found |= {entry.name for entry in os.scandir(parent) if entry.is_dir()}
+        return found
+
+    def remove_parents(self) -> None:
+        """Remove the directories that held the groups, if none is left."""
+        for parent in set(self.parents.values()):
+            for directory in (parent, parent.parent):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The control group of one worker."""
+
+    version: int
+    paths: dict[str, Path]
+
+    def directories(self) -> set[Path]:
+        """Return the group's directories."""
+        return set(self.paths.values())
+
+    def add(self, pid: int) -> None:
+        """Move a process, with all it will fork, into the group."""
+        for directory in self.directories():
+            (directory / "cgroup.procs").write_text(str(pid))
+
+    def out_of_memory_kills(self) -> int:
+        """Return how often the kernel killed a process of this group for memory."""
+        file = "memory.oom_control" if self.version == 1 else "memory.events"
+        with contextlib.suppress(OSError):
+            for line in (self.paths["memory" if self.version == 1 else "unified"] / file).read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+        return 0
+
+    def memory_bytes(self) -> int:
+        """Return what the group uses now; 0 when unknown."""
+        file = "memory.usage_in_bytes" if self.version == 1 else "memory.current"
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.paths["memory" if self.version == 1 else "unified"] / file).read_text())
+        return 0
+
+    def remove(self, timeout_s: float = 2) -> None:
+        """Remove the group once its processes are gone; raises OSError when they stay."""
+        deadline = time.monotonic() + timeout_s
+        for directory in self.directories():
+            while True:
+                try:
+                    directory.rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.005)
+                else:
+                    break
+
+
+def find(instance: str, *, root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> Hierarchy | None:
+    """Return the hierarchy in which we may make groups, below a parent named after `instance`, or None."""
+    memberships = _memberships(Path("/proc/self/cgroup").read_text() if own is None else own)
+    if (root / "cgroup.controllers").exists():
+        return _find_v2(root, memberships.get("", "/"), instance)
+    parents = {}
+    for controller in _V1_CONTROLLERS:
+        base = _base(root / controller, memberships.get(controller, "/"))
+        if base is None:
+            return None
+        parents[controller] = base / _PARENT / instance
+    return Hierarchy(version=1, parents=parents) if _makeable(parents.values()) else None
+
+
+def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:
+    """Use the root of the hierarchy when we may, else our own delegated group."""
+    for base in (root, root / own.lstrip("/")):
+        parent = base / _PARENT / instance
+        if not _makeable([parent]):
+            continue
+        try:
+            for directory in (base, base / _PARENT, parent):
+                (directory / "cgroup.subtree_control").write_text("+memory +cpu +pids")
+        except OSError:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+                parent.parent.rmdir()
+            continue
+        return Hierarchy(version=2, parents={"unified": parent})
+    return None
+
+
+def _memberships(text: str) -> dict[str, str]:
+    """Return our group by controller (`""` is version 2) from the text of /proc/self/cgroup."""
+    found = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            found[controller] = path
+    return found
+
+
+def _base(mount: Path, own: str) -> Path | None:
+    for base in (mount / own.lstrip("/"), mount):
+        if (base / "cgroup.procs").exists():
+            return base
+    return None
+
+
+def _makeable(parents: Iterable[Path]) -> bool:
+    try:
+        for parent in parents:
+            parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _settings(version: int, limits: Limits) -> list[tuple[str, str]]:
+    """Return the files of a group and their values, in the order in which they must be written."""
+    memory = str(limits.memory_mib << 20)
+    quota = str(int(limits.cpus * _CPU_PERIOD_US))
+    if version == 1:
+        return [
+            ("memory.limit_in_bytes", memory),
+            ("memory.memsw.limit_in_bytes", memory),
+            ("cpu.cfs_period_us", str(_CPU_PERIOD_US)),
+            ("cpu.cfs_quota_us", quota),
+            ("pids.max", str(limits.processes)),
+        ]
+    return [
+        ("memory.max", memory),
+        ("memory.swap.max", "0"),
+        ("cpu.max", f"{quota} {_CPU_PERIOD_US}"),
+        ("pids.max", str(limits.processes)),
+    ]

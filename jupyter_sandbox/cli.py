@@ -1,0 +1,173 @@
+"""`jupyter sandbox`: look at sandboxes, run code in one, mend what was left behind, ask what this machine can do."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+from jupyter_sandbox import __version__
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.errors import SandboxError
+
+KERNEL_NAME: Final = "sandbox-python"
+_MIB: Final = 1 << 20
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a sub-command; exits with 0, with 1 when it failed, with 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["broker"]:  # a Jupyter application with traits of its own
+        from jupyter_sandbox.broker.app import main as broker
+
+        sys.argv[0] = "jupyter sandbox broker"
+        broker(arguments[1:])
+        return
+    options = _parser().parse_args(arguments)
+    try:
+        code = asyncio.run(options.run(options))
+    except SandboxError as error:
+        print(f"jupyter sandbox {options.command}: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jupyter sandbox",
+        description="Jupyter kernels in isolated workers. Choose the kernel `Python 3 (sandbox)` in JupyterLab, or use one of "
+        "these commands.",
+        epilog="Every command has its own --help. `jupyter sandbox broker --help-all` lists all settings of the host side.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = _add(commands, "list", _list, "Show the sandboxes that live now.")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    command = _add(commands, "run", _run, "Run code in a new sandbox, print what it prints, and destroy the sandbox.")
+    command.add_argument("code", metavar="CODE", help="the code; `-` reads it from standard input")
+    command.add_argument("--kernel", default=KERNEL_NAME, help="kernelspec to use (default: %(default)s)")
+    command.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
+
+    command = _add(commands, "release", _release, "Destroy sandboxes; their kernels die and their files are gone.")
+    command.add_argument("sandbox", nargs="*", metavar="ID", help="ids as shown by `list`")
+    command.add_argument("--all", action="store_true", help="all sandboxes of yours")
+
+    command = _add(commands, "reap", _reap, "Destroy what crashes left behind and nobody owns.")
+    command.add_argument("--dry-run", action="store_true", help="only say what that is")
+
+    _add(commands, "status", _status, "Show the broker: engine, templates, warm and claimed sandboxes.")
+
+    command = _add(commands, "doctor", _doctor, "Say what this machine can do, what is missing, and how to mend it.")
+    command.add_argument("--quick", action="store_true", help="do not start a sandbox to prove it")
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+    commands.add_parser("broker", help="Run the privileged host process in the foreground (it normally starts by itself).")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    command = cast("argparse.ArgumentParser", commands.add_parser(name, help=summary, description=summary))
+    command.set_defaults(run=run)
+    return command
+
+
+async def _list(options: argparse.Namespace) -> int:
+    rows = await _sandboxes()
+    if options.json:
+        print(json.dumps([vars(row) for row in rows], indent=2))
+        return 0
+    if not rows:
+        print("No sandboxes.")
+        return 0
+    print(f"{'ID':26}{'TEMPLATE':12}{'AGE':>9}{'KERNELS':>9}{'MEMORY':>11}{'DISK':>18}")
+    for row in rows:
+        age_s = int((datetime.now(UTC) - datetime.fromisoformat(row.created_at)).total_seconds())
+        disk = f"{row.disk_bytes // _MIB}/{row.disk_total_bytes // _MIB} MiB"
+        memory = f"{row.memory_bytes // _MIB} MiB"
+        print(f"{row.sandbox:26}{row.template:12}{_age(age_s):>9}{len(row.kernels):>9}{memory:>11}{disk:>18}")
+    return 0
+
+
+async def _sandboxes() -> list[verbs.Summary]:
+    """Return all visible sandboxes; none when no broker runs."""
+    rows: list[verbs.Summary] = []
+    try:
+        while True:
+            page = await client.call(verbs.List(after=rows[-1].sandbox if rows else ""), verbs.Listing, start=False)
+            rows += page.sandboxes
+            if not page.more:
+                return rows
+    except SandboxError as error:
+        if error.code == "broker_unavailable":
+            return rows
+        raise
+
+
+async def _run(options: argparse.Namespace) -> int:
+    from jupyter_sandbox.run_code import run_code
+
+    code = sys.stdin.read() if options.code == "-" else options.code
+    return await run_code(code, kernel_name=options.kernel, timeout_s=options.timeout)
+
+
+async def _release(options: argparse.Namespace) -> int:
+    if bool(options.sandbox) == options.all:
+        print("jupyter sandbox release: name sandboxes, or use --all", file=sys.stderr)
+        return 2
+    chosen = [row.sandbox for row in await _sandboxes()] if options.all else options.sandbox
+    for sandbox in chosen:
+        await client.call(verbs.Release(sandbox=sandbox), verbs.Done, start=False)
+        print(f"{sandbox} released")
+    return 0
+
+
+async def _reap(options: argparse.Namespace) -> int:
+    reaped = await client.call(verbs.Reap(dry_run=options.dry_run), verbs.Reaped)
+    verb = "would be destroyed" if options.dry_run else "destroyed"
+    for what in reaped.found:
+        print(f"{what}: {verb}")
+    if not reaped.found:
+        print("Nothing was left behind.")
+    return 0
+
+
+async def _status(_options: argparse.Namespace) -> int:
+    try:
+        status = await client.call(verbs.Status(), verbs.StatusReport, start=False)
+    except SandboxError as error:
+        print(f"No broker runs ({error}); the first kernel starts one.")
+        return 0
+    print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
+    print(f"templates: {', '.join(status.templates)}")
+    print(f"sandboxes: {status.claimed} claimed, {status.warm} warm")
+    for note in status.notes:
+        print(f"- {note}")
+    return 0
+
+
+async def _doctor(options: argparse.Namespace) -> int:
+    from jupyter_sandbox import doctor
+
+    findings = await doctor.examine(prove=not options.quick)
+    if options.json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        print(doctor.render(findings))
+    return 1 if doctor.is_fatal(findings) else 0
+
+
+def _age(seconds: int) -> str:
+    hours, rest = divmod(max(0, seconds), 3600)
+    return f"{hours}h{rest // 60:02}m" if hours else f"{rest // 60}m{rest % 60:02}s"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The virtual disk of a worker, whose size is the quota.
+
+With root: an ext4 image, every block of it reserved on the host, on a loop device. Without: a tmpfs of fixed size. Either is
+mounted detached, by descriptor, at no path of the host; the image's name is removed as soon as the loop device holds it. So
+whoever dies, and however, leaves no mount, loop device or file: the kernel frees them with the last descriptor and the last
+process of the worker.
+
+Layout of a disk: `home` shows as /sandbox; `upper` and `work` belong to the workspace overlay and are not visible there.
+Sources: loop(4), LOOP_CONFIGURE in linux/loop.h, ext4(5), mke2fs(8), tmpfs(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from jupyter_sandbox.errors import DiskSpaceError, StartError
+from jupyter_sandbox.host import processes
+from jupyter_sandbox.specs import Limits
+from sandbox_worker import linux
+
+_LOOP_CTL_GET_FREE: Final = 0x4C82
+_LOOP_CONFIGURE: Final = 0x4C0A
+_LO_FLAGS_AUTOCLEAR: Final = 4
+_LO_FLAGS_DIRECT_IO: Final = 16
+_BLOCK: Final = 4096
+_ATTEMPTS: Final = 64
+_PARTS: Final = ("home", "upper", "work")
+_WORKER_ATTRIBUTES: Final = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+_HOST_ATTRIBUTES: Final = _WORKER_ATTRIBUTES | linux.MOUNT_ATTR_NOEXEC | linux.MOUNT_ATTR_NOSYMFOLLOW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """One disk, held by a descriptor of its mount."""
+
+    mount: int
+
+    def home(self) -> int:
+        """Return a new descriptor of the mount that the worker sees at /sandbox."""
+        return linux.clone_mount(self.mount, "home")
+
+    def host_view(self) -> int:
+        """Return a directory descriptor of the same files for the host, through which no symlink is followed."""
+        mount = self.home()
+        try:
+            linux.set_mount_attributes(mount, _HOST_ATTRIBUTES)
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+        finally:
+            os.close(mount)
+
+    def usage(self) -> tuple[int, int]:
+        """Return used and total bytes."""
+        status = os.fstatvfs(self.mount)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize, status.f_blocks * status.f_frsize
+
+    def close(self) -> None:
+        """Let go; the disk ends when the worker does."""
+        os.close(self.mount)
+
+
+class Disks(Protocol):
+    """Makes disks. Blocking: call it in a thread."""
+
+    kind: str
+
+    def create(self, name: str, limits: Limits, uid: int) -> Disk:
+        """Make an empty disk whose files belong to host uid `uid`; raises DiskSpaceError or StartError."""
+
+
+class LoopDisks:
+    """Disks as ext4 images. Needs root."""
+
+    kind = "ext4 image on a loop device, all blocks reserved"
+
+    def __init__(self, directory: Path, reserve_mib: int) -> None:
+        """Make images in `directory` as long as its file system keeps `reserve_mib` free."""
+        self._directory = directory
+        self._reserve_mib = reserve_mib
+
+    def create(self, name: str, limits: Limits, uid: int) -> Disk:
+        """See Disks."""
+        image = self._directory / f"{name}.img"
+        try:
+            self._admit(limits.disk_mib)
+            with contextlib.ExitStack() as undo:
+                undo.callback(image.unlink, missing_ok=True)
+                self._format(image, limits, uid)
+                loop = _attach(image)
+                undo.callback(os.close, loop[0])
+                mount = linux.new_filesystem("ext4", {"source": loop[1], "errors": "remount-ro"}, _WORKER_ATTRIBUTES)
+                return _furnished(mount, uid)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskSpaceError(
+                    f"no room for a disk of {limits.disk_mib} MiB on the host; release sandboxes or free disk space",
+                    retry_after_s=5,
+                ) from error
+            raise StartError(f"the virtual disk could not be made: {error}") from error
+
+    def _admit(self, size_mib: int) -> None:
+        free_mib = shutil.disk_usage(self._directory).free >> 20
+        if free_mib < size_mib + self._reserve_mib:
+            raise OSError(errno.ENOSPC, f"{free_mib} MiB free, {size_mib} + {self._reserve_mib} MiB needed")
+
+    def _format(self, image: Path, limits: Limits, uid: int) -> None:
+        descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, limits.disk_mib << 20)
+        finally:
+            os.close(descriptor)
+        options = f"lazy_itable_init=1,nodiscard,root_owner={uid}:{uid}"
+        features = "^has_journal,^resize_inode"
+        command = ["mkfs.ext4", "-q", "-F", "-b", str(_BLOCK), "-N", str(limits.disk_inodes), "-m", "0"]
+        processes.run([*command, "-O", features, "-E", options, str(image)])
+
+
+class MemoryDisks:
+    """Disks in memory, for brokers without root. Their pages count against the memory of the host."""
+
+    kind = "tmpfs of fixed size"
+
+    def create(self, name: str, limits: Limits, uid: int) -> Disk:
+        """See Disks."""
+        options: dict[str, str | None] = {"size": f"{limits.disk_mib}m", "nr_inodes": str(limits.disk_inodes)}
+        try:
+            mount = linux.new_filesystem("tmpfs", {"source": name, "mode": "755", **options}, _WORKER_ATTRIBUTES)
+            return _furnished(mount, uid)
+        except OSError as error:
+            raise StartError(f"the virtual disk could not be made: {error}") from error
+
+
+def _furnished(mount: int, uid: int) -> Disk:
+    try:
+        for part in _PARTS:
+            os.mkdir(part, 0o755, dir_fd=mount)
+            os.chown(part, uid, uid, dir_fd=mount)
+    except BaseException:
+        os.close(mount)
+        raise
+    return Disk(mount=mount)
+
+
+def _attach(image: Path) -> tuple[int, str]:
+    """Attach `image` to a free loop device; return the device's descriptor and path.
+
+    The device detaches by itself with its last user. Raises OSError ENODEV when no device can be had.
+    """
+    backing = os.open(image, os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+    try:
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for _ in range(_ATTEMPTS):  # somebody else may take the device between the two calls
+                path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+                device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.ioctl(device, _LOOP_CONFIGURE, _loop_config(backing, image.name))
+                except OSError as error:
+                    os.close(device)
+                    if error.errno != errno.EBUSY:
+                        raise
+                else:
+                    return device, path
+        finally:
+            os.close(control)
+    finally:
+        os.close(backing)
+    raise OSError(errno.ENODEV, "no free loop device")
+
+
+def _loop_config(backing: int, name: str) -> bytes:
+    flags = _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO
+    info = struct.pack("<5Q4I64s64s32s2Q", *[0] * 5, 0, 0, 0, flags, name.encode()[:63], b"", b"", 0, 0)
+    return struct.pack("<II", backing, _BLOCK) + info + bytes(64)

@@ -1,0 +1,80 @@
+"""What an engine is: the driver that makes and destroys workers. Engines are strangers to each other.
+
+An engine takes and gives back whatever a worker needs on the host; it does not know owners, leases or clients. Everything said
+to a running worker goes through its agent (`jupyter_sandbox.agents`), the same way for every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from jupyter_sandbox.disks import Disk
+from jupyter_sandbox.guards.ids import SandboxId
+from jupyter_sandbox.ledger import Record
+from jupyter_sandbox.specs import Limits, Template
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a worker uses now, in bytes; 0 where the host cannot tell."""
+
+    memory_bytes: int
+    disk_bytes: int
+    disk_total_bytes: int
+
+
+class Worker(Protocol):
+    """One isolation unit of an engine."""
+
+    id: SandboxId
+    limits: Limits
+    uid: int
+    """Host uid of everything inside."""
+    inner_uid: int
+    """The same as the agent's namespace numbers it before it is bound."""
+    slot: int
+    """Its place in the uid range; kept in the ledger."""
+    pid: int
+    disk: Disk | None
+    """None after a recovery."""
+
+    def rlimits(self) -> dict[str, int]:
+        """Return the resource limits that the agent sets."""
+
+    def out_of_memory_kills(self) -> int:
+        """Return how often the kernel killed a process of this worker for memory."""
+
+    def usage(self) -> Usage:
+        """Return current figures."""
+
+    async def gone(self) -> None:
+        """Wait until the worker has ended, by itself or by `Engine.destroy`."""
+
+
+class Engine(Protocol):
+    """Makes workers."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Take what all workers share; raises IsolationUnavailableError that says what to change."""
+
+    async def create(self, sandbox: SandboxId, template: Template) -> Worker:
+        """Make a warm worker whose agent listens at `Places.agent_socket`; leaves nothing behind when it raises."""
+
+    async def recover(self, record: Record, template: Template) -> Worker | None:
+        """Return the worker that a dead broker left, or None when it does not live."""
+
+    async def destroy(self, worker: Worker) -> None:
+        """End a worker and give back all it took; quiet when done twice."""
+
+    async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
+        """Destroy what belongs to no worker of `known`; return what it was, in words."""
+
+    async def stop(self) -> None:
+        """Give back what all workers share. Workers live on."""
+
+    def notes(self) -> list[str]:
+        """Return what this machine keeps the engine from doing, for people."""

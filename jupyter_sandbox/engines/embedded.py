@@ -1,0 +1,292 @@
+"""Engine `embedded`: workers are forked from a zygote straight into Linux namespaces. It needs nothing installed.
+
+As root every worker has a host uid of its own, an ext4 disk and control groups. Without root the broker lives in a user namespace
+of its own (see `broker.app`): the same namespaces and filters, a tmpfs as disk, rlimits where no groups are delegated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from jupyter_sandbox.cgroups import Group, Hierarchy
+from jupyter_sandbox.disks import Disk, Disks
+from jupyter_sandbox.engines import Usage, Worker
+from jupyter_sandbox.engines.zygotes import Fresh, Zygote
+from jupyter_sandbox.errors import CapacityError, StartError
+from jupyter_sandbox.guards.ids import SandboxId
+from jupyter_sandbox.host import channel, processes
+from jupyter_sandbox.host.places import Places
+from jupyter_sandbox.ledger import Ledger, Record
+from jupyter_sandbox.specs import Limits, Template
+
+_KILL_TIMEOUT_S = 10
+_SLOTS = 65535
+
+log = logging.getLogger(__name__)
+
+
+class EmbeddedWorker:
+    """A worker made of namespaces; its pid 1 is held by a pidfd."""
+
+    def __init__(
+        self,
+        *,
+        sandbox: SandboxId,
+        template: Template,
+        slot: int,
+        uid_base: int | None,
+        pid: int,
+        pidfd: int,
+        disk: Disk | None,
+        group: Group | None,
+    ) -> None:
+        """Own `pidfd`, `disk` and `group`."""
+        self.id = sandbox
+        self.limits: Limits = template.limits
+        self.slot = slot
+        self.uid = _host_uid(uid_base, slot)
+        self.inner_uid = 0 if uid_base is None else slot
+        self.pid = pid
+        self.pidfd = pidfd
+        self.disk = disk
+        self.group = group
+        self.ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pidfd, self._ended)
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.pidfd)
+        self.ended.set()
+
+    def rlimits(self) -> dict[str, int]:
+        """See Worker. Without control groups, processes and memory are limited here too, per process at least."""
+        limits = {"RLIMIT_NOFILE": self.limits.open_files, "RLIMIT_CORE": 0}
+        if self.group is None:
+            limits |= {"RLIMIT_NPROC": self.limits.processes, "RLIMIT_DATA": self.limits.memory_mib << 20}
+        return limits
+
+    def out_of_memory_kills(self) -> int:
+        """See Worker."""
+        return self.group.out_of_memory_kills() if self.group else 0
+
+    def usage(self) -> Usage:
+        """See Worker."""
+        used, total = self.disk.usage() if self.disk else (0, self.limits.disk_mib << 20)
+        memory = self.group.memory_bytes() if self.group else 0
+        return Usage(memory_bytes=memory, disk_bytes=used, disk_total_bytes=total)
+
+    async def gone(self) -> None:
+        """See Worker."""
+        await self.ended.wait()
+
+
+class EmbeddedEngine:
+    """See the module."""
+
+    name = "embedded"
+
+    def __init__(
+        self,
+        *,
+        places: Places,
+        ledger: Ledger,
+        disks: Disks,
+        hierarchy: Hierarchy | None,
+        uid_base: int | None,
+        default: Template,
+    ) -> None:
+        """`uid_base`: first host uid of the workers' range, None without root. `default`: whose zygote starts at once."""
+        self._places = places
+        self._ledger = ledger
+        self._disks = disks
+        self._hierarchy = hierarchy
+        self._uid_base = uid_base
+        self._default = default
+        self._zygotes: dict[str, Zygote] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
+        self._slots: set[int] = set()
+        self._renewals: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """See Engine."""
+        await self._zygote(self._default)
+
+    async def stop(self) -> None:
+        """See Engine."""
+        for task in self._renewals:
+            task.cancel()
+        for zygote in self._zygotes.values():
+            await zygote.stop()
+        self._zygotes.clear()
+        if self._hierarchy:
+            await asyncio.to_thread(self._hierarchy.remove_parents)
+
+    def notes(self) -> list[str]:
+        """See Engine."""
+        notes = [f"disk: {self._disks.kind}"]
+        if self._hierarchy:
+            notes.append(f"limits: control groups version {self._hierarchy.version}")
+        else:
+            notes.append("limits: rlimits only (no control group may be made here): memory and processes, no cpu share")
+        for name, zygote in self._zygotes.items():
+            notes.append(f"zygote of {name}: pid {zygote.pid}, kernels start {zygote.ready.start_mode}")
+            notes += zygote.ready.notes
+        return notes
+
+    async def create(self, sandbox: SandboxId, template: Template) -> Worker:
+        """See Engine. The order is: record, listener, disk, group, fork; each undone if a later one fails."""
+        async with contextlib.AsyncExitStack() as undo:
+            slot = self._take_slot()
+            undo.callback(self._slots.discard, slot)
+            uid = _host_uid(self._uid_base, slot)
+            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot))
+            undo.callback(self._ledger.remove, sandbox)
+            path = self._places.agent_socket(sandbox)
+            undo.callback(path.unlink, missing_ok=True)
+            listener = undo.enter_context(channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600))
+            disk = await asyncio.to_thread(self._disks.create, sandbox, template.limits, uid)
+            undo.callback(disk.close)
+            group = None
+            if self._hierarchy:
+                group = await asyncio.to_thread(self._hierarchy.create, sandbox, template.limits)
+                undo.push_async_callback(asyncio.to_thread, group.remove)
+            fresh = await self._fork(sandbox, template, listener.fileno())
+            undo.callback(os.close, fresh.pidfd)
+            undo.callback(processes.kill, fresh.pidfd)
+            self._ledger.write(
+                Record(
+                    id=sandbox,
+                    template=template.name,
+                    slot=slot,
+                    pid=fresh.pid,
+                    started=processes.start_time(fresh.pid),
+                )
+            )
+            if group:
+                group.add(fresh.pid)
+            worker = EmbeddedWorker(
+                sandbox=sandbox,
+                template=template,
+                slot=slot,
+                uid_base=self._uid_base,
+                pid=fresh.pid,
+                pidfd=fresh.pidfd,
+                disk=disk,
+                group=group,
+            )
+            undo.pop_all()
+            listener.close()
+            return worker
+
+    async def recover(self, record: Record, template: Template) -> Worker | None:
+        """See Engine. What belonged to a worker that does not live is given back."""
+        group = self._hierarchy.group(record.id) if self._hierarchy else None
+        pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+        if pidfd is None:
+            await self._give_back(record.id, group)
+            return None
+        self._slots.add(record.slot)
+        return EmbeddedWorker(
+            sandbox=record.id,
+            template=template,
+            slot=record.slot,
+            uid_base=self._uid_base,
+            pid=record.pid,
+            pidfd=pidfd,
+            disk=None,
+            group=group,
+        )
+
+    async def destroy(self, worker: Worker) -> None:
+        """See Engine."""
+        if not isinstance(worker, EmbeddedWorker) or worker.pidfd == -1:
+            return
+        pidfd, worker.pidfd = worker.pidfd, -1
+        processes.kill(pidfd)
+        asyncio.get_running_loop().remove_reader(pidfd)
+        if not await processes.ended(pidfd, _KILL_TIMEOUT_S):
+            log.error("worker %s did not end within %d s of SIGKILL", worker.id, _KILL_TIMEOUT_S)
+        worker.ended.set()
+        os.close(pidfd)
+        if worker.disk:
+            worker.disk.close()
+            worker.disk = None
+        await self._give_back(worker.id, worker.group)
+        self._slots.discard(worker.slot)
+
+    async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
+        """See Engine."""
+        found = []
+        for name in sorted((self._hierarchy.names() if self._hierarchy else set()) - set(known)):
+            found.append(f"control group {name}")
+            if not dry_run and self._hierarchy:
+                await asyncio.to_thread(self._hierarchy.group(name).remove)
+        sockets = {path.name for path in (self._places.run / "a").iterdir()}
+        for name in sorted(sockets - {sandbox.removeprefix("sbx_") for sandbox in known}):
+            found.append(f"agent socket {name}")
+            if not dry_run:
+                (self._places.run / "a" / name).unlink(missing_ok=True)
+        for image in sorted(self._places.images.glob("*.img")):
+            found.append(f"disk image {image.name}")
+            if not dry_run:
+                image.unlink(missing_ok=True)
+        return found
+
+    async def _give_back(self, sandbox: SandboxId, group: Group | None) -> None:
+        if group:
+            try:
+                await asyncio.to_thread(group.remove)
+            except OSError as error:
+                log.warning("control group of %s stays: %s", sandbox, error)
+        self._places.agent_socket(sandbox).unlink(missing_ok=True)
+        self._ledger.remove(sandbox)
+
+    def _take_slot(self) -> int:
+        """Return an offset in the uid range that no living worker has."""
+        slot = next((slot for slot in range(1, _SLOTS) if slot not in self._slots), None)
+        if slot is None:
+            raise CapacityError("no free uid for another worker", retry_after_s=5)
+        self._slots.add(slot)
+        return slot
+
+    async def _fork(self, sandbox: SandboxId, template: Template, listener: int) -> Fresh:
+        """Fork from the template's zygote; a zygote that has died meanwhile is replaced once."""
+        zygote = await self._zygote(template)
+        try:
+            return await zygote.fork(sandbox, listener)
+        except StartError:
+            if zygote.is_alive():
+                raise
+            log.warning("the zygote of template %s died; starting another", template.name)
+        return await (await self._zygote(template)).fork(sandbox, listener)
+
+    async def _zygote(self, template: Template) -> Zygote:
+        async with self._starting.setdefault(template.name, asyncio.Lock()):
+            zygote = self._zygotes.get(template.name)
+            if zygote is None or not zygote.is_alive():
+                zygote = await Zygote.start(template, self._places.stage / "root", self._uid_base)
+                self._zygotes[template.name] = zygote
+            elif zygote.is_old() and not self._renewals:
+                task = asyncio.create_task(self._renew(template, zygote))
+                self._renewals.add(task)
+                task.add_done_callback(self._renewals.discard)
+            return zygote
+
+    async def _renew(self, template: Template, old: Zygote) -> None:
+        """Replace an old zygote without making anybody wait."""
+        try:
+            fresh = await Zygote.start(template, self._places.stage / "root", self._uid_base)
+        except Exception:
+            log.exception("the zygote of template %s could not be renewed; the old one goes on", template.name)
+            return
+        self._zygotes[template.name] = fresh
+        await old.stop()
+
+
+def _host_uid(uid_base: int | None, slot: int) -> int:
+    """Return the host uid of a slot; without root all workers are the broker's own user."""
+    return os.getuid() if uid_base is None else uid_base + slot

@@ -1,0 +1,154 @@
+"""Zygotes as the broker sees them: started for a template, asked to fork, replaced when old or dead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import site
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sandbox_worker
+from jupyter_sandbox.errors import IsolationUnavailableError, ProtocolError, StartError
+from jupyter_sandbox.host.channel import Channel
+from jupyter_sandbox.specs import Template
+from sandbox_worker import protocol
+
+MAX_AGE_S: Final = 3600
+MAX_FORKS: Final = 2000
+_START_TIMEOUT_S: Final = 60
+_FORK_TIMEOUT_S: Final = 15
+
+log = logging.getLogger(__name__)
+
+
+def environment_paths() -> tuple[str, ...]:
+    """Return the host directories that hold this Python, its packages and the worker package.
+
+    `/usr` is always shown; what lies below it or below another of the paths is left out.
+    """
+    candidates = {sys.base_prefix, sys.prefix, str(Path(sandbox_worker.__file__).parent)}
+    candidates.add(str(Path(sys.executable).resolve().parent.parent))
+    if site.ENABLE_USER_SITE and Path(site.getusersitepackages()).is_dir():
+        candidates.add(site.getusersitepackages())
+    paths: list[str] = []
+    for path in sorted(candidates):
+        if not any(Path(path).is_relative_to(other) for other in ["/usr", *paths]):
+            paths.append(path)
+    return tuple(paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fresh:
+    """A forked worker: pid 1 and its pidfd, the caller's to close."""
+
+    pid: int
+    pidfd: int
+
+
+class Zygote:
+    """One zygote process and the channel to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, ready: protocol.Ready) -> None:
+        """Use `start` instead."""
+        self._process = process
+        self._channel = channel
+        self._lock = asyncio.Lock()
+        self._born = time.monotonic()
+        self._packages = _package_times()
+        self._forks = 0
+        self.ready = ready
+
+    @classmethod
+    async def start(cls, template: Template, stage: Path, uid_base: int | None) -> Zygote:
+        """Start a zygote for `template` and wait until it can fork; raises IsolationUnavailableError or StartError."""
+        stage.mkdir(mode=0o755, parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel = Channel(ours, protocol.FROM_ZYGOTE)
+        command = [sys.executable, "-P", "-m", "sandbox_worker.zygote"]
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=theirs, env={"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
+            )
+        zygote: Zygote | None = None
+        try:
+            configure = protocol.Configure(
+                stage=str(stage),
+                read_only_paths=environment_paths(),
+                preload=template.preload,
+                uid_base=uid_base,
+                tmp_mib=template.limits.tmp_mib,
+                shm_mib=template.limits.shm_mib,
+            )
+            await channel.send(configure)
+            answer = await asyncio.wait_for(channel.receive(), _START_TIMEOUT_S)
+            match answer:
+                case (protocol.Ready() as ready, []):
+                    zygote = cls(process, channel, ready)
+                    for note in ready.notes:
+                        log.warning("zygote of template %s: %s", template.name, note)
+                    return zygote
+                case (protocol.Failed(reason=reason), []):
+                    raise IsolationUnavailableError(
+                        f"workers cannot be isolated on this machine: {reason}; `jupyter sandbox doctor` says more"
+                    )
+            raise StartError("the zygote ended while it was starting; the broker's log says why")  # noqa: TRY301
+        except (OSError, TimeoutError) as error:
+            raise StartError(f"the zygote did not start: {error or 'time out'}") from error
+        finally:
+            if zygote is None:
+                channel.close()
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The host pid."""
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Whether it can still be asked."""
+        return self._process.returncode is None and not self._channel.closed
+
+    def is_old(self) -> bool:
+        """Whether its forks share too much for too long, or packages have changed since it imported them."""
+        age_s = time.monotonic() - self._born
+        return age_s > MAX_AGE_S or self._forks >= MAX_FORKS or _package_times() != self._packages
+
+    async def fork(self, worker: str, listener: int) -> Fresh:
+        """Fork a worker whose agent serves `listener`; raises StartError, and the zygote is then of no more use."""
+        async with self._lock:
+            try:
+                await self._channel.send(protocol.Fork(worker=worker), [listener])
+                answer = await asyncio.wait_for(self._channel.receive(), _FORK_TIMEOUT_S)
+            except (OSError, TimeoutError, ProtocolError) as error:
+                self._channel.close()
+                raise StartError(f"the zygote does not answer: {error or 'time out'}") from error
+            self._forks += 1
+            match answer:
+                case (protocol.Forked(pid=pid), [pidfd]):
+                    return Fresh(pid=pid, pidfd=pidfd)
+                case (protocol.Failed(reason=reason), _):
+                    raise StartError(f"no worker could be forked: {reason}")
+            self._channel.close()
+            raise StartError("the zygote is gone")
+
+    async def stop(self) -> None:
+        """End it; its workers live on."""
+        self._channel.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), 5)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+def _package_times() -> tuple[float, ...]:
+    return tuple(Path(path).stat().st_mtime for path in sys.path if path.endswith("-packages") and Path(path).is_dir())

@@ -1,0 +1,121 @@
+"""Every error that may leave the package, one class where a caller would act differently.
+
+Each has a public `code` that never changes and names no engine, and the HTTP `status` a surface answers with. Messages say
+what happened, to which id, and what to do; never a secret, a host path or the user's code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SandboxError(Exception):
+    """Base of all errors of jupyter-sandbox."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        """`retry_after_s`: when it may be worth to try again, in seconds; None when it is not."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(SandboxError):
+    """An argument is not what it must be; trying again will not help."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class TemplateError(SandboxError):
+    """A template file cannot be used; the message names file and key."""
+
+    code = "invalid_template"
+    status = 500
+
+
+class UnknownTemplateError(SandboxError):
+    """No template of that name; the message lists those that exist."""
+
+    code = "unknown_template"
+    status = 404
+
+
+class UnknownSandboxError(SandboxError):
+    """No sandbox of that id that the caller owns."""
+
+    code = "unknown_sandbox"
+    status = 404
+
+
+class CapacityError(SandboxError):
+    """The host or the template is full."""
+
+    code = "no_capacity"
+    status = 503
+
+
+class DiskSpaceError(CapacityError):
+    """The host has no room for another virtual disk."""
+
+    code = "no_disk_space"
+    status = 507
+
+
+class IsolationUnavailableError(SandboxError):
+    """This machine cannot isolate; the message names what to change. There is never a fall-back to no isolation."""
+
+    code = "isolation_unavailable"
+    status = 503
+
+
+class StartError(SandboxError):
+    """A worker or kernel did not start."""
+
+    code = "start_failed"
+    status = 500
+
+
+class WorkspaceError(SandboxError):
+    """The notebook's directory cannot be shown in the sandbox as asked."""
+
+    code = "workspace_unavailable"
+    status = 400
+
+
+class BrokerUnavailableError(SandboxError):
+    """The broker cannot be reached or started."""
+
+    code = "broker_unavailable"
+    status = 503
+
+
+class ProtocolError(SandboxError):
+    """The other end of a socket sent something that is not part of the protocol."""
+
+    code = "protocol_error"
+    status = 502
+
+
+_BY_CODE: dict[str, type[SandboxError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidRequestError,
+        TemplateError,
+        UnknownTemplateError,
+        UnknownSandboxError,
+        CapacityError,
+        DiskSpaceError,
+        IsolationUnavailableError,
+        StartError,
+        WorkspaceError,
+        BrokerUnavailableError,
+        ProtocolError,
+    )
+}
+
+
+def from_code(code: str, message: str, retry_after_s: int | None) -> SandboxError:
+    """Return the error that another process of ours reported; an unknown code becomes the base class."""
+    return _BY_CODE.get(code, SandboxError)(message, retry_after_s=retry_after_s)

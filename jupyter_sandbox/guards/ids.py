@@ -1,0 +1,48 @@
+"""Identifiers: made here, and judged here before one reaches a path, a cgroup name or a log line."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final, NewType
+
+from jupyter_sandbox.errors import InvalidRequestError
+
+SandboxId = NewType("SandboxId", str)
+KernelSeat = NewType("KernelSeat", str)
+"""Names one kernel's identity towards its clients (socket paths) for life; chosen by the provisioner, random."""
+
+_SANDBOX_ID: Final = re.compile(r"sbx_[0-9a-f]{20}")
+_SEAT: Final = re.compile(r"[0-9a-f]{12}")
+_TEMPLATE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
+
+def new_sandbox_id() -> SandboxId:
+    """Return a fresh, unguessable sandbox id."""
+    return SandboxId(f"sbx_{secrets.token_hex(10)}")
+
+
+def new_seat() -> KernelSeat:
+    """Return a fresh seat; short, because it becomes part of a socket path of at most 107 bytes."""
+    return KernelSeat(secrets.token_hex(6))
+
+
+def sandbox_id(value: str) -> SandboxId:
+    """Judge a sandbox id."""
+    return SandboxId(_matching(_SANDBOX_ID, value, "sandbox id"))
+
+
+def seat(value: str) -> KernelSeat:
+    """Judge a kernel seat."""
+    return KernelSeat(_matching(_SEAT, value, "kernel seat"))
+
+
+def template_name(value: str) -> str:
+    """Judge a template's name."""
+    return _matching(_TEMPLATE_NAME, value, "template name")
+
+
+def _matching(pattern: re.Pattern[str], value: str, what: str) -> str:
+    if pattern.fullmatch(value) is None:
+        raise InvalidRequestError(f"not a {what}: {value[:60]!r}")
+    return value

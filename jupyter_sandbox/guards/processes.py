@@ -1,0 +1,59 @@
+"""What may be asked of a process in a worker: its argument list, environment, working directory, signals.
+
+None of it is ever run on the host; the bounds keep messages small and log lines sane.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from jupyter_sandbox.errors import InvalidRequestError
+
+_MAX_ARGUMENTS: Final = 256
+_MAX_TEXT: Final = 8192
+_MAX_VARIABLES: Final = 256
+_MAX_ENVIRONMENT: Final = 24 * 1024
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_INSIDE: Final = ("/sandbox", "/workspace", "/tmp")  # noqa: S108 - inside the worker
+_SIGNALS: Final = frozenset(
+    {signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
+    | {signal.SIGSTOP, signal.SIGQUIT, signal.SIGWINCH}
+)
+
+
+def argv(value: Sequence[str]) -> tuple[str, ...]:
+    """Judge an argument list: 1 to 256 texts without NUL, 8 KiB each."""
+    if not 1 <= len(value) <= _MAX_ARGUMENTS or any(len(item) > _MAX_TEXT or "\0" in item for item in value):
+        raise InvalidRequestError("argv must hold 1 to 256 texts of at most 8192 characters without NUL")
+    return tuple(value)
+
+
+def environment(value: Mapping[str, str]) -> dict[str, str]:
+    """Judge environment variables: at most 256, 24 KiB in all."""
+    size = sum(len(name) + len(text) for name, text in value.items())
+    if len(value) > _MAX_VARIABLES or size > _MAX_ENVIRONMENT:
+        raise InvalidRequestError("at most 256 environment variables with 24576 characters in all are accepted")
+    for name, text in value.items():
+        if _VARIABLE.fullmatch(name) is None or "\0" in text:
+            raise InvalidRequestError(f"not an environment variable: {name[:60]!r}")
+    return dict(value)
+
+
+def working_directory(value: str) -> str:
+    """Judge a directory inside the worker: absolute, below /sandbox, /workspace or /tmp."""
+    path = posixpath.normpath(value)
+    inside = any(path == top or path.startswith(top + "/") for top in _INSIDE)
+    if "\0" in value or len(value) > _MAX_TEXT or not inside:
+        raise InvalidRequestError(f"the working directory must be below {', '.join(_INSIDE)}: {value[:60]!r}")
+    return path
+
+
+def signal_number(value: int) -> int:
+    """Judge a signal number."""
+    if value not in _SIGNALS:
+        raise InvalidRequestError(f"not a signal that may be sent: {value}")
+    return value

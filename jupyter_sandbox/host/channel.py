@@ -1,0 +1,123 @@
+"""Messages over a unix socket without blocking the event loop, and without belonging to one.
+
+The codec is `sandbox_worker.messages`. A channel may be used from different loops one after the other (jupyter_client runs
+provisioners on several), but by one task at a time in each direction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from jupyter_sandbox.errors import ProtocolError
+from sandbox_worker import messages
+
+MAX_SOCKET_PATH: Final = 107
+"""Bytes of a unix socket's path, unix(7)."""
+
+
+class Channel:
+    """A connected SOCK_SEQPACKET socket."""
+
+    def __init__(self, connected: socket.socket, kinds: Sequence[type]) -> None:
+        """Own `connected`; `kinds` are the message types that may arrive."""
+        connected.setblocking(False)
+        self._socket = connected
+        self._kinds = kinds
+
+    @classmethod
+    async def connect(cls, path: Path, kinds: Sequence[type]) -> Channel:
+        """Connect to the listener at `path`; raises OSError."""
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        connected.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(connected, str(path))
+        except BaseException:
+            connected.close()
+            raise
+        return cls(connected, kinds)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._socket.fileno() == -1
+
+    def peer_uid(self) -> int:
+        """Return the uid of the process at the other end, as the kernel recorded it when it connected."""
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        uid: int = struct.unpack("3i", credentials)[1]
+        return uid
+
+    async def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
+        """Send one message; raises OSError when the other end is gone."""
+        while True:
+            try:
+                messages.send(self._socket, message, descriptors)
+            except BlockingIOError:
+                await self._ready(write=True)
+            else:
+                return
+
+    async def receive(self) -> tuple[object, list[int]] | None:
+        """Return the next message and its descriptors, the caller's to close, or None at the end.
+
+        Raises ProtocolError for what is no message of the agreed kinds.
+        """
+        while True:
+            try:
+                return self.receive_now()
+            except BlockingIOError:
+                await self._ready(write=False)
+
+    def receive_now(self) -> tuple[object, list[int]] | None:
+        """Like `receive`, but raises BlockingIOError when nothing has arrived."""
+        try:
+            return messages.receive(self._socket, self._kinds)
+        except messages.MessageError as error:
+            raise ProtocolError(f"unusable message: {error}") from error
+        except ConnectionError:
+            return None
+
+    def close(self) -> None:
+        """Close; quiet when done twice."""
+        self._socket.close()
+
+    async def _ready(self, *, write: bool) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        descriptor = self._socket.fileno()
+        if descriptor == -1:
+            raise ConnectionResetError("the channel is closed")
+        add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
+        add(descriptor, lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            remove(descriptor)
+
+
+def listen(path: Path, *, kind: socket.SocketKind, mode: int, owner: int | None = None) -> socket.socket:
+    """Return a non-blocking listener bound at `path`, replacing what a dead process left there.
+
+    `owner` is the uid that may connect. `path` must lie in a directory that only we may write. Raises OSError.
+    """
+    if len(bytes(path)) > MAX_SOCKET_PATH:
+        raise OSError(f"socket path longer than {MAX_SOCKET_PATH} bytes: {path}")
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(str(path))
+        path.chmod(mode)
+        if owner is not None:
+            os.chown(path, owner, -1, follow_symlinks=False)
+        listener.listen(128)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

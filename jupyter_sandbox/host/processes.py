@@ -1,0 +1,68 @@
+"""Host processes that are not our children, named so that a reused pid is never mistaken for them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from jupyter_sandbox.errors import StartError
+
+
+def start_time(pid: int) -> int:
+    """Return when `pid` started, in clock ticks since boot (proc_pid_stat(5), field 22), or 0 when it does not live."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    state, *rest = stat.rpartition(")")[2].split()
+    return 0 if state in "ZX" else int(rest[18])
+
+
+def open_living(pid: int, started: int) -> int | None:
+    """Return a pidfd of the process that has `pid` and started at `started`, or None when that one is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return None
+    if start_time(pid) != started:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def kill(pidfd: int) -> None:
+    """Kill the process; quiet when it is gone."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+async def ended(pidfd: int, timeout_s: float) -> bool:
+    """Wait until the process has ended, at most `timeout_s`; return whether it has."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pidfd, lambda: done.done() or done.set_result(None))
+    try:
+        await asyncio.wait_for(done, timeout_s)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(pidfd)
+    return True
+
+
+def run(command: Sequence[str], timeout_s: float = 30) -> None:
+    """Run a host program, blocking; raises StartError with the end of what it said."""
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+    except FileNotFoundError as error:
+        raise StartError(f"{command[0]} is not installed (Debian: apt-get install e2fsprogs)") from error
+    except subprocess.TimeoutExpired as error:
+        raise StartError(f"{command[0]} did not finish within {timeout_s} s") from error
+    except subprocess.CalledProcessError as error:
+        raise StartError(f"{command[0]}: {error.stderr.decode(errors='replace')[-300:].strip()}") from error

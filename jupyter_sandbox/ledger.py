@@ -1,0 +1,72 @@
+"""The broker's memory across its own death: one small file for each worker, written before anything is done for it.
+
+The engine is asked what lives; the ledger says whose it is and what was taken for it. A record that cannot be read is
+treated as one whose worker nobody owns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jupyter_sandbox.guards import ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of one worker."""
+
+    id: ids.SandboxId
+    template: str
+    slot: int
+    """Offset of the worker's uid in its range; 0 without root."""
+    pid: int = 0
+    started: int = 0
+    """Start time of pid 1 in clock ticks since boot, which tells a reused pid from the original; 0 before the fork."""
+    owner: int | None = None
+    """Host uid of the owner; None while the worker is warm."""
+    workspace: str = ""
+    created_at: str = ""
+
+
+class Ledger:
+    """A directory of records."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use `directory`, which must be the broker's alone; it is made if missing."""
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def write(self, record: Record) -> None:
+        """Store a record; on return it is on disk."""
+        path = self._path(record.id)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump(asdict(record), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+    def remove(self, sandbox: ids.SandboxId) -> None:
+        """Forget a worker; quiet when it is not known."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path(sandbox).unlink()
+
+    def records(self) -> Iterator[Record]:
+        """Yield every readable record; remove the unreadable and the half-written."""
+        for path in sorted(self._directory.iterdir()):
+            try:
+                record = Record(**json.loads(path.read_text()))
+                if path.name != f"{ids.sandbox_id(record.id)}.json":
+                    raise ValueError("name and content differ")  # noqa: TRY301
+            except Exception:  # noqa: BLE001 - whatever is wrong with it, it is no record
+                path.unlink()
+                continue
+            yield record
+
+    def _path(self, sandbox: ids.SandboxId) -> Path:
+        return self._directory / f"{sandbox}.json"

@@ -1,0 +1,111 @@
+"""Warm workers: how many to start is a pure decision, the loop around it only acts.
+
+A worker leaves the pool once, to be claimed, and never comes back. When starts fail the loop waits longer each time; a claim that
+finds the pool empty starts a worker of its own and does not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.specs import Template
+
+_FIRST_BACKOFF_S: Final = 0.5
+_MAX_BACKOFF_S: Final = 30.0
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What there is of one template."""
+
+    warm: int
+    starting: int
+    total: int
+    """Warm, starting and claimed."""
+
+
+def plan(template: Template, snapshot: Snapshot) -> int:
+    """Return how many workers to start now."""
+    wanted = template.min_idle - snapshot.warm - snapshot.starting
+    return max(0, min(wanted, template.max_total - snapshot.total))
+
+
+def backoff_s(failures: int) -> float:
+    """Return how long to wait after `failures` failed starts in a row, without jitter."""
+    return min(_FIRST_BACKOFF_S * 2 ** (failures - 1), _MAX_BACKOFF_S) if failures else 0.0
+
+
+class Pool(Generic[Item]):
+    """The warm workers of all templates that were ever asked for."""
+
+    def __init__(
+        self, make: Callable[[Template], Awaitable[Item]], total: Callable[[Template], int]
+    ) -> None:
+        """`make` starts one worker; `total` counts all of a template, claimed ones included."""
+        self._make = make
+        self._total = total
+        self._warm: dict[str, deque[Item]] = {}
+        self._templates: dict[str, Template] = {}
+        self._starting = 0
+        self._wake = asyncio.Event()
+
+    def want(self, template: Template) -> None:
+        """Keep workers of `template` ready from now on."""
+        self._templates[template.name] = template
+        self._wake.set()
+
+    def take(self, template: Template) -> Item | None:
+        """Hand out a warm worker, the oldest, or None; wakes the loop to replace it."""
+        self.want(template)
+        warm = self._warm.get(template.name)
+        return warm.popleft() if warm else None
+
+    def discard(self, item: Item) -> None:
+        """Forget a warm worker that died."""
+        for warm in self._warm.values():
+            with contextlib.suppress(ValueError):
+                warm.remove(item)
+        self._wake.set()
+
+    def warm(self) -> list[Item]:
+        """Return all warm workers."""
+        return [item for warm in self._warm.values() for item in warm]
+
+    async def run(self) -> None:
+        """Refill for ever. One start at a time: more would slow down the claims that they are for."""
+        failures = 0
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for template in list(self._templates.values()):
+                while plan(template, self._snapshot(template)):
+                    self._starting += 1
+                    try:
+                        item = await self._make(template)
+                    except SandboxError as error:
+                        failures += 1
+                        log.warning("no warm worker of template %s: %s", template.name, error)
+                        self._wake.set()
+                        break
+                    finally:
+                        self._starting -= 1
+                    failures = 0
+                    self._warm.setdefault(template.name, deque()).append(item)
+            if failures:
+                await asyncio.sleep(backoff_s(failures) * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+
+    def _snapshot(self, template: Template) -> Snapshot:
+        warm = len(self._warm.get(template.name, ()))
+        return Snapshot(warm=warm, starting=self._starting, total=self._total(template))

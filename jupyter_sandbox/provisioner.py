@@ -1,0 +1,252 @@
+"""The kernel provisioner: where Jupyter starts, signals and ends a kernel, we claim, use and release a sandbox.
+
+One provisioner is one kernel id for its whole life, restarts included: the sandbox, its files, the socket paths and the key stay
+the same. It writes nothing on its parent, holds nothing that belongs to an event loop, and `poll` only reads what has arrived.
+Contract: jupyter_client.provisioning.KernelProvisionerBase; only `cleanup` can trust its `restart` flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import posixpath
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from tornado import web
+from traitlets import Enum, List, Unicode
+
+from jupyter_sandbox import launch
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError
+from jupyter_sandbox.guards import ids
+from jupyter_sandbox.specs import WorkspaceMode
+from sandbox_worker.protocol import PORTS
+
+_POLL_S: Final = 0.01
+_MAX_REATTACHMENTS: Final = 3
+
+
+class SandboxProvisioner(KernelProvisionerBase):
+    """Starts the kernel in an isolated worker of its own."""
+
+    template = Unicode("python", help="Name of the template the sandbox is made from.").tag(config=True)
+    workspace = Enum(
+        [str(mode) for mode in WorkspaceMode],
+        default_value="overlay",
+        help="How the notebook's directory shows in the sandbox: `none`, `ro` (read only), `overlay` (readable; writes go to "
+        "the sandbox's disk) or `rw`.",
+    ).tag(config=True)
+    environment_names = List(
+        Unicode(), help="Names of more environment variables that kernels get from the server's environment."
+    ).tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Start with no sandbox."""
+        super().__init__(**kwargs)
+        self.connection_info = {}  # the base class shares one dict between all instances
+        self._lease: client.Lease | None = None
+        self._seat = ids.new_seat()
+        self._key = os.urandom(32).hex()
+        self._directory: str | None = None
+        self._arguments: tuple[str, ...] | None = None
+        self._launched = False
+        self._shutdown_requested = False
+        self._reattachments = 0
+
+    # -- what others may ask
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a kernel was launched and not cleaned up."""
+        return self._launched
+
+    @property
+    def sandbox_id(self) -> str | None:
+        """The sandbox this kernel lives in."""
+        return self._lease.sandbox if self._lease else None
+
+    def last_words(self) -> str | None:
+        """Return why the kernel ended, as a sentence for people, or None when it lives or was asked to end."""
+        if self._lease is None or self._shutdown_requested:
+            return None
+        if self._lease.loss:
+            return self._lease.loss
+        end = self._lease.exits.get(self._seat)
+        return end.message if end and end.reason != "requested" else None
+
+    def resolve_path(self, path: str) -> str | None:
+        """Return the host path of a file of the workspace, or None: other files of a sandbox have none."""
+        if self._lease is None or self._directory is None or self._lease.cwd == "/sandbox":
+            return None
+        inside = posixpath.normpath(posixpath.join(self._lease.cwd, path))
+        relative = posixpath.relpath(inside, self._lease.cwd)
+        found = Path(self._directory, relative)
+        return str(found) if not relative.startswith("..") and found.exists() else None
+
+    # -- the contract, in Jupyter's order
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Judge what we are asked to start."""
+        encryption = kwargs.pop("transport_encryption", None) or getattr(
+            self.parent, "transport_encryption", "disabled"
+        )
+        if encryption == "required":
+            raise web.HTTPError(
+                500,
+                "CurveZMQ encryption is required, but sandbox kernels use private unix sockets; set it to `auto`",
+                reason="Transport encryption is not available for sandbox kernels",
+            )
+        extra = kwargs.pop("extra_arguments", None) or []
+        replacements = {"prefix": sys.prefix, "resource_dir": str(self.kernel_spec.resource_dir)}  # type: ignore[union-attr]
+        self._arguments = launch.argument_list(self.kernel_spec.argv, extra, replacements)  # type: ignore[union-attr]
+        prepared: dict[str, Any] = await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
+        return prepared
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Claim a sandbox, unless this is a restart and it still lives, and start the kernel in it."""
+        self._shutdown_requested = False
+        environment = launch.environment(
+            kwargs.get("env") or {},
+            self.kernel_spec.env,  # type: ignore[union-attr]
+            self.environment_names,
+        )
+        try:
+            prefix = await self._start(environment, kwargs.get("cwd"))
+        except SandboxError as error:
+            await self._give_back()
+            self.log.error("Kernel %s did not start: %s", self.kernel_id, error)  # noqa: TRY400 - the message is the news
+            reason = f"The sandbox could not start ({error.code})"
+            raise web.HTTPError(error.status, "%s", str(error), reason=reason) from error
+        except BaseException:
+            await self._give_back()
+            raise
+        self._launched = True
+        self.connection_info = {
+            "transport": "ipc",
+            "ip": prefix,
+            "key": self._key.encode(),
+            "signature_scheme": "hmac-sha256",
+            **{f"{name}_port": number for number, name in enumerate(PORTS, start=1)},
+        }
+        return self.connection_info
+
+    async def poll(self) -> int | None:
+        """Return None while the kernel lives, else its exit status. Costs no I/O but a look into a socket's buffer."""
+        lease = self._lease
+        if lease is None or not self._launched:
+            return 0
+        lease.listen()
+        if not lease.is_connected and lease.loss is None:
+            await self._reattach(lease)
+        if lease.loss is not None:
+            return 1
+        end = lease.exits.get(self._seat)
+        return None if end is None else end.status
+
+    async def wait(self) -> int | None:
+        """Wait until the kernel has ended."""
+        while (status := await self.poll()) is None:
+            await asyncio.sleep(_POLL_S)
+        return status
+
+    async def send_signal(self, signum: int) -> None:
+        """Signal the kernel's process group; quiet when it has ended."""
+        if self._lease is None or await self.poll() is not None:
+            return
+        request = verbs.SignalKernel(sandbox=self._lease.sandbox, target=self._seat, number=int(signum))
+        with contextlib.suppress(SandboxError):
+            await client.call(request, verbs.Done, start=False)
+
+    async def kill(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the contract's signature
+        """Kill the kernel; the sandbox stays."""
+        await self.send_signal(signal.SIGKILL)
+
+    async def terminate(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        """Ask the kernel's process to end; the sandbox stays."""
+        await self.send_signal(signal.SIGTERM)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+        """Note that the coming end of the kernel is wanted."""
+        self._shutdown_requested = True
+
+    async def cleanup(self, restart: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Release the sandbox, unless the kernel is being restarted in it; quiet when done twice."""
+        if not restart:
+            await self._give_back()
+
+    # -- inside
+
+    async def _start(self, environment: dict[str, str], cwd: object) -> str:
+        """Return the prefix of the kernel's socket paths."""
+        lease = self._lease
+        if lease is not None and (lease.loss is not None or not lease.is_connected):
+            lease.close()
+            lease = None
+        if lease is None:
+            lease = self._lease = await self._claim(str(cwd) if cwd else None)
+        lease.exits.pop(self._seat, None)
+        request = verbs.StartKernel(
+            sandbox=lease.sandbox,
+            seat=self._seat,
+            argv=self._arguments,
+            env=environment,
+            cwd=None,
+            key=self._key,
+        )
+        return (await client.call(request, verbs.KernelStarted)).prefix
+
+    async def _claim(self, cwd: str | None) -> client.Lease:
+        """Claim a sandbox that shows the notebook's directory, if there is one to show."""
+        mode, directory = self.workspace, os.path.realpath(cwd or ".")
+        descriptor = None
+        if mode != WorkspaceMode.NONE and directory == "/":
+            self.log.warning("Kernel %s gets no workspace: the root directory is not shown", self.kernel_id)
+            mode = str(WorkspaceMode.NONE)
+        if mode != WorkspaceMode.NONE:
+            try:
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                self.log.warning("Kernel %s gets no workspace: %s", self.kernel_id, error)
+                mode = str(WorkspaceMode.NONE)
+        try:
+            lease = await client.Lease.claim(self.template, mode, Path(directory).name, descriptor)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._directory = directory if descriptor is not None else None
+        return lease
+
+    async def _reattach(self, lease: client.Lease) -> None:
+        """The broker died: find the sandbox again with the next one."""
+        self._reattachments += 1
+        try:
+            await lease.reattach()
+        except BrokerUnavailableError as error:
+            self.log.warning("Kernel %s: the broker is gone: %s", self.kernel_id, error)
+            if self._reattachments >= _MAX_REATTACHMENTS:
+                lease.loss = "The sandbox was lost: its broker is gone and none could be started."
+            return
+        self._reattachments = 0
+        if not lease.is_running_after_reattach(self._seat) and lease.loss is None:
+            lease.exits[self._seat] = verbs.ProcessExited(
+                sandbox=lease.sandbox,
+                target=self._seat,
+                status=1,
+                reason="unknown",
+                message="The kernel ended while its broker was away.",
+            )
+
+    async def _give_back(self) -> None:
+        """Destroy the sandbox and wait until that is done; a broker that is gone does it by itself."""
+        lease, self._lease, self._launched = self._lease, None, False
+        if lease is None:
+            return
+        with contextlib.suppress(SandboxError):
+            await client.call(verbs.Release(sandbox=lease.sandbox), verbs.Done, start=False)
+        lease.close()

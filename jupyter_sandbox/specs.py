@@ -1,0 +1,67 @@
+"""The frozen values that the rest of the package passes around: limits, templates, workspaces. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class WorkspaceMode(StrEnum):
+    """How the notebook's directory shows in a sandbox."""
+
+    NONE = "none"
+    READ_ONLY = "ro"
+    OVERLAY = "overlay"
+    """Readable; what is written goes to the sandbox's own disk and never to the host."""
+    READ_WRITE = "rw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Caps of one worker."""
+
+    memory_mib: int = 1024
+    cpus: float = 2.0
+    processes: int = 256
+    """Processes and threads together."""
+    open_files: int = 4096
+    disk_mib: int = 1024
+    disk_inodes: int = 65536
+    tmp_mib: int = 256
+    """Size of /tmp; it lives in memory and counts against memory_mib."""
+    shm_mib: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A host directory that every sandbox of a template sees; operators use it for data sets."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A named immutable recipe for workers."""
+
+    name: str
+    description: str = ""
+    limits: Limits = Limits()
+    preload: tuple[str, ...] = ()
+    """Modules that the zygote imports before it forks."""
+    environment: tuple[tuple[str, str], ...] = ()
+    shares: tuple[Share, ...] = ()
+    min_idle: int = 1
+    """Warm workers to keep ready."""
+    max_total: int = 200
+    """Workers of this template that may exist at once, warm ones included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What a claim wants to see of the notebook's directory."""
+
+    mode: WorkspaceMode
+    name: str
+    """Last component of the directory's name: it shows as /workspace/<name>."""

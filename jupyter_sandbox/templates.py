@@ -1,0 +1,94 @@
+"""Template files: TOML, one template a file, named like the file. Built-in ones come with the package.
+
+A file holds `description`, `preload`, `environment`, `min_idle`, `max_total`, a table `[limits]` and tables `[[shares]]`; see
+`specs` for what each means and its default. Operators own these files: nothing a client sends can change one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from jupyter_sandbox.errors import InvalidRequestError, TemplateError, UnknownTemplateError
+from jupyter_sandbox.guards import ids, processes
+from jupyter_sandbox.specs import Limits, Share, Template
+
+BUILT_IN: Final = {"python": Template(name="python", description="Python with the packages of this environment")}
+
+_SIMPLE: Final[dict[str, type]] = {"description": str, "min_idle": int, "max_total": int}
+
+
+def load(directories: Iterable[Path]) -> dict[str, Template]:
+    """Return all templates by name; later directories win. Raises TemplateError that names file and key."""
+    templates = dict(BUILT_IN)
+    for directory in directories:
+        for file in sorted(directory.glob("*.toml")):
+            templates[file.stem] = parse(file.stem, file.read_text(), str(file))
+    return templates
+
+
+def find(templates: Mapping[str, Template], name: str) -> Template:
+    """Return the template called `name`; raises UnknownTemplateError that lists the known ones."""
+    template = templates.get(ids.template_name(name))
+    if template is None:
+        raise UnknownTemplateError(f"no template {name!r}; there are: {', '.join(sorted(templates))}")
+    return template
+
+
+def parse(name: str, text: str, origin: str) -> Template:
+    """Return the template that `text` describes; raises TemplateError."""
+    try:
+        values = tomllib.loads(text)
+        template = Template(name=ids.template_name(name), limits=_limits(values.pop("limits", {})))
+        template = replace(
+            template,
+            preload=tuple(_texts(values.pop("preload", []), "preload")),
+            environment=tuple(sorted(processes.environment(values.pop("environment", {})).items())),
+            shares=tuple(_share(share) for share in values.pop("shares", [])),
+        )
+        for key, value in values.items():
+            if key not in _SIMPLE:
+                raise InvalidRequestError(f"unknown key {key!r}")
+            template = replace(template, **{key: _typed(value, _SIMPLE[key], key)})
+    except (tomllib.TOMLDecodeError, InvalidRequestError, AttributeError, TypeError) as error:
+        raise TemplateError(f"template {origin}: {error}") from error
+    if template.min_idle < 0 or template.max_total < 1:
+        raise TemplateError(f"template {origin}: min_idle must be at least 0 and max_total at least 1")
+    return template
+
+
+def _limits(values: Mapping[str, Any]) -> Limits:
+    kinds = {field.name: float if field.name == "cpus" else int for field in fields(Limits)}
+    for key, value in values.items():
+        if key not in kinds:
+            raise InvalidRequestError(f"unknown key limits.{key}; known: {', '.join(kinds)}")
+        if not 0 < _typed(value, kinds[key], f"limits.{key}") < 1 << 32:
+            raise InvalidRequestError(f"limits.{key} must be positive")
+    return Limits(**values)
+
+
+def _share(values: Mapping[str, Any]) -> Share:
+    unknown = set(values) - {"source", "target", "writable"}
+    if unknown:
+        raise InvalidRequestError(f"unknown keys in shares: {sorted(unknown)}")
+    source, target = (_typed(values.get(key), str, f"shares.{key}") for key in ("source", "target"))
+    if not source.startswith("/") or processes.working_directory(target) != target or target.startswith("/sandbox"):
+        raise InvalidRequestError("shares.source must be an absolute path, shares.target one below /workspace or /tmp")
+    return Share(source=source, target=target, writable=_typed(values.get("writable", False), bool, "shares.writable"))
+
+
+def _texts(value: object, key: str) -> list[str]:
+    if not isinstance(value, list):
+        raise InvalidRequestError(f"{key} must be a list of texts")
+    return [_typed(item, str, key) for item in value]
+
+
+def _typed(value: Any, kind: type, key: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidRequestError(f"{key} must be of type {kind.__name__}")
+    return value

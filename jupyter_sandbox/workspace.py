@@ -1,0 +1,181 @@
+"""Show the notebook's directory inside a sandbox.
+
+The caller passes a directory it opened with its own rights, so the broker never acts on a path that somebody else chose. The
+owner's uid on the host and the sandbox's user are the same person inside (idmapped mounts with root, the user namespace without):
+code may read what the owner may read of this one directory, and in `overlay` mode it writes to the sandbox's disk only.
+
+In the owner's home directory, names that begin with a dot stay hidden: keys and tokens live there. `/` is never shown.
+Sources: mount_setattr(2), overlayfs in the kernel's documentation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from jupyter_sandbox.disks import Disk
+from jupyter_sandbox.errors import WorkspaceError
+from jupyter_sandbox.specs import Share, Workspace, WorkspaceMode
+from sandbox_worker import linux
+
+TOP: Final = "/workspace"
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f/\u202a-\u202e\u2066-\u2069]")
+_MAX_NAME_BYTES: Final = 128
+
+
+def target(workspace: Workspace) -> str:
+    """Return where the workspace shows inside the worker. Pure."""
+    name = _UNSAFE.sub("_", workspace.name).encode()[:_MAX_NAME_BYTES].decode(errors="ignore").strip()
+    return f"{TOP}/{name}" if name not in ("", ".", "..") else f"{TOP}/notebook"
+
+
+class Mounter:
+    """Makes detached mounts. Blocking: call it in a thread. Lives in a mount namespace that the host does not see."""
+
+    def __init__(self, stage: Path, *, own_home: Path | None) -> None:
+        """`stage` is a directory of our own. `own_home`: None for root; else the home of the one user we serve, whose
+        user namespace we are in."""
+        self._stage = stage
+        self._own_home = own_home
+        self._layers_in_use = threading.Lock()
+
+    def mount(self, workspace: Workspace, directory: int, disk: Disk, *, owner: int, uid: int) -> int:
+        """Return a detached mount of `directory` as `workspace.mode` says, for a worker of host uid `uid`.
+
+        `directory` was opened by a process of `owner`. Raises WorkspaceError.
+        """
+        try:
+            path = _identified(directory)
+            if path == "/":
+                raise WorkspaceError("the root directory is not shown in a sandbox; start the notebook elsewhere")
+            with contextlib.ExitStack() as undo:
+                opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                undo.callback(os.close, opened)
+                if not os.path.sameopenfile(opened, directory):
+                    raise WorkspaceError("the notebook's directory was replaced meanwhile; try again")
+                lower = linux.clone_mount(opened)
+                undo.callback(os.close, lower)
+                self._map_owner(lower, owner, uid, read_only=workspace.mode is not WorkspaceMode.READ_WRITE)
+                if workspace.mode is WorkspaceMode.OVERLAY:
+                    hidden = _hidden_names(path, opened, self._own_home or _home(owner))
+                    return self._overlay(lower, disk, hidden)
+                undo.pop_all()
+                os.close(opened)
+                return lower
+        except OSError as error:
+            raise WorkspaceError(f"the notebook's directory cannot be shown in the sandbox: {error}") from error
+
+    def share(self, share: Share, *, owner: int, uid: int) -> int:
+        """Return a detached mount of an operator's directory, with the rights of `owner`; raises WorkspaceError."""
+        try:
+            opened = os.open(share.source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mount = linux.clone_mount(opened)
+            finally:
+                os.close(opened)
+            self._map_owner(mount, owner, uid, read_only=not share.writable)
+        except OSError as error:
+            raise WorkspaceError(f"the template's share {share.target} cannot be mounted: {error}") from error
+        return mount
+
+    def _map_owner(self, mount: int, owner: int, uid: int, *, read_only: bool) -> None:
+        attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+        attributes |= linux.MOUNT_ATTR_RDONLY if read_only else 0
+        if self._own_home is not None:
+            linux.set_mount_attributes(mount, attributes)
+            return
+        group = pwd.getpwuid(owner).pw_gid if _known(owner) else owner
+        with _user_namespace(f"{owner} {uid} 1", f"{group} {uid} 1") as namespace:
+            linux.set_mount_attributes(mount, attributes | linux.MOUNT_ATTR_IDMAP, user_namespace=namespace)
+
+    def _overlay(self, lower: int, disk: Disk, hidden: list[str]) -> int:
+        """Put the layers together. They are attached for that moment only, in our own mount namespace."""
+        for name in hidden:  # a whiteout: the overlay shows nothing of that name, and the layer is out of reach
+            os.mknod(f"upper/{name}", stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=disk.mount)
+        with self._layers_in_use, contextlib.ExitStack() as undo:
+            upper = linux.clone_mount(disk.mount)
+            undo.callback(os.close, upper)
+            for name, mount in (("lower", lower), ("disk", upper)):
+                layer = self._stage / name
+                layer.mkdir(exist_ok=True)
+                linux.attach_mount(mount, str(layer))
+                undo.callback(linux.umount, str(layer))
+            options: dict[str, str | None] = {
+                "source": "workspace",
+                "lowerdir": f"{self._stage}/lower",
+                "upperdir": f"{self._stage}/disk/upper",
+                "workdir": f"{self._stage}/disk/work",
+            }
+            if self._own_home is not None:
+                options["userxattr"] = None
+            attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
+            return linux.new_filesystem("overlay", options, attributes)
+
+
+def _identified(directory: int) -> str:
+    """Return the path of an open directory; raises WorkspaceError for anything that does not prove a right to read."""
+    flags = fcntl.fcntl(directory, fcntl.F_GETFL)
+    if flags & os.O_PATH or not stat.S_ISDIR(os.fstat(directory).st_mode):
+        raise WorkspaceError("the workspace must be a directory opened for reading")
+    path = os.readlink(f"/proc/self/fd/{directory}")
+    if not path.startswith("/") or path.endswith(" (deleted)"):
+        raise WorkspaceError("the notebook's directory does not exist any more")
+    return path
+
+
+def _hidden_names(path: str, directory: int, home: Path | None) -> list[str]:
+    if home is None or os.path.realpath(home) != path:
+        return []
+    return [name for name in os.listdir(directory) if name.startswith(".")]  # noqa: PTH208 - of a descriptor
+
+
+def _home(uid: int) -> Path | None:
+    return Path(pwd.getpwuid(uid).pw_dir) if _known(uid) else None
+
+
+def _known(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _user_namespace(uid_map: str, gid_map: str) -> Iterator[int]:
+    """Yield a descriptor of a user namespace with these maps, for an idmapped mount."""
+    ready_reader, ready_writer = os.pipe2(os.O_CLOEXEC)
+    done_reader, done_writer = os.pipe2(os.O_CLOEXEC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child makes system calls only, no Python machinery
+        holder = os.fork()
+    if holder == 0:
+        try:
+            linux.unshare(linux.CLONE_NEWUSER)
+            os.write(ready_writer, b"!")
+            os.close(done_writer)
+            os.read(done_reader, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.close(ready_writer)
+        os.read(ready_reader, 1)
+        linux.write_id_maps(holder, uid_map, gid_map)
+        namespace = os.open(f"/proc/{holder}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield namespace
+        finally:
+            os.close(namespace)
+    finally:
+        for descriptor in (ready_reader, done_reader, done_writer):
+            os.close(descriptor)
+        os.waitpid(holder, 0)

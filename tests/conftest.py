@@ -1,0 +1,121 @@
+"""Fixtures and guards that every test gets: a broker tree of our own, and proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jupyter_sandbox.host import places
+
+LEAK_TIMEOUT_S = 15
+
+
+@pytest.fixture(scope="session")
+def sandbox_dir() -> Iterator[Path]:
+    """A short directory that holds everything of the brokers this test session starts; they are stopped at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="jsbt", dir="/tmp"))
+    directory.chmod(0o755)
+    before = os.environ.get(places.DIRECTORY_VARIABLE)
+    os.environ[places.DIRECTORY_VARIABLE] = str(directory)
+    yield directory
+    stop_broker()
+    left = leftovers(directory)
+    if before is None:
+        del os.environ[places.DIRECTORY_VARIABLE]
+    else:
+        os.environ[places.DIRECTORY_VARIABLE] = before
+    shutil.rmtree(directory, ignore_errors=True)
+    assert not left, f"the test session left {left}"
+
+
+def broker_pid() -> int | None:
+    """The pid of the broker of this tree, by the lock that it holds."""
+    lock = places.find().lock
+    if not lock.exists():
+        return None
+    inode = lock.stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if len(fields) > 5 and fields[5].endswith(f":{inode}"):
+            return int(fields[4])
+    return None
+
+
+def stop_broker(number: int = 2) -> None:
+    """Stop this tree's broker with SIGINT (everything is destroyed) or another signal, and wait until it is gone."""
+    pid = broker_pid()
+    if pid is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    wait_until(lambda: broker_pid() is None)
+
+
+def wait_until(condition, timeout_s: float = LEAK_TIMEOUT_S) -> None:
+    """Wait for a condition; fails the test when it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{condition} did not become true within {timeout_s} s"
+        time.sleep(0.02)
+
+
+async def eventually(condition, timeout_s: float = LEAK_TIMEOUT_S) -> None:
+    """The same without blocking the event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{condition} did not become true within {timeout_s} s"
+        await asyncio.sleep(0.02)
+
+
+def leftovers(directory: Path) -> list[str]:
+    """What on this machine still belongs to the broker tree at `directory`: loop devices, mounts, groups, processes."""
+    found: list[str] = []
+    text = str(directory)
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if backing.read_text().startswith(text):
+                found.append(f"loop device {backing.parts[3]}")
+    found += [f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if text in line]
+    tag = places.find().run.name
+    found += [f"control group {path}" for path in Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{tag}/sbx_*")]
+    found += [f"image {path.name}" for path in directory.glob("images/*/*.img")]
+    for kind in ("k", "a", "ledger"):
+        found += [f"{kind}/{path.name}" for path in directory.glob(f"*/{kind}/*")]
+    return found
+
+
+def run_as(uid: int, *command: str, **kwargs) -> subprocess.CompletedProcess[str]:
+    """Run a command as another user without groups."""
+    return subprocess.run(
+        ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *command],
+        text=True,
+        capture_output=True,
+        check=False,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def lease_of(sandbox_dir):
+    """Claim sandboxes in a test and give them back at its end: `lease = await lease_of(template="python")`."""
+    from jupyter_sandbox.broker import client
+
+    leases = []
+
+    async def claim(template="python", workspace="none", name="", directory=None):
+        lease = await client.Lease.claim(template, workspace, name, directory)
+        leases.append(lease)
+        return lease
+
+    yield claim
+    for lease in leases:
+        lease.close()

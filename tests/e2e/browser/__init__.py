@@ -1,0 +1,1 @@
+"""A person at JupyterLab, for tests: `devtools` drives chromium, `lab` knows JupyterLab's page."""

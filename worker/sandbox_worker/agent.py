@@ -1,0 +1,311 @@
+"""The agent: pid 1 of a worker. It waits to be bound to a sandbox, then starts, signals and reaps its processes.
+
+States: *warm* (namespaces made, nothing of an owner inside, may still mount) and *bound* (mounts attached, privileges
+dropped, for life). It serves one broker connection at a time, the newest, over a socket that the host bound; a broker that
+died is replaced by the next one that connects. It keeps no secret: everything in the worker runs as the same user.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+from sandbox_worker import harden, kernel, linux, messages, root
+from sandbox_worker.protocol import (
+    TO_AGENT,
+    Bind,
+    Bound,
+    Describe,
+    Description,
+    Exited,
+    Failed,
+    Signal,
+    StartCommand,
+    Started,
+    StartKernel,
+)
+from sandbox_worker.relay import Handler, Relay
+
+HOME: Final = "/sandbox"
+_LOG_BYTES: Final = 8192
+_DISK_FULL_BYTES: Final = 128 * 1024
+_RELAY_POLL_S: Final = 0.02
+_KERNEL_OOM_SCORE: Final = "500"
+_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+
+
+class _Process:
+    """A kernel or command: its pid, the end of its raw output, and the relays of a kernel that needs them."""
+
+    def __init__(self, pid: int, output: int | None, relays: list[Relay]) -> None:
+        self.pid = pid
+        self.output = output
+        self.relays = relays
+        self.log: collections.deque[bytes] = collections.deque()
+        self.log_bytes = 0
+
+    def record(self, data: bytes) -> None:
+        self.log.append(data)
+        self.log_bytes += len(data)
+        while self.log_bytes - len(self.log[0]) >= _LOG_BYTES:
+            self.log_bytes -= len(self.log.popleft())
+
+
+class Agent:
+    """The loop of pid 1."""
+
+    def __init__(self, listener: socket.socket, start_prepared: Callable[[StartKernel, Sequence[int]], None]) -> None:
+        """Serve `listener`. `start_prepared` turns a forked child into a Python kernel and does not return normally."""
+        self._listener = listener
+        self._start_prepared = start_prepared
+        self._selector = selectors.DefaultSelector()
+        self._connection: socket.socket | None = None
+        self._processes: dict[str, _Process] = {}
+        self._starting: list[Relay] = []
+        self._bound = False
+
+    def serve(self) -> NoReturn:
+        """Run until the worker is killed."""
+        linux.set_process_name("sandbox-agent")
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)  # or code in the worker could open /proc/1/mem: it has the same uid
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(reader, selectors.EVENT_READ, lambda _mask: self._reap(reader))
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        while True:
+            for key, mask in self._selector.select(_RELAY_POLL_S if self._starting else None):
+                if self._selector.get_map().get(key.fd) is key:  # not closed by an earlier handler of this round
+                    handler: Handler = key.data
+                    handler(mask)
+            self._starting = [relay for relay in self._starting if not relay.try_start()]
+
+    def _accept(self, _mask: int) -> None:
+        connection, _ = self._listener.accept()
+        self._disconnect()
+        self._connection = connection
+        self._selector.register(connection, selectors.EVENT_READ, lambda _mask: self._receive(connection))
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._selector.unregister(self._connection)
+            self._connection.close()
+            self._connection = None
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            received = messages.receive(connection, TO_AGENT)
+        except OSError:
+            received = None
+        if received is None:
+            self._disconnect()
+            return
+        request, descriptors = received
+        try:
+            answer = self._handle(request, descriptors)
+        except (OSError, ValueError) as error:
+            answer = Failed(reason=str(error)[:500])
+            if isinstance(request, Bind):  # half bound is no state: the worker is lost
+                self._send(answer)
+                os._exit(1)
+        finally:
+            messages.close_all(descriptors)
+        if answer is not None:
+            self._send(answer)
+
+    def _send(self, message: object) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                messages.send(self._connection, message)
+
+    def _handle(self, request: object, descriptors: list[int]) -> object | None:
+        match request:
+            case Bind():
+                self._bind(request, descriptors)
+                return Bound()
+            case StartKernel() if self._bound:
+                return self._start_kernel(request, descriptors)
+            case StartCommand() if self._bound:
+                return self._start_command(request, descriptors)
+            case Signal():
+                self._signal(request)
+                return None
+            case Describe():
+                return Description(bound=self._bound, running=tuple(self._processes))
+        return Failed(reason="the worker is not bound to a sandbox")
+
+    def _bind(self, request: Bind, mounts: Sequence[int]) -> None:
+        if self._bound:
+            raise ValueError("already bound")
+        linux.unshare(linux.CLONE_NEWCGROUP)
+        for mount, point in zip(mounts, request.mounts, strict=True):
+            if point.target != HOME:
+                Path(point.target).mkdir(parents=True, exist_ok=True)
+            linux.attach_mount(mount, point.target)
+        root.seal()
+        socket.sethostname(request.hostname)
+        os.chdir(HOME)
+        harden.drop_privileges(request.uid, request.rlimits)
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
+        self._bound = True
+
+    def _start_kernel(self, request: StartKernel, listeners: list[int]) -> object:
+        if request.kernel in self._processes:
+            raise ValueError(f"kernel {request.kernel} is running")
+        if len(listeners) != 5:
+            raise ValueError("five listeners are needed")
+        if request.argv is None:
+            return self._spawn(
+                request.kernel, request.env, request.cwd, lambda: self._start_prepared(request, listeners), listeners
+            )
+        relays = []
+        prefix = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}"
+        connection_file = f"{prefix}.json"
+        kernel.write_connection_file(connection_file, prefix, request.key)
+        for port, listener in enumerate(listeners, start=1):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{prefix}-{port}").unlink()
+            relays.append(Relay(self._selector, socket.socket(fileno=os.dup(listener)), f"{prefix}-{port}"))
+        argv = [argument.replace("{connection_file}", connection_file) for argument in request.argv]
+        self._starting += relays
+        return self._spawn(
+            request.kernel, request.env, request.cwd, lambda: os.execvpe(argv[0], argv, os.environ), (), relays
+        )
+
+    def _start_command(self, request: StartCommand, descriptors: list[int]) -> object:
+        if request.command in self._processes or len(descriptors) != 3:
+            raise ValueError("a command needs an unused id and three descriptors")
+
+        def execute() -> None:
+            for number, descriptor in enumerate(descriptors):
+                os.dup2(descriptor, number)
+            os.execvpe(request.argv[0], list(request.argv), os.environ)
+
+        return self._spawn(request.command, request.env, request.cwd, execute, descriptors)
+
+    def _spawn(
+        self,
+        target: str,
+        env: dict[str, str],
+        cwd: str,
+        run: Callable[[], object],
+        keep: Sequence[int],
+        relays: list[Relay] | None = None,
+    ) -> Started:
+        """Fork a process that calls `run`; its raw output goes into a ring of which Exited shows the end."""
+        output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        pid = os.fork()
+        if pid == 0:
+            os.set_blocking(child_output, True)
+            _become(env, cwd, run, child_output, keep)
+        os.close(child_output)
+        process = _Process(pid, output, relays or [])
+        self._processes[target] = process
+        self._selector.register(output, selectors.EVENT_READ, lambda _mask: self._drain(process))
+        return Started(pid=pid)
+
+    def _drain(self, process: _Process) -> None:
+        if process.output is None:
+            return
+        try:
+            data = os.read(process.output, _LOG_BYTES)
+        except BlockingIOError:
+            return
+        if data:
+            process.record(data)
+        else:
+            self._close_output(process)
+
+    def _close_output(self, process: _Process) -> None:
+        if process.output is not None:
+            self._selector.unregister(process.output)
+            os.close(process.output)
+            process.output = None
+
+    def _signal(self, request: Signal) -> None:
+        process = self._processes.get(request.target)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, request.number)
+
+    def _reap(self, wakeups: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(wakeups, 512)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for target, process in list(self._processes.items()):
+                if process.pid == pid:
+                    self._ended(target, process, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, target: str, process: _Process, status: int) -> None:
+        del self._processes[target]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what a kernel started goes with it
+        self._drain(process)
+        self._close_output(process)
+        for relay in process.relays:
+            if relay in self._starting:
+                self._starting.remove(relay)
+            relay.close()
+        disk = os.statvfs(HOME)
+        full = disk.f_bavail * disk.f_frsize < _DISK_FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
+        log = b"".join(process.log)[-_LOG_BYTES // 4 :].decode(errors="replace")
+        self._send(Exited(target=target, status=status, disk_full=full, log=log))
+
+
+def _become(
+    env: dict[str, str], cwd: str, run: Callable[[], object], output: int, keep: Sequence[int]
+) -> NoReturn:
+    """In the forked child: leave the agent's state behind and run."""
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        _close_all_but(keep)
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        Path("/proc/self/oom_score_adj").write_text(_KERNEL_OOM_SCORE)  # the memory limit takes us before the agent
+        os.environ.clear()
+        os.environ.update({"HOME": HOME, "PATH": f"{sys.prefix}/bin:{_PATH}"} | env)
+        os.chdir(cwd)
+        run()
+        code = 0
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException:  # noqa: BLE001 - the top of a process: whatever it was, say it and end
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _close_all_but(keep: Sequence[int]) -> None:
+    previous = 2
+    for descriptor in sorted(keep):
+        os.closerange(previous + 1, descriptor)
+        previous = descriptor
+    os.closerange(previous + 1, 1 << 20)

@@ -1,0 +1,40 @@
+"""Take away, for ever, what a sandbox must not have: capabilities, new privileges, system calls, resources.
+
+Called by the agent when it binds, before any code of a user exists in the worker. Order matters and is the order below:
+a user namespace of its own (so that process limits count for this worker alone), capabilities, limits, seccomp.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from typing import Final
+
+from sandbox_worker import linux, seccomp
+
+SANDBOX_UID: Final = 1000
+"""The one user a sandbox sees, whatever its id is on the host."""
+
+PROGRAM: Final = seccomp.program()
+
+
+def drop_privileges(uid: int, rlimits: Mapping[str, int]) -> None:
+    """Become SANDBOX_UID in a new user namespace, where `uid` of the zygote's namespace is the only one that exists.
+
+    `rlimits` maps names such as `RLIMIT_NOFILE` to values. Raises OSError or ValueError; the caller must then exit.
+    """
+    if uid:
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root after the change of uid
+    linux.unshare(linux.CLONE_NEWUSER)
+    linux.write_id_maps("self", f"{SANDBOX_UID} {uid} 1", f"{SANDBOX_UID} {uid} 1")
+    linux.drop_capabilities()
+    for name, value in rlimits.items():
+        number = getattr(resource, name)
+        hard = resource.getrlimit(number)[1]
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (limit, limit))
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.install_seccomp(PROGRAM)

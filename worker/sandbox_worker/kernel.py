@@ -1,0 +1,249 @@
+"""The Python kernel of a worker: ipykernel's application, built before a fork and finished after it.
+
+Building the application, the shell and their many objects costs ten times as much as what truly needs a new process
+(sockets, threads, keys). `prepare` does the first in the zygote, where no socket, thread or event loop may exist;
+`run_prepared` does the second in the kernel's own process. `run_plain` is the slower way that relies on no internals:
+import early, initialize after the fork. Sockets are not bound here: the host bound them and passed the listeners
+(ZMQ_USE_FD), so a worker has no say in where its clients connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+from ipykernel.heartbeat import Heartbeat
+from ipykernel.kernelapp import IPKernelApp
+from IPython.core.application import BaseIPythonApplication
+from zmq.eventloop.zmqstream import ZMQStream
+
+from sandbox_worker.protocol import PORTS, StartKernel
+
+_ARGUMENTS = ("--HistoryManager.hist_file=:memory:", "--IPythonKernel._execute_sleep=0")
+"""History in memory: a shared file makes kernels wait for each other's locks. No sleep before replies: clients wait for
+`idle` as well."""
+
+_WARM_UP = ("_=1", "def _(x):\n    return x + 1\n", "import sys as _", "_=[i for i in range(3)]")
+CONNECTION_DIRECTORY = "/run"
+"""Where code in the worker finds the connection file that `%connect_info` shows."""
+
+_DEBUG_SHELL_ENDPOINT = "inproc://shell"
+
+
+class _PassedHeartbeat(Heartbeat):
+    """ipykernel's heartbeat on a listener that somebody else bound."""
+
+    descriptor: int
+
+    def _try_bind_socket(self) -> None:
+        self.socket.setsockopt(zmq.USE_FD, self.descriptor)
+        self.socket.bind(f"ipc://{self.ip}-{self.port}")
+
+
+class SandboxKernelApp(IPKernelApp):
+    """IPKernelApp whose sockets use passed listeners, and whose initialization may be split around a fork."""
+
+    name = "ipython-kernel"
+
+    def attach(self, request: StartKernel, listeners: Sequence[int]) -> None:
+        """Take the identity of one kernel: its key, its socket paths and the listeners in the order of PORTS."""
+        self._listeners = dict(enumerate(listeners, start=1))
+        self.connection_file = f"{CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
+        ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+        self.load_connection_info(
+            {
+                "transport": "ipc",
+                "ip": request.prefix,
+                "key": request.key,
+                "signature_scheme": "hmac-sha256",
+                **ports,
+            }
+        )
+
+    def _try_bind_socket(self, s: Any, port: int) -> int:
+        s.setsockopt(zmq.USE_FD, self._listeners[port])
+        s.bind(f"ipc://{self.ip}-{port}")
+        return port
+
+    def init_control(self, context: Any) -> None:
+        """Bind as usual, but let the debugger reach the shell inside the process: the path exists on the host only."""
+        endpoint = self.shell_socket.getsockopt(zmq.LAST_ENDPOINT)
+        super().init_control(context)
+        self.debug_shell_socket.disconnect(endpoint)
+        self.shell_socket.bind(_DEBUG_SHELL_ENDPOINT)
+        self.debug_shell_socket.connect(_DEBUG_SHELL_ENDPOINT)
+
+    def init_heartbeat(self) -> None:
+        """Beat on the passed listener, in a context of its own as upstream does."""
+        heartbeat = _PassedHeartbeat(zmq.Context(), (self.transport, self.ip, self.hb_port))
+        heartbeat.descriptor = self._listeners[self.hb_port]
+        self.heartbeat = heartbeat
+        heartbeat.start()
+
+    def init_connection_file(self) -> None:
+        """Load none: the key came over the agent's socket."""
+
+    def prepare(self) -> None:
+        """Build application, kernel and shell without sockets, threads or a running loop."""
+        BaseIPythonApplication.initialize(self, list(_ARGUMENTS))
+        self.init_pdb()
+        self.displayhook = None
+        self.kernel = self.kernel_class.instance(
+            parent=self,
+            session=self.session,
+            log=self.log,
+            profile_dir=self.profile_dir,
+            user_ns=self.user_ns,
+            control_stream=None,
+            debugpy_stream=None,
+            debug_shell_socket=None,
+            shell_stream=None,
+            control_thread=None,
+            shell_channel_thread=None,
+            iopub_thread=None,
+            iopub_socket=None,
+            stdin_socket=None,
+        )
+        self.init_path()
+        self.init_shell()
+        self.init_gui_pylab()
+        self.init_extensions()
+        self.init_code()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Run the paths of a first execution once, so that every fork finds their pages and caches ready."""
+        shell, session = self.shell, self.session
+        for code in _WARM_UP:
+            loop = asyncio.new_event_loop()
+            try:
+                cell = shell.transform_cell(code)
+                loop.run_until_complete(
+                    shell.run_cell_async(code, store_history=False, silent=True, transformed_cell=cell)
+                )
+            finally:
+                loop.close()
+        shell.user_ns.pop("_", None)
+        _ = self.kernel.kernel_info, self.kernel.banner
+        message = session.msg("execute_reply", {"status": "ok", "values": [1, 2.5, None, True]})
+        _, frames = session.feed_identities(session.serialize(message, b"warm-up"))
+        session.deserialize(frames)
+        session.digest_history.clear()
+        shell.complete("imp")
+        asyncio.set_event_loop(None)
+
+    def finish(self) -> None:
+        """Give the prepared application what only this process may have. Order as in IPKernelApp.initialize."""
+        session, kernel, shell = self.session, self.kernel, self.shell
+        session.pid = os.getpid()
+        session.session = uuid.uuid4().hex
+        self.init_sockets()
+        self.init_heartbeat()
+        self.write_connection_file()
+        self.log_connection_info()
+        self.init_io()
+        self.init_signal()
+        shell_stream = ZMQStream(self.shell_socket, self.shell_channel_thread.io_loop)
+        self.shell_channel_thread.shell_stream = shell_stream
+        control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
+        debugpy_stream = ZMQStream(self.debugpy_socket, self.control_thread.io_loop)
+        self.control_thread.start()
+        self.shell_channel_thread.start()
+        for name, value in {
+            "control_stream": control_stream,
+            "debugpy_stream": debugpy_stream,
+            "debug_shell_socket": self.debug_shell_socket,
+            "shell_stream": shell_stream,
+            "control_thread": self.control_thread,
+            "shell_channel_thread": self.shell_channel_thread,
+            "iopub_thread": self.iopub_thread,
+            "iopub_socket": self.iopub_socket,
+            "stdin_socket": self.stdin_socket,
+            "_stdout": sys.stdout,
+            "_stderr": sys.stderr,
+            "ident": str(uuid.uuid4()),
+        }.items():
+            setattr(kernel, name, value)
+        debugger = getattr(kernel, "debugger", None)
+        if debugger is not None:
+            debugger.debugpy_client.debugpy_stream = debugpy_stream
+            debugger.debugpy_stream = debugpy_stream
+            debugger.shell_socket = self.debug_shell_socket
+        for publisher in (shell.displayhook, shell.display_pub):
+            publisher.session = session
+            publisher.pub_socket = self.iopub_socket
+        shell.displayhook.topic = kernel._topic("execute_result")  # noqa: SLF001 - as IPythonKernel.__init__ does
+        for name in ("stdout", "stderr"):
+            shell._orig_sys_module_state[name] = getattr(sys, name)  # noqa: SLF001 - else `exit` restores the zygote's
+        session_name = os.environ.get("JPY_SESSION_NAME")
+        if session_name:
+            shell.user_ns["__session__"] = session_name
+        kernel.record_ports({f"{name}_port": port for name, port in self._ports.items()})
+        self.displayhook.get_execution_count = lambda: kernel.execution_count
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def prepare() -> SandboxKernelApp:
+    """Return an application ready to be forked. Raises whatever ipykernel raises when its internals have changed."""
+    app = SandboxKernelApp.instance()
+    app.prepare()
+    return app
+
+
+def run_prepared(app: SandboxKernelApp, request: StartKernel, listeners: Sequence[int]) -> None:
+    """Finish a prepared application in this new process and serve until the kernel ends."""
+    renew_randomness()
+    app.attach(request, listeners)
+    app.finish()
+    app.start()
+
+
+def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
+    """Initialize an application in this new process and serve until the kernel ends."""
+    renew_randomness()
+    app = SandboxKernelApp.instance()
+    app.attach(request, listeners)
+    app.initialize(list(_ARGUMENTS))
+    app.start()
+
+
+def write_connection_file(path: str, prefix: str, key: str) -> None:
+    """Write the connection file of a kernel that binds its own sockets inside the worker, at `<prefix>-<port>`."""
+    ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+    info = {"transport": "ipc", "ip": prefix, "key": key, "signature_scheme": "hmac-sha256", **ports}
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(info, file)
+
+
+def renew_randomness() -> None:
+    """Draw again what a fork copied: two kernels of one zygote must not share random state.
+
+    The hash seed and the address layout cannot be renewed; rotating zygotes limits that.
+    """
+    random.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+    uuid._node = None  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to forget them
+    uuid._last_timestamp = None  # type: ignore[attr-defined]  # noqa: SLF001
+    if "ssl" in sys.modules:
+        sys.modules["ssl"].RAND_add(os.urandom(32), 32.0)
+    if "tempfile" in sys.modules:
+        sys.modules["tempfile"]._name_sequence = None  # noqa: SLF001
+    if "secrets" in sys.modules:
+        sys.modules["secrets"]._sysrand = random.SystemRandom()  # noqa: SLF001
+
+
+logging.getLogger("asyncio").setLevel(logging.WARNING)

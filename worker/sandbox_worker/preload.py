@@ -1,0 +1,106 @@
+"""Import, before any fork, every module a live kernel ends up with.
+
+The list is found, not written down: a throw-away child runs one kernel through the usual requests and reports what it had
+imported. pydevd alone (the debugger) would otherwise cost each kernel more than 100 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+from jupyter_client.session import Session
+
+from sandbox_worker.protocol import PORTS
+
+_CODE = ("1 + 1", "print('hi')", "1 / 0", "x = [1, 2]\nx", "%pwd", "!true", "import asyncio\nawait asyncio.sleep(0)")
+_TIMEOUT_S = 20
+
+
+def preload(names: Iterable[str]) -> list[str]:
+    """Import `names` and what a kernel needs; return a note for each module that could not be.
+
+    A wanted module that starts threads is reported too: a fork copies only one thread, so the zygote may not keep it.
+    """
+    notes = [note for name in names if (note := _import(name))]
+    for name in _modules_of_a_live_kernel():
+        if name not in sys.modules and not name.startswith("__main"):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names, not paths
+    if threads > 1:
+        notes.append(f"{threads - 1} threads are alive after the preload; they do not exist in a fork")
+    return notes
+
+
+def _import(name: str) -> str | None:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return f"preload {name}: {error}"
+    return None
+
+
+def _modules_of_a_live_kernel() -> list[str]:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _report(writer)
+    os.close(writer)
+    with os.fdopen(reader) as report:
+        text = report.read()
+    os.waitpid(child, 0)
+    return [str(name) for name in json.loads(text)] if text else []
+
+
+def _report(writer: int) -> None:
+    """In the child: run a kernel, write the names of its modules, exit."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        with tempfile.TemporaryDirectory() as directory:
+            info: dict[str, Any] = {"transport": "ipc", "ip": f"{directory}/k", "key": "preload"}
+            info |= {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+            file = Path(directory, "connection.json")
+            file.write_text(json.dumps(info | {"signature_scheme": "hmac-sha256"}))
+            app = IPKernelApp.instance()
+            app.initialize(["-f", str(file), "--HistoryManager.hist_file=:memory:"])
+            threading.Thread(target=_converse, args=(directory, writer), daemon=True).start()
+            app.start()
+    finally:
+        os._exit(1)
+
+
+def _converse(directory: str, writer: int) -> None:
+    session, context = Session(key=b"preload"), zmq.Context.instance()
+
+    def ask(kind: str, content: dict[str, Any], port: int = 1) -> None:
+        with context.socket(zmq.DEALER) as channel:
+            channel.linger = 0
+            channel.connect(f"ipc://{directory}/k-{port}")
+            session.send(channel, session.msg(kind, content))
+            channel.poll(_TIMEOUT_S * 1000)
+
+    ask("kernel_info_request", {})
+    ask("kernel_info_request", {}, 4)
+    for code in _CODE:
+        flags = {"silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
+        ask("execute_request", {"code": code, "user_expressions": {}, **flags})
+    ask("complete_request", {"code": "imp", "cursor_pos": 3})
+    ask("inspect_request", {"code": "print", "cursor_pos": 3, "detail_level": 0})
+    ask("is_complete_request", {"code": "1"})
+    ask("comm_info_request", {})
+    os.write(writer, json.dumps(sorted(sys.modules)).encode())
+    os._exit(0)

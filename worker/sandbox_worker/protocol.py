@@ -1,0 +1,154 @@
+"""What broker, zygote and agent say to each other; the codec is `messages`.
+
+Broker to zygote: Configure once, then Fork. Broker to agent: Bind once, then StartKernel, StartCommand, Signal, Describe.
+Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
+unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes only
+what concerns that worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
+"""Order of a kernel's five sockets: port 1 to 5, and the order of the listeners passed along with StartKernel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configure:
+    """To a new zygote: what the workers' root shows and what is imported before the first fork. Answer: Ready."""
+
+    stage: str
+    """An empty host directory on which the root is built; what is mounted there exists in the zygote's namespace only."""
+    read_only_paths: tuple[str, ...]
+    preload: tuple[str, ...]
+    uid_base: int | None
+    """First host uid of the workers' range; None when the broker is already in a user namespace of its own."""
+    tmp_mib: int
+    shm_mib: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """From the zygote: it can fork. `start_mode` is `prebuilt` or `plain`; `notes` say what could not be done."""
+
+    start_mode: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """To the zygote, with the listening socket of the new agent. Answer: Forked with a pidfd."""
+
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forked:
+    """From the zygote: the worker's pid 1, as the host numbers it."""
+
+    worker: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountPoint:
+    """Where the agent attaches one of the detached mounts that came with Bind."""
+
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bind:
+    """To a warm agent, with one mount descriptor for each of `mounts`: become a sandbox, for life. Answer: Bound."""
+
+    mounts: tuple[MountPoint, ...]
+    uid: int
+    hostname: str
+    rlimits: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """From the agent: mounts are attached, privileges are gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartKernel:
+    """To the agent, with five listeners in the order of PORTS. Answer: Started.
+
+    `argv` None forks the Python that is already loaded; otherwise it is executed with `{connection_file}` replaced.
+    """
+
+    kernel: str
+    argv: tuple[str, ...] | None
+    env: dict[str, str]
+    cwd: str
+    prefix: str
+    """Socket path prefix as the host sees it, for `%connect_info`."""
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartCommand:
+    """To the agent, with standard input, output and error. Answer: Started."""
+
+    command: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """From the agent: the process runs; `pid` is the worker's own number for it."""
+
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """To the agent: signal the process group of a kernel or command. No answer."""
+
+    target: str
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """To the agent: what runs? Answer: Description."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """From the agent: whether Bind was done, and the living kernels and commands."""
+
+    bound: bool
+    running: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exited:
+    """From the agent, unasked: a kernel or command ended.
+
+    `status` is the exit code, or the negative signal number; `disk_full` says that the sandbox's disk had no room left
+    at that moment; `log` is the end of what the process wrote to its raw standard output and error.
+    """
+
+    target: str
+    status: int
+    disk_full: bool
+    log: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """An answer: what was asked did not happen, and why."""
+
+    reason: str
+
+
+TO_ZYGOTE = (Configure, Fork)
+FROM_ZYGOTE = (Ready, Forked, Failed)
+TO_AGENT = (Bind, StartKernel, StartCommand, Signal, Describe)
+FROM_AGENT = (Bound, Started, Description, Exited, Failed)

@@ -1,0 +1,136 @@
+"""The file system a worker sees: a minimal read-only root around the host's own Python.
+
+`build` makes the tree once per zygote; `specialize` gives each worker its private parts (proc, tmp, shm, pts). Nothing of
+the host is visible but /usr (with /lib, /bin, ...), a few public files of /etc, and the Python environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from sandbox_worker import linux
+from sandbox_worker.harden import SANDBOX_UID
+
+_ETC: Final = (
+    "alternatives",
+    "ca-certificates",
+    "fonts",
+    "ld.so.cache",
+    "localtime",
+    "mime.types",
+    "nsswitch.conf",
+    "protocols",
+    "services",
+    "ssl",
+)
+_ETC_WRITTEN: Final = {
+    "passwd": f"root:x:0:0:root:/nonexistent:/bin/false\nsandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/sandbox:/bin/bash\n",
+    "group": f"root:x:0:\nsandbox:x:{SANDBOX_UID}:\n",
+    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "resolv.conf": "",
+    "hostname": "sandbox\n",
+}
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_MASKED: Final = ("kcore", "keys", "timer_list", "sched_debug", "kallsyms", "sysrq-trigger")
+_PRIVATE_TMP: Final = ("/tmp/", "/run/", "/dev/shm/")  # noqa: S108 - inside the worker, not the host's
+_STASH: Final = "/.stash"
+
+
+def build(root: str, read_only_paths: Sequence[str]) -> None:
+    """Make the tree at `root`, an empty directory, in a mount namespace of the caller's own.
+
+    `read_only_paths` are absolute host paths shown at the same place. Those below a directory that every worker gets
+    fresh (/tmp) are kept aside as well, for `specialize` to show them again.
+    """
+    linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=16m")
+    _bind_read_only("/usr", root + "/usr")
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        host = Path("/", name)
+        if host.is_symlink():
+            Path(root, name).symlink_to(os.readlink(host))
+        elif host.is_dir():
+            _bind_read_only(str(host), f"{root}/{name}")
+    for path in read_only_paths:
+        _bind_read_only(path, root + path)
+    for index, path in enumerate(_stashed(read_only_paths)):
+        _bind_read_only(path, f"{root}{_STASH}/{index}")
+    etc = Path(root, "etc")
+    etc.mkdir()
+    for name in _ETC:
+        host = Path("/etc", name)
+        if host.exists():
+            _bind_read_only(str(host.resolve()), str(etc / name))
+    for name, text in _ETC_WRITTEN.items():
+        (etc / name).write_text(text)
+    for name in ("proc", "sys", "tmp", "run", "var/tmp", "sandbox", "workspace", "home", "dev/pts", "dev/shm"):
+        Path(root, name).mkdir(parents=True, exist_ok=True)
+    for name in _DEVICES:
+        Path(root, "dev", name).touch()
+        linux.mount(f"/dev/{name}", f"{root}/dev/{name}", None, linux.MS_BIND)
+    for name, target in {"fd": "/proc/self/fd", "ptmx": "pts/ptmx"}.items():
+        Path(root, "dev", name).symlink_to(target)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        Path(root, "dev", name).symlink_to(f"/proc/self/fd/{number}")
+    # A new proc can be mounted only where an unobstructed one is already visible; each worker covers this one.
+    linux.mount("/proc", root + "/proc", None, linux.MS_BIND | linux.MS_REC)
+
+
+def specialize(read_only_paths: Sequence[str], *, tmp_mib: int, shm_mib: int) -> None:
+    """Give the current mount namespace, a copy of the zygote's, its own proc, tmp, run, shm and pts."""
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("proc", "/proc", "proc", flags | linux.MS_NOEXEC)
+    for name in _MASKED:
+        if Path("/proc", name).exists():
+            linux.mount("/dev/null", f"/proc/{name}", None, linux.MS_BIND)
+    linux.mount("tmpfs", "/tmp", "tmpfs", flags, f"mode=1777,size={tmp_mib}m,nr_inodes={tmp_mib * 64}")  # noqa: S108
+    linux.mount("tmpfs", "/run", "tmpfs", flags | linux.MS_NOEXEC, "mode=1777,size=1m,nr_inodes=256")
+    linux.mount("tmpfs", "/dev/shm", "tmpfs", flags, f"mode=1777,size={shm_mib}m,nr_inodes=4096")  # noqa: S108
+    linux.mount("tmpfs", "/workspace", "tmpfs", flags, "mode=755,size=64k,nr_inodes=64")  # mount points, see `seal`
+    linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    _show_stashed(read_only_paths)
+
+
+def prepare_zygote(read_only_paths: Sequence[str]) -> None:
+    """Give the zygote itself a writable /tmp for imports, with the stashed paths shown again."""
+    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=64m")  # noqa: S108
+    _show_stashed(read_only_paths)
+
+
+def seal() -> None:
+    """Make the worker's root read-only and hide the stash."""
+    if Path(_STASH).is_dir():
+        linux.mount("tmpfs", _STASH, "tmpfs", linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV, "mode=000,size=4k")
+    flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    for path in ("/", "/workspace"):
+        linux.mount(None, path, None, flags)
+
+
+def _stashed(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if path.startswith(_PRIVATE_TMP)]
+
+
+def _show_stashed(paths: Sequence[str]) -> None:
+    for index, path in enumerate(_stashed(paths)):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        linux.mount(f"{_STASH}/{index}", path, None, linux.MS_BIND)
+
+
+def _bind_read_only(source: str, target: str) -> None:
+    """Bind `source` at `target`, keeping what the source mount forbids, and make that one mount read-only."""
+    if Path(source).is_dir():
+        Path(target).mkdir(parents=True, exist_ok=True)
+    else:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).touch()
+    linux.mount(source, target, None, linux.MS_BIND)
+    flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID
+    status = os.statvfs(target)
+    for name, flag in (("ST_NODEV", linux.MS_NODEV), ("ST_NOEXEC", linux.MS_NOEXEC), ("ST_NOATIME", linux.MS_NOATIME)):
+        if status.f_flag & getattr(os, name):
+            flags |= flag
+    if status.f_flag & os.ST_RELATIME:
+        flags |= 1 << 21
+    linux.mount(None, target, None, flags)

@@ -1,0 +1,200 @@
+"""The zygote: a process with ipykernel loaded, in namespaces of its own, that forks workers.
+
+Started by the broker with one end of a socket pair as standard input: `python -P -m sandbox_worker.zygote`. It runs no user
+code ever. A worker is forked straight into new mount, pid, net, ipc and uts namespaces and becomes an `Agent`; the zygote
+hands its pidfd to the broker and goes on. When the broker's end closes the zygote exits; its workers live on.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn
+
+from sandbox_worker import harden, kernel, linux, messages, preload, root
+from sandbox_worker.agent import Agent
+from sandbox_worker.protocol import TO_ZYGOTE, Configure, Failed, Fork, Forked, Ready, StartKernel
+
+_UID_RANGE: Final = 65536
+_ENVIRONMENT: Final = {
+    "HOME": "/tmp",  # noqa: S108 - the zygote's own
+    "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108
+    "LANG": "C.UTF-8",
+    "OPENBLAS_NUM_THREADS": "1",  # a thread would not survive the fork
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
+
+
+def enter_namespaces(configuration: Configure) -> None:
+    """Move this process into its user, mount, net and ipc namespaces, with the minimal root as `/`.
+
+    As root the tree is built first, while directories that only root may pass are still reachable. Without root the
+    broker is in a user namespace already and the zygote stays in it.
+    """
+    stage = configuration.stage
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    root.build(stage, configuration.read_only_paths)
+    if configuration.uid_base is not None:
+        _enter_user_namespace(configuration.uid_base)
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount(stage, stage, None, linux.MS_BIND | linux.MS_REC)
+    linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWIPC)
+    os.chdir(stage)
+    linux.pivot_root(".", ".")
+    linux.umount(".")
+    os.chdir("/")
+
+
+def _enter_user_namespace(uid_base: int) -> None:
+    """Become root of a user namespace that maps a range of unprivileged host ids."""
+    os.setgroups([])
+    ready_reader, ready_writer = os.pipe()
+    done_reader, done_writer = os.pipe()
+    zygote = os.getpid()
+    mapper = os.fork()
+    if mapper == 0:
+        os.read(ready_reader, 1)
+        identity = f"0 {uid_base} {_UID_RANGE}"
+        linux.write_id_maps(zygote, identity, identity)
+        os.write(done_writer, b"!")
+        os._exit(0)
+    linux.unshare(linux.CLONE_NEWUSER)
+    os.write(ready_writer, b"!")
+    os.close(done_writer)
+    mapped = os.read(done_reader, 1)
+    os.waitpid(mapper, 0)
+    for descriptor in (ready_reader, ready_writer, done_reader):
+        os.close(descriptor)
+    if not mapped:
+        raise OSError("the user namespace's id map could not be written")
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def prepare_kernel(notes: list[str]) -> Callable[[StartKernel, Sequence[int]], None]:
+    """Return how to turn a forked child into a kernel: the fast way, or the plain one with a note why."""
+    try:
+        app = kernel.prepare()
+    except Exception as error:  # noqa: BLE001 - ipykernel's internals changed: any error means the plain way
+        notes.append(f"kernels start the slower way: {type(error).__name__}: {error}")
+        kernel.SandboxKernelApp.clear_instance()
+        return kernel.run_plain
+    return lambda request, listeners: kernel.run_prepared(app, request, listeners)
+
+
+class Zygote:
+    """Answers Fork requests."""
+
+    def __init__(self, channel: socket.socket, configuration: Configure) -> None:
+        """Serve `channel`, having entered the namespaces that `configuration` describes."""
+        self._channel = channel
+        self._configuration = configuration
+        self._notes = preload.preload(configuration.preload)
+        self._start_prepared = prepare_kernel(self._notes)
+
+    def serve(self) -> None:
+        """Run until the broker's end is closed."""
+        signal.signal(signal.SIGCHLD, lambda *_: _reap())
+        mode = "plain" if self._start_prepared is kernel.run_plain else "prebuilt"
+        gc.collect()
+        gc.freeze()  # a collection in a child would touch, and so copy, every shared page
+        messages.send(self._channel, Ready(start_mode=mode, notes=tuple(self._notes)))
+        while (received := messages.receive(self._channel, TO_ZYGOTE)) is not None:
+            request, descriptors = received
+            try:
+                if not isinstance(request, Fork) or len(descriptors) != 1:
+                    raise messages.MessageError("Fork with one descriptor expected")  # noqa: TRY301
+                pid, pidfd = self._fork(descriptors[0])
+                messages.send(self._channel, Forked(worker=request.worker, pid=pid), [pidfd])
+                os.close(pidfd)
+            except (OSError, messages.MessageError) as error:
+                messages.send(self._channel, Failed(reason=str(error)))
+            finally:
+                messages.close_all(descriptors)
+
+    def _fork(self, listener: int) -> tuple[int, int]:
+        """Fork a worker; return its pid 1, seen from here, and a pidfd of it.
+
+        Two forks: only the children of a process that unshared its pid namespace are inside, and the zygote itself must
+        stay outside. The one in between passes the pidfd on before it ends, so the pid cannot have been reused.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            between = os.fork()
+            if between == 0:
+                self._fork_inside(theirs, listener)
+            theirs.close()
+            data, descriptors, _, _ = socket.recv_fds(ours, 64, 1, socket.MSG_CMSG_CLOEXEC)
+            if not data or not descriptors:
+                raise OSError("a worker could not be forked")
+            return int(data), descriptors[0]
+
+    def _fork_inside(self, channel: socket.socket, listener: int) -> NoReturn:
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            linux.unshare(linux.CLONE_NEWPID)
+            pid = os.fork()
+            if pid:
+                socket.send_fds(channel, [str(pid).encode()], [os.pidfd_open(pid)])
+                os._exit(0)
+            keep = os.dup(listener)
+            os.dup2(keep, 3)
+            os.closerange(4, 1 << 20)
+            self._isolate()
+            Agent(socket.socket(fileno=3), self._start_prepared).serve()
+        except BaseException:  # noqa: BLE001 - the top of a process
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _isolate(self) -> None:
+        linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS | linux.CLONE_NEWNET)
+        linux.loopback_up()
+        settings = self._configuration
+        root.specialize(settings.read_only_paths, tmp_mib=settings.tmp_mib, shm_mib=settings.shm_mib)
+
+
+def _reap() -> None:
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
+def main() -> None:
+    """Serve the socket that is standard input."""
+    channel = socket.socket(fileno=os.dup(0))
+    with open(os.devnull) as null:  # noqa: PTH123 - a descriptor is what is wanted
+        os.dup2(null.fileno(), 0)
+    received = messages.receive(channel, TO_ZYGOTE)
+    if received is None:
+        return
+    configuration = received[0]
+    if not isinstance(configuration, Configure):
+        sys.exit("Configure expected")
+    try:
+        linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+        enter_namespaces(configuration)
+        os.environ.clear()
+        os.environ.update(_ENVIRONMENT)
+        root.prepare_zygote(configuration.read_only_paths)
+        zygote = Zygote(channel, configuration)
+    except OSError as error:
+        messages.send(channel, Failed(reason=str(error)))
+        sys.exit(1)
+    linux.set_process_name("sandbox-zygote")
+    zygote.serve()
+
+
+if __name__ == "__main__":
+    main()
