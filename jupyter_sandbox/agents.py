@@ -1,7 +1,7 @@
 """The broker's end of an agent's socket. What comes back is hostile: decoded strictly, bounded in time and size.
 
-One request is answered at a time. A worker that breaks the protocol, or closes the connection, is lost: `on_lost` is called once
-and every request from then on raises StartError.
+One request is answered at a time. A worker that breaks the protocol, or closes the connection, is lost: `on_lost` is
+called once and every request from then on raises StartError.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from jupyter_sandbox.errors import ProtocolError, StartError
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages, protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 ANSWER_TIMEOUT_S: Final = 15
 MAX_LOG: Final = 2048
@@ -68,7 +70,8 @@ class AgentClient:
                 raise StartError(f"the agent of {self._worker} is gone")
             try:
                 await self._channel.send(request, descriptors)
-                answer = await asyncio.wait_for(self._answers.get(), ANSWER_TIMEOUT_S)
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    answer = await self._answers.get()
             except TimeoutError as error:
                 self._task.cancel()
                 raise StartError(f"the agent of {self._worker} did not answer in {ANSWER_TIMEOUT_S} s") from error
@@ -102,7 +105,7 @@ class AgentClient:
                 elif self._lock.locked() and self._answers.empty():
                     self._answers.put_nowait(message)
                 else:
-                    raise ProtocolError("an answer that nobody asked for")  # noqa: TRY301
+                    raise ProtocolError("an answer that nobody asked for")
         except ProtocolError as error:
             log.warning("worker %s broke the protocol and is given up: %s", self._worker, error)
         finally:

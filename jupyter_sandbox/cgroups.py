@@ -1,8 +1,8 @@
 """Limits on memory, processor and processes of one worker by control groups, version 1 or 2.
 
-`find` reads how this host is set up and what we may do there; a `Hierarchy` makes and removes one group for each worker. Where
-groups cannot be made (no root, no delegation) there is no hierarchy and the engine falls back to rlimits, which `doctor` tells.
-Sources: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.
+`find` reads how this host is set up and what we may do there; a `Hierarchy` makes and removes one group for each
+worker. Where groups cannot be made (no root, no delegation) there is no hierarchy and the engine falls back to
+rlimits, which `doctor` tells. Sources: cgroups(7), Documentation/admin-guide/cgroup-v1 and cgroup-v2.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox.specs import Limits
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from jupyter_sandbox.specs import Limits
 
 _PARENT: Final = "jupyter-sandbox"
 _CPU_PERIOD_US: Final = 100_000

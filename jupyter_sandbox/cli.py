@@ -6,13 +6,15 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from jupyter_sandbox import __version__
+from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KERNEL_NAME: Final = "sandbox-python"
 _MIB: Final = 1 << 20
@@ -41,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jupyter sandbox",
-        description="Jupyter kernels in isolated workers. Choose the kernel `Python 3 (sandbox)` in JupyterLab, or use one of "
-        "these commands.",
-        epilog="Every command has its own --help. `jupyter sandbox broker --help-all` lists all settings of the host side.",
+        description="Jupyter kernels in isolated workers. Choose the kernel `Python 3 (sandbox)` "
+        "in JupyterLab, or use one of these commands.",
+        epilog="Every command has its own --help. "
+        "`jupyter sandbox broker --help-all` lists all settings of the host side.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -69,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--quick", action="store_true", help="do not start a sandbox to prove it")
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
-    commands.add_parser("broker", help="Run the privileged host process in the foreground (it normally starts by itself).")
+    commands.add_parser(
+        "broker", help="Run the privileged host process in the foreground (it normally starts by itself)."
+    )
     return parser
 
 

@@ -1,12 +1,12 @@
 """The virtual disk of a worker, whose size is the quota.
 
-With root: an ext4 image, every block of it reserved on the host, on a loop device. Without: a tmpfs of fixed size. Either is
-mounted detached, by descriptor, at no path of the host; the image's name is removed as soon as the loop device holds it. So
-whoever dies, and however, leaves no mount, loop device or file: the kernel frees them with the last descriptor and the last
-process of the worker.
+With root: an ext4 image, every block of it reserved on the host, on a loop device. Without: a tmpfs of fixed size.
+Either is mounted detached, by descriptor, at no path of the host; the image's name is removed as soon as the loop
+device holds it. So whoever dies, and however, leaves no mount, loop device or file: the kernel frees them with the
+last descriptor and the last process of the worker.
 
-Layout of a disk: `home` shows as /sandbox; `upper` and `work` belong to the workspace overlay and are not visible there.
-Sources: loop(4), LOOP_CONFIGURE in linux/loop.h, ext4(5), mke2fs(8), tmpfs(5).
+Layout of a disk: `home` shows as /sandbox; `upper` and `work` belong to the workspace overlay and are not visible
+there. Sources: loop(4), LOOP_CONFIGURE in linux/loop.h, ext4(5), mke2fs(8), tmpfs(5).
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ import os
 import shutil
 import struct
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
 from jupyter_sandbox.host import processes
-from jupyter_sandbox.specs import Limits
 from sandbox_worker import linux
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jupyter_sandbox.specs import Limits
 
 _LOOP_CTL_GET_FREE: Final = 0x4C82
 _LOOP_CONFIGURE: Final = 0x4C0A

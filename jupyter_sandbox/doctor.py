@@ -1,7 +1,7 @@
 """What this machine can do, what is missing, and the command that mends it.
 
-Each probe looks at one thing and returns findings; nothing is changed. With `prove`, a real sandbox is started at the end,
-since only that shows that everything works together.
+Each probe looks at one thing and returns findings; nothing is changed. With `prove`, a real sandbox is started at
+the end, since only that shows that everything works together.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import cgroups
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.host import places, processes
+from jupyter_sandbox.host import places
 from jupyter_sandbox.host.channel import MAX_SOCKET_PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class Verdict(StrEnum):
@@ -138,7 +140,10 @@ def _namespaces() -> list[Finding]:
         return [Finding(verdict=Verdict.OK, subject="namespaces", fact="may be made")]
     return [
         Finding(
-            verdict=Verdict.MISSING, subject="namespaces", fact="this machine lets us make none", remedy=_userns_remedy()
+            verdict=Verdict.MISSING,
+            subject="namespaces",
+            fact="this machine lets us make none",
+            remedy=_userns_remedy(),
         )
     ]
 
@@ -204,7 +209,9 @@ def _limits() -> list[Finding]:
         ]
     hierarchy.remove_parents()
     return [
-        Finding(verdict=Verdict.OK, subject="limits", fact=f"control groups version {hierarchy.version}: memory, cpu, pids")
+        Finding(
+            verdict=Verdict.OK, subject="limits", fact=f"control groups version {hierarchy.version}: memory, cpu, pids"
+        )
     ]
 
 
@@ -234,7 +241,10 @@ async def _proof() -> Finding:
         status = await client.call(verbs.Status(), verbs.StatusReport)
     except SandboxError as error:
         return Finding(
-            verdict=Verdict.MISSING, subject="proof", fact=f"a sandbox could not be started: {error}", remedy="see above"
+            verdict=Verdict.MISSING,
+            subject="proof",
+            fact=f"a sandbox could not be started: {error}",
+            remedy="see above",
         )
     milliseconds = (loop.time() - began) * 1000
     fact = f"a sandbox was started and destroyed in {milliseconds:.0f} ms (engine {status.engine})"

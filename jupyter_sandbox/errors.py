@@ -1,7 +1,7 @@
 """Every error that may leave the package, one class where a caller would act differently.
 
-Each has a public `code` that never changes and names no engine, and the HTTP `status` a surface answers with. Messages say
-what happened, to which id, and what to do; never a secret, a host path or the user's code.
+Each has a public `code` that never changes and names no engine, and the HTTP `status` a surface answers with.
+Messages say what happened, to which id, and what to do; never a secret, a host path or the user's code.
 """
 
 from __future__ import annotations

@@ -1,42 +1,37 @@
-"""Exclusive mode: judge whether a server's configuration leaves a way round the sandbox. Pure, but for reading the server's traits.
+"""Exclusive mode: judge whether a server's configuration leaves a way round the sandbox. Reads traits, acts on nothing.
 
-Stock Jupyter always offers native kernels and terminals to whoever may log in. With `SandboxExtension.exclusive` the extension
-refuses to start while one of these is open; each finding names the setting that closes it.
+Stock Jupyter always offers native kernels and terminals to whoever may log in. With `SandboxExtension.exclusive` the
+extension refuses to start while one of these is open; each finding names the setting that closes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-PROVISIONER: Final = "sandbox-provisioner"
+from jupyter_sandbox.kernel_specs import SandboxKernelSpecManager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLOSED_ROUTES: Final = (r"/nbconvert/.*", r"/api/nbconvert")
+"""What no setting of jupyter_server closes and the extension closes: conversions run templates in the server."""
 
 
 def findings(server: Any) -> list[str]:
     """Return what `server`, a ServerApp after its initialization, leaves open; empty when nothing."""
-    return [*_kernels(server), *_terminals(server), *_conversions(server), *_extensions(server)]
-
-
-def provisioner_of(spec: Mapping[str, Any]) -> str | None:
-    """Return the provisioner that a kernelspec's metadata names."""
-    stanza = spec.get("metadata", {}).get("kernel_provisioner") or {}
-    name = stanza.get("provisioner_name")
-    return str(name) if name else None
+    return [*_kernels(server), *_terminals(server), *_extensions(server)]
 
 
 def _kernels(server: Any) -> Iterator[str]:
     manager = server.kernel_spec_manager
-    if manager.ensure_native_kernel:
-        yield "native kernels: set c.KernelSpecManager.ensure_native_kernel = False"
-    for name, entry in manager.get_all_specs().items():
-        if provisioner_of(entry["spec"]) != PROVISIONER:
-            yield (
-                f"kernel {name!r} runs outside the sandbox: list only sandbox kernels in "
-                "c.KernelSpecManager.allowed_kernelspecs"
-            )
+    if not isinstance(manager, SandboxKernelSpecManager) or manager.ensure_native_kernel:
+        yield (
+            "native kernels: set c.ServerApp.kernel_spec_manager_class = "
+            '"jupyter_sandbox.kernel_specs.SandboxKernelSpecManager"'
+        )
     default = server.kernel_manager.default_kernel_name
-    if default not in manager.get_all_specs():
-        yield f"the default kernel {default!r} is none of ours: set c.MultiKernelManager.default_kernel_name"
+    if default not in manager.find_kernel_specs():
+        yield f"the default kernel {default!r} is not there: set c.MultiKernelManager.default_kernel_name"
     if server.gateway_config.gateway_enabled:
         yield "a gateway runs kernels elsewhere: unset c.GatewayClient.url"
 
@@ -44,11 +39,6 @@ def _kernels(server: Any) -> Iterator[str]:
 def _terminals(server: Any) -> Iterator[str]:
     if server.terminals_enabled or _enabled(server, "jupyter_server_terminals"):
         yield "terminals: set c.ServerApp.terminals_enabled = False and disable the extension jupyter_server_terminals"
-
-
-def _conversions(server: Any) -> Iterator[str]:
-    if "nbconvert" in server.default_services:
-        yield "server-side nbconvert runs code of a notebook's template: leave `nbconvert` out of c.ServerApp.default_services"
 
 
 def _extensions(server: Any) -> Iterator[str]:

@@ -1,5 +1,7 @@
-"""The Jupyter server extension: wiring only. It wakes the broker early, smooths the kernel websocket, tells people in the notebook
-why a kernel ended, and leaves nothing behind when the server stops.
+"""The Jupyter server extension: wiring only.
+
+It wakes the broker early, smooths the kernel websocket, tells people
+in the notebook why a kernel ended, and leaves nothing behind when the server stops.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ import contextlib
 from typing import Any
 
 from jupyter_client.restarter import KernelRestarter
+from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.services.kernels.handlers import _kernel_id_regex
+from tornado import web
 from traitlets import Bool, Float
 
 from jupyter_sandbox import exclusive
@@ -21,6 +25,14 @@ from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.provisioner import SandboxProvisioner
 
 
+class ClosedHandler(JupyterHandler):
+    """Answers 403 to everything."""
+
+    async def prepare(self, *_args: Any, **_kwargs: Any) -> None:
+        """Refuse before any method is looked at."""
+        raise web.HTTPError(403, "closed: this server runs code in sandboxes only")
+
+
 class SandboxExtension(ExtensionApp):
     """Kernels in isolated workers, for one Jupyter server."""
 
@@ -29,12 +41,12 @@ class SandboxExtension(ExtensionApp):
     version = __version__
     description = "Every kernel in an isolated worker with its own disk and its own firewall"
     load_other_extensions = True
-    classes = [SandboxProvisioner]  # noqa: RUF012 - traitlets' own convention
+    classes = [SandboxProvisioner]
 
     exclusive = Bool(
         default_value=False,
         help="Refuse to start while the server's configuration leaves a way round the sandbox: native kernels, foreign "
-        "kernelspecs, terminals, server-side nbconvert.",
+        "kernelspecs, terminals. Server-side nbconvert is closed.",
     ).tag(config=True)
     notice_death_s = Float(
         0.5, help="How often the server looks whether a kernel has died, seconds. Looking costs no I/O."
@@ -42,18 +54,23 @@ class SandboxExtension(ExtensionApp):
 
     def initialize_settings(self) -> None:
         """Judge the configuration in exclusive mode; look for dead kernels more often than stock Jupyter does."""
+        server: Any = self.serverapp
         if self.exclusive:
-            open_ways = exclusive.findings(self.serverapp)
+            open_ways = exclusive.findings(server)
             if open_ways:
                 listed = "\n".join(f"  - {way}" for way in open_ways)
-                self.log.critical("jupyter-sandbox is exclusive, but this configuration opens ways round it:\n%s", listed)
-                self.serverapp.exit(1)
-        manager = self.serverapp.kernel_manager
+                self.log.critical(
+                    "jupyter-sandbox is exclusive, but this configuration opens ways round it:\n%s", listed
+                )
+                server.exit(1)
+        manager = server.kernel_manager
         if "time_to_dead" not in manager.config.get("KernelRestarter", {}):
             KernelRestarter.time_to_dead.default_value = self.notice_death_s
 
     def initialize_handlers(self) -> None:
         """Serve the kernel websocket ourselves; the route shadows the stock one."""
+        if self.exclusive:
+            self.handlers.extend((route, ClosedHandler) for route in exclusive.CLOSED_ROUTES)
         self.handlers.append((rf"/api/kernels/{_kernel_id_regex}/channels", SandboxKernelWebsocketHandler))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
@@ -64,7 +81,7 @@ class SandboxExtension(ExtensionApp):
         try:
             status = await client.call(verbs.Status(), verbs.StatusReport)
         except SandboxError as error:
-            self.log.error("Sandbox kernels cannot start: %s", error)  # noqa: TRY400 - no traceback for people
+            self.log.error("Sandbox kernels cannot start: %s", error)
         else:
             self.log.info("Sandbox kernels are ready (engine %s, broker pid %d)", status.engine, status.pid)
 
@@ -73,11 +90,11 @@ class SandboxExtension(ExtensionApp):
         waking = getattr(self, "_waking", None)
         if waking:
             waking.cancel()
-        manager = self.serverapp.kernel_manager
-        # A start that failed stays in the manager's list of pending kernels, and shutdown_all would wait for it for ever.
+        manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
+        # A failed start stays in the manager's list of pending kernels, and shutdown_all would wait for it for ever.
         for kernel_id, task in list(getattr(manager, "_pending_kernels", {}).items()):
             if task.done() and kernel_id not in manager:
-                manager._pending_kernels.pop(kernel_id)  # noqa: SLF001 - jupyter_client offers no other way
+                manager._pending_kernels.pop(kernel_id)  # noqa: SLF001 - there is no other way
         await manager.shutdown_all()
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Retire(), verbs.Done, start=False)

@@ -1,19 +1,21 @@
 """The kernel websocket of our server: the stock one, without its stall and with an epitaph.
 
-Stock Jupyter leaves Nagle's algorithm on, which costs every execution 40 ms. And when a kernel dies it says nothing in the
-notebook; we write why, below the cell that was running.
+Stock Jupyter leaves Nagle's algorithm on, which costs every execution 40 ms. And when a kernel dies it says nothing
+in the notebook; we write why, below the cell that was running.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 
 from jupyter_sandbox.provisioner import SandboxProvisioner
+
+if TYPE_CHECKING:
+    import asyncio
 
 _MAX_PENDING: Final = 128
 _LOOKED_AT: Final = 512
@@ -91,7 +93,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             self._executions.sent(ws_message)
         super().on_message(ws_message)
 
-    def write_message(self, message: Any, binary: bool = False) -> asyncio.Future[None]:  # noqa: FBT001, FBT002
+    def write_message(self, message: Any, binary: bool = False) -> asyncio.Future[None]:
         """Pass a message to the client."""
         if self._executions:
             self._executions.received(message)

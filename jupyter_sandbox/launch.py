@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
 
 _FORKABLE: Final = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
 _IMPLIED: Final = frozenset({"--HistoryManager.hist_file=:memory:", "--no-secure"})
 _FLAGS_WITHOUT_EFFECT: Final = frozenset({"-Xfrozen_modules=off"})
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")
 PASSED: Final = frozenset({"JPY_SESSION_NAME", "LANG", "LANGUAGE", "TZ", "COLUMNS", "LINES"})
-"""Names of the caller's environment that a kernel gets. The rest may hold secrets, and paths that mean nothing inside."""
+"""Names of the caller's environment that a kernel gets. The rest may hold secrets, or paths unknown inside."""
 
 _PASSED_PREFIXES: Final = ("LC_", "KERNEL_")
 
 
-def argument_list(
-    spec: Sequence[str], extra: Sequence[str], replacements: Mapping[str, str]
-) -> tuple[str, ...] | None:
+def argument_list(spec: Sequence[str], extra: Sequence[str], replacements: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return the command to execute in the worker, or None when the loaded Python can be forked instead.
 
     `spec` is a kernelspec's argv, `extra` what the client added, `replacements` such as {"resource_dir": ...}. The
@@ -36,17 +36,13 @@ def argument_list(
     return tuple(command)
 
 
-def environment(
-    caller: Mapping[str, str], spec: Mapping[str, str], also: Collection[str] = ()
-) -> dict[str, str]:
+def environment(caller: Mapping[str, str], spec: Mapping[str, str], also: Collection[str] = ()) -> dict[str, str]:
     """Return the kernel's environment: the kernelspec's own variables and the allowed ones of the caller.
 
     `caller` already holds the kernelspec's variables with templates substituted; `also` are more allowed names.
     """
     allowed = PASSED | set(also) | set(spec)
-    return {
-        name: value for name, value in caller.items() if name in allowed or name.startswith(_PASSED_PREFIXES)
-    }
+    return {name: value for name, value in caller.items() if name in allowed or name.startswith(_PASSED_PREFIXES)}
 
 
 def _replace(argument: str, replacements: Mapping[str, str]) -> str:

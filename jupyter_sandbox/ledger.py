@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jupyter_sandbox.guards import ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class Ledger:
             try:
                 record = Record(**json.loads(path.read_text()))
                 if path.name != f"{ids.sandbox_id(record.id)}.json":
-                    raise ValueError("name and content differ")  # noqa: TRY301
+                    raise ValueError("name and content differ")
             except Exception:  # noqa: BLE001 - whatever is wrong with it, it is no record
                 path.unlink()
                 continue

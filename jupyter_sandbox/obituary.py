@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from jupyter_sandbox.specs import Limits
+if TYPE_CHECKING:
+    from jupyter_sandbox.specs import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +18,7 @@ class Obituary:
     message: str
 
 
-def write(
-    *, status: int, limits: Limits, out_of_memory: bool, disk_full: bool, requested: bool, log: str
-) -> Obituary:
+def write(*, status: int, limits: Limits, out_of_memory: bool, disk_full: bool, requested: bool, log: str) -> Obituary:
     """Judge the end of a process.
 
     `status` is its exit code or the negative signal number; `out_of_memory` says that the kernel's memory limit killed

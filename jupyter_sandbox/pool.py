@@ -1,7 +1,7 @@
 """Warm workers: how many to start is a pure decision, the loop around it only acts.
 
-A worker leaves the pool once, to be claimed, and never comes back. When starts fail the loop waits longer each time; a claim that
-finds the pool empty starts a worker of its own and does not wait for it.
+A worker leaves the pool once, to be claimed, and never comes back. When starts fail the loop waits longer each time;
+a claim that finds the pool empty starts a worker of its own and does not wait for it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from jupyter_sandbox.errors import SandboxError
-from jupyter_sandbox.specs import Template
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jupyter_sandbox.specs import Template
 
 _FIRST_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 30.0
@@ -50,9 +53,7 @@ def backoff_s(failures: int) -> float:
 class Pool(Generic[Item]):
     """The warm workers of all templates that were ever asked for."""
 
-    def __init__(
-        self, make: Callable[[Template], Awaitable[Item]], total: Callable[[Template], int]
-    ) -> None:
+    def __init__(self, make: Callable[[Template], Awaitable[Item]], total: Callable[[Template], int]) -> None:
         """`make` starts one worker; `total` counts all of a template, claimed ones included."""
         self._make = make
         self._total = total

@@ -1,8 +1,9 @@
 """The kernel provisioner: where Jupyter starts, signals and ends a kernel, we claim, use and release a sandbox.
 
-One provisioner is one kernel id for its whole life, restarts included: the sandbox, its files, the socket paths and the key stay
-the same. It writes nothing on its parent, holds nothing that belongs to an event loop, and `poll` only reads what has arrived.
-Contract: jupyter_client.provisioning.KernelProvisionerBase; only `cleanup` can trust its `restart` flag.
+One provisioner is one kernel id for its whole life, restarts included: the sandbox, its files, the socket paths and
+the key stay the same. It writes nothing on its parent, holds nothing that belongs to an event loop, and `poll` only
+reads what has arrived. Contract: jupyter_client.provisioning.KernelProvisionerBase; only `cleanup` can trust its
+`restart` flag.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ import posixpath
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from tornado import web
 from traitlets import Enum, List, Unicode
@@ -27,6 +27,10 @@ from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.specs import WorkspaceMode
 from sandbox_worker.protocol import PORTS
+
+if TYPE_CHECKING:
+    from jupyter_client.connect import KernelConnectionInfo
+    from jupyter_client.kernelspec import KernelSpec
 
 _POLL_S: Final = 0.01
 _MAX_REATTACHMENTS: Final = 3
@@ -39,7 +43,8 @@ class SandboxProvisioner(KernelProvisionerBase):
     workspace = Enum(
         [str(mode) for mode in WorkspaceMode],
         default_value="overlay",
-        help="How the notebook's directory shows in the sandbox: `none`, `ro` (read only), `overlay` (readable; writes go to "
+        help="How the notebook's directory shows in the sandbox: `none`, `ro` (read only), "
+        "`overlay` (readable; writes go to "
         "the sandbox's disk) or `rw`.",
     ).tag(config=True)
     environment_names = List(
@@ -103,8 +108,8 @@ class SandboxProvisioner(KernelProvisionerBase):
                 reason="Transport encryption is not available for sandbox kernels",
             )
         extra = kwargs.pop("extra_arguments", None) or []
-        replacements = {"prefix": sys.prefix, "resource_dir": str(self.kernel_spec.resource_dir)}  # type: ignore[union-attr]
-        self._arguments = launch.argument_list(self.kernel_spec.argv, extra, replacements)  # type: ignore[union-attr]
+        replacements = {"prefix": sys.prefix, "resource_dir": str(self._spec.resource_dir)}
+        self._arguments = launch.argument_list(self._spec.argv, extra, replacements)
         prepared: dict[str, Any] = await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
         return prepared
 
@@ -113,27 +118,23 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._shutdown_requested = False
         environment = launch.environment(
             kwargs.get("env") or {},
-            self.kernel_spec.env,  # type: ignore[union-attr]
+            self._spec.env,
             self.environment_names,
         )
         try:
             prefix = await self._start(environment, kwargs.get("cwd"))
         except SandboxError as error:
             await self._give_back()
-            self.log.error("Kernel %s did not start: %s", self.kernel_id, error)  # noqa: TRY400 - the message is the news
+            self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
             reason = f"The sandbox could not start ({error.code})"
             raise web.HTTPError(error.status, "%s", str(error), reason=reason) from error
         except BaseException:
             await self._give_back()
             raise
         self._launched = True
-        self.connection_info = {
-            "transport": "ipc",
-            "ip": prefix,
-            "key": self._key.encode(),
-            "signature_scheme": "hmac-sha256",
-            **{f"{name}_port": number for number, name in enumerate(PORTS, start=1)},
-        }
+        ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+        identity = {"transport": "ipc", "ip": prefix, "key": self._key.encode(), "signature_scheme": "hmac-sha256"}
+        self.connection_info = cast("KernelConnectionInfo", identity | ports)
         return self.connection_info
 
     async def poll(self) -> int | None:
@@ -151,7 +152,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def wait(self) -> int | None:
         """Wait until the kernel has ended."""
-        while (status := await self.poll()) is None:
+        while (status := await self.poll()) is None:  # noqa: ASYNC110 - an Event would belong to one loop
             await asyncio.sleep(_POLL_S)
         return status
 
@@ -163,24 +164,29 @@ class SandboxProvisioner(KernelProvisionerBase):
         with contextlib.suppress(SandboxError):
             await client.call(request, verbs.Done, start=False)
 
-    async def kill(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the contract's signature
+    async def kill(self, restart: bool = False) -> None:
         """Kill the kernel; the sandbox stays."""
         await self.send_signal(signal.SIGKILL)
 
-    async def terminate(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+    async def terminate(self, restart: bool = False) -> None:
         """Ask the kernel's process to end; the sandbox stays."""
         await self.send_signal(signal.SIGTERM)
 
-    async def shutdown_requested(self, restart: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+    async def shutdown_requested(self, restart: bool = False) -> None:
         """Note that the coming end of the kernel is wanted."""
         self._shutdown_requested = True
 
-    async def cleanup(self, restart: bool = False) -> None:  # noqa: FBT001, FBT002
+    async def cleanup(self, restart: bool = False) -> None:
         """Release the sandbox, unless the kernel is being restarted in it; quiet when done twice."""
         if not restart:
             await self._give_back()
 
     # -- inside
+
+    @property
+    def _spec(self) -> KernelSpec:
+        spec: KernelSpec = self.kernel_spec
+        return spec
 
     async def _start(self, environment: dict[str, str], cwd: object) -> str:
         """Return the prefix of the kernel's socket paths."""
@@ -203,7 +209,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def _claim(self, cwd: str | None) -> client.Lease:
         """Claim a sandbox that shows the notebook's directory, if there is one to show."""
-        mode, directory = self.workspace, os.path.realpath(cwd or ".")
+        mode, directory = self.workspace, os.path.realpath(cwd or ".")  # noqa: ASYNC240 - one lstat of a start
         descriptor = None
         if mode != WorkspaceMode.NONE and directory == "/":
             self.log.warning("Kernel %s gets no workspace: the root directory is not shown", self.kernel_id)

@@ -1,20 +1,23 @@
 """Template files: TOML, one template a file, named like the file. Built-in ones come with the package.
 
-A file holds `description`, `preload`, `environment`, `min_idle`, `max_total`, a table `[limits]` and tables `[[shares]]`; see
-`specs` for what each means and its default. Operators own these files: nothing a client sends can change one.
+A file holds `description`, `preload`, `environment`, `min_idle`, `max_total`, a table `[limits]` and tables
+`[[shares]]`; see `specs` for what each means and its default. Operators own these files: nothing a client sends can
+change one.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import InvalidRequestError, TemplateError, UnknownTemplateError
 from jupyter_sandbox.guards import ids, processes
 from jupyter_sandbox.specs import Limits, Share, Template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 BUILT_IN: Final = {"python": Template(name="python", description="Python with the packages of this environment")}
 

@@ -1,8 +1,9 @@
 """Show the notebook's directory inside a sandbox.
 
-The caller passes a directory it opened with its own rights, so the broker never acts on a path that somebody else chose. The
-owner's uid on the host and the sandbox's user are the same person inside (idmapped mounts with root, the user namespace without):
-code may read what the owner may read of this one directory, and in `overlay` mode it writes to the sandbox's disk only.
+The caller passes a directory it opened with its own rights, so the broker never acts on a path that somebody else
+chose. The owner's uid on the host and the sandbox's user are the same person inside (idmapped mounts with root, the
+user namespace without): code may read what the owner may read of this one directory, and in `overlay` mode it writes
+to the sandbox's disk only.
 
 In the owner's home directory, names that begin with a dot stay hidden: keys and tokens live there. `/` is never shown.
 Sources: mount_setattr(2), overlayfs in the kernel's documentation.
@@ -18,14 +19,17 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.errors import WorkspaceError
 from jupyter_sandbox.specs import Share, Workspace, WorkspaceMode
 from sandbox_worker import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jupyter_sandbox.disks import Disk
 
 TOP: Final = "/workspace"
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f/\u202a-\u202e\u2066-\u2069]")
@@ -42,8 +46,7 @@ class Mounter:
     """Makes detached mounts. Blocking: call it in a thread. Lives in a mount namespace that the host does not see."""
 
     def __init__(self, stage: Path, *, own_home: Path | None) -> None:
-        """`stage` is a directory of our own. `own_home`: None for root; else the home of the one user we serve, whose
-        user namespace we are in."""
+        """`own_home`: None for root; else the home of the one user we serve, whose user namespace we are in."""
         self._stage = stage
         self._own_home = own_home
         self._layers_in_use = threading.Lock()
@@ -135,7 +138,7 @@ def _identified(directory: int) -> str:
 def _hidden_names(path: str, directory: int, home: Path | None) -> list[str]:
     if home is None or os.path.realpath(home) != path:
         return []
-    return [name for name in os.listdir(directory) if name.startswith(".")]  # noqa: PTH208 - of a descriptor
+    return [name for name in os.listdir(directory) if name.startswith(".")]
 
 
 def _home(uid: int) -> Path | None:

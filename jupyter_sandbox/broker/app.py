@@ -1,7 +1,8 @@
 """The broker as a process: `jupyter sandbox broker`, or started by the first client that needs it.
 
-As root it stays in the host's user namespace. As an ordinary user it first enters a user namespace in which it is root over
-nothing but itself, so that it may mount. In both cases its mounts live in a mount namespace that the host does not see.
+As root it stays in the host's user namespace. As an ordinary user it first enters a user namespace in which it is
+root over nothing but itself, so that it may mount. In both cases its mounts live in a mount namespace that the host
+does not see.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Final, NoReturn, cast
 
 from jupyter_core.application import JupyterApp
 from jupyter_core.paths import jupyter_config_path
 from traitlets import Enum, Float, Int, List, Unicode
 
-from jupyter_sandbox import __version__, cgroups, templates
+from jupyter_sandbox import cgroups, templates
+from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
@@ -48,11 +50,11 @@ class BrokerApp(JupyterApp):
     version = __version__
     description = __doc__ or ""
     examples = "jupyter sandbox broker --BrokerApp.idle_exit_s=0    # in the foreground, until Ctrl-C"
-    flags: ClassVar[dict[str, Any]] = {
-        "debug": ({"BrokerApp": {"log_level": logging.DEBUG}}, "Log every action on the host."),
-        "background": ({"BrokerApp": {"background": "yes"}}, "Return once the broker serves; it goes on by itself."),
-    }
-    aliases: ClassVar[dict[str, Any]] = {"engine": "BrokerApp.engine", "log-level": "BrokerApp.log_level"}
+    flags = dict(
+        debug=({"BrokerApp": {"log_level": logging.DEBUG}}, "Log every action on the host."),
+        background=({"BrokerApp": {"background": "yes"}}, "Return once the broker serves; it goes on by itself."),
+    )
+    aliases = dict([("engine", "BrokerApp.engine"), ("log-level", "BrokerApp.log_level")])
 
     engine = Enum(
         ("auto", "embedded"),
@@ -121,7 +123,7 @@ class BrokerApp(JupyterApp):
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         root = logging.getLogger("jupyter_sandbox")
         root.addHandler(handler)
-        root.setLevel(min(int(self.log_level), logging.INFO))
+        root.setLevel(min(cast("int", self.log_level), logging.INFO))
 
     async def _run(self, where: places.Places, *, privileged: bool) -> None:
         """Everything between the lock and the exit."""
@@ -137,9 +139,7 @@ class BrokerApp(JupyterApp):
             default=known["python"],
         )
         mounter = Mounter(where.stage, own_home=None if privileged else Path.home())
-        registry = Registry(
-            engine=engine, ledger=ledger, places=where, mounter=mounter, known_templates=known
-        )
+        registry = Registry(engine=engine, ledger=ledger, places=where, mounter=mounter, known_templates=known)
         stop = asyncio.Event()
         everything = True
 
@@ -183,7 +183,7 @@ class BrokerApp(JupyterApp):
             log.info("broker ends")
 
     async def _wait_until_unneeded(self, server: Server) -> None:
-        """Return when nobody needed the broker for `idle_exit_s`, or a client asked it to go and nobody else is there."""
+        """Return when nobody needed the broker for `idle_exit_s`, or when it was asked to go and nobody is there."""
         while True:
             await server.idle.wait()
             idle_since = time.monotonic()
@@ -224,7 +224,7 @@ def enter_namespaces() -> bool:
 
 
 def lock_or_refuse(where: places.Places) -> int:
-    """Return a descriptor that holds the lock of this tree; raises BrokerUnavailableError when another broker has it."""
+    """Return a descriptor that holds the lock of this tree; raises BrokerUnavailableError when another has it."""
     descriptor = os.open(where.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,7 +235,7 @@ def lock_or_refuse(where: places.Places) -> int:
 
 
 def detach(where: places.Places) -> None:
-    """Go on in a new session as a grandchild; the caller's process waits until we serve, then exits with what we say."""
+    """Go on in a new session as a grandchild; the caller's process exits once we serve, with what we say."""
     reader, writer = os.pipe2(0)
     if os.fork():
         os.close(writer)
@@ -257,7 +257,7 @@ def detach(where: places.Places) -> None:
     os.closerange(3, writer)
     os.closerange(writer + 1, 1 << 20)
     os.set_inheritable(writer, False)
-    global _report_to  # noqa: PLW0603 - the one word a detached process owes to the one that started it
+    global _report_to
     _report_to = writer
 
 
@@ -266,7 +266,7 @@ _report_to: int | None = None
 
 def report(word: dict[str, str]) -> None:
     """Tell the process that started us, once, whether we serve; in the foreground only failures are said."""
-    global _report_to  # noqa: PLW0603
+    global _report_to
     if _report_to is not None:
         with contextlib.suppress(OSError):
             os.write(_report_to, json.dumps(word).encode())

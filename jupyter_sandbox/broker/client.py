@@ -10,14 +10,16 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from jupyter_sandbox import errors
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.host import places
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _START_TIMEOUT_S: Final = 90
 _ANSWER_TIMEOUT_S: Final = 60
@@ -54,7 +56,8 @@ async def _start(deadline: float) -> None:
         start_new_session=True,
     )
     try:
-        _, said = await asyncio.wait_for(process.communicate(), max(1, deadline - loop.time()))
+        async with asyncio.timeout_at(deadline):
+            _, said = await process.communicate()
     except TimeoutError as error:
         process.kill()
         raise errors.BrokerUnavailableError("the broker did not start in time") from error
@@ -76,7 +79,8 @@ async def ask(
     try:
         await channel.send(request, descriptors)
         while True:
-            received = await asyncio.wait_for(channel.receive(), _ANSWER_TIMEOUT_S)
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                received = await channel.receive()
             if received is None or not isinstance(received[0], verbs.EVENTS):
                 break
     except TimeoutError as error:
@@ -96,9 +100,7 @@ async def ask(
     raise errors.ProtocolError(f"the broker answered with {type(answer).__name__}")
 
 
-async def call(
-    request: object, kind: type[Answer], descriptors: Sequence[int] = (), *, start: bool = True
-) -> Answer:
+async def call(request: object, kind: type[Answer], descriptors: Sequence[int] = (), *, start: bool = True) -> Answer:
     """Ask on a connection of its own. Raises SandboxError."""
     channel = await connect(start=start)
     try:
@@ -123,16 +125,12 @@ class Lease:
         """Why the whole sandbox is gone; None while it is not."""
 
     @classmethod
-    async def claim(
-        cls, template: str, workspace_mode: str, workspace_name: str, directory: int | None
-    ) -> Lease:
+    async def claim(cls, template: str, workspace_mode: str, workspace_name: str, directory: int | None) -> Lease:
         """Claim a sandbox; raises SandboxError."""
         channel = await connect()
         request = verbs.Claim(template=template, workspace_mode=workspace_mode, workspace_name=workspace_name)
         try:
-            claimed, _ = await ask(
-                channel, request, verbs.Claimed, [] if directory is None else [directory]
-            )
+            claimed, _ = await ask(channel, request, verbs.Claimed, [] if directory is None else [directory])
         except BaseException:
             channel.close()
             raise

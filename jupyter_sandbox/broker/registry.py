@@ -1,7 +1,7 @@
 """The sandboxes of one broker: claimed from warm workers, bound for life to one owner, destroyed once.
 
-It knows owners and kernels; it does not know sockets of clients (that is `server`) nor how workers are made (that is the
-engine).
+It knows owners and kernels; it does not know sockets of clients (that is `server`) nor how workers are made (that is
+the engine).
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, obituary, templates, workspace
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.engines import Engine, Worker
 from jupyter_sandbox.errors import CapacityError, SandboxError, StartError, UnknownSandboxError, WorkspaceError
 from jupyter_sandbox.guards import ids, processes
 from jupyter_sandbox.host import channel
-from jupyter_sandbox.host.places import Places
 from jupyter_sandbox.ledger import Ledger, Record
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import Pool
 from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
 from sandbox_worker import messages, protocol
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.engines import Engine, Worker
+    from jupyter_sandbox.host.places import Places
 
 HOME: Final = "/sandbox"
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
@@ -122,11 +124,7 @@ class Registry:
     def get(self, owner: int, sandbox_id: str) -> Sandbox:
         """Return a claimed sandbox of `owner`; the broker's own user may have any. Raises UnknownSandboxError."""
         sandbox = self._sandboxes.get(ids.sandbox_id(sandbox_id))
-        if (
-            sandbox is None
-            or sandbox.state is not WorkerState.CLAIMED
-            or owner not in (sandbox.owner, os.getuid())
-        ):
+        if sandbox is None or sandbox.state is not WorkerState.CLAIMED or owner not in (sandbox.owner, os.getuid()):
             raise UnknownSandboxError(f"no sandbox {sandbox_id}")
         return sandbox
 
@@ -291,9 +289,7 @@ class Registry:
         try:
             for share in sandbox.template.shares:
                 targets.append(share.target)
-                mounts.append(
-                    await asyncio.to_thread(self._mounter.share, share, owner=sandbox.owner, uid=worker.uid)
-                )
+                mounts.append(await asyncio.to_thread(self._mounter.share, share, owner=sandbox.owner, uid=worker.uid))
             if directory is not None:
                 targets.append(sandbox.cwd)
                 mounts.append(

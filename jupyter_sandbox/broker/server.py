@@ -1,7 +1,8 @@
 """Connections of the broker: who is at the other end, what is asked, and what ends when the connection does.
 
-A connection that claimed or attached a sandbox is its lease: when it closes, however the client died, the sandbox is destroyed.
-Requests of one connection are served one after the other; a peer that sends nonsense is answered once and dropped.
+A connection that claimed or attached a sandbox is its lease: when it closes, however the client died, the sandbox is
+destroyed. Requests of one connection are served one after the other; a peer that sends nonsense is answered once and
+dropped.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import __version__
+from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.broker.registry import Event, Registry, Sandbox
-from jupyter_sandbox.engines import Engine
 from jupyter_sandbox.errors import InvalidRequestError, ProtocolError, SandboxError
 from jupyter_sandbox.host.channel import Channel
 from jupyter_sandbox.specs import Workspace, WorkspaceMode
 from sandbox_worker import messages
+
+if TYPE_CHECKING:
+    import socket
+
+    from jupyter_sandbox.broker.registry import Event, Registry, Sandbox
+    from jupyter_sandbox.engines import Engine
 
 MAX_CONNECTIONS: Final = 4096
 _MAX_EVENTS: Final = 256
@@ -146,7 +150,7 @@ class Server:
             message = "the broker failed inside; its log says more"
             return verbs.Refused(code=SandboxError.code, message=message), []
 
-    async def _serve(  # noqa: C901, PLR0911 - one flat case for each verb
+    async def _serve(  # noqa: C901 - one flat case for each verb
         self, connection: Connection, request: object, descriptors: list[int]
     ) -> tuple[object, list[int]]:
         registry, uid = self._registry, connection.uid

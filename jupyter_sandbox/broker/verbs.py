@@ -1,7 +1,8 @@
 """The broker's fixed verbs, with their answers and events, as frozen messages; the codec is `sandbox_worker.messages`.
 
-Arguments are ids, names and open descriptors, never a host path, a flag or a command line for the host. Every request is answered
-by the message its docstring names, or by Refused. Events come unasked on the connection that holds the sandbox.
+Arguments are ids, names and open descriptors, never a host path, a flag or a command line for the host. Every request
+is answered by the message its docstring names, or by Refused. Events come unasked on the connection that holds the
+sandbox.
 """
 
 from __future__ import annotations

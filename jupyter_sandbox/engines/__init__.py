@@ -1,19 +1,21 @@
 """What an engine is: the driver that makes and destroys workers. Engines are strangers to each other.
 
-An engine takes and gives back whatever a worker needs on the host; it does not know owners, leases or clients. Everything said
-to a running worker goes through its agent (`jupyter_sandbox.agents`), the same way for every engine.
+An engine takes and gives back whatever a worker needs on the host; it does not know owners, leases or clients.
+Everything said to a running worker goes through its agent (`jupyter_sandbox.agents`), the same way for every engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from jupyter_sandbox.disks import Disk
-from jupyter_sandbox.guards.ids import SandboxId
-from jupyter_sandbox.ledger import Record
-from jupyter_sandbox.specs import Limits, Template
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jupyter_sandbox.disks import Disk
+    from jupyter_sandbox.guards.ids import SandboxId
+    from jupyter_sandbox.ledger import Record
+    from jupyter_sandbox.specs import Limits, Template
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Engine `embedded`: workers are forked from a zygote straight into Linux namespaces. It needs nothing installed.
 
-As root every worker has a host uid of its own, an ext4 disk and control groups. Without root the broker lives in a user namespace
-of its own (see `broker.app`): the same namespaces and filters, a tmpfs as disk, rlimits where no groups are delegated.
+As root every worker has a host uid of its own, an ext4 disk and control groups. Without root the broker lives in a
+user namespace of its own (see `broker.app`): the same namespaces and filters, a tmpfs as disk, rlimits where no
+groups are delegated.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from jupyter_sandbox.cgroups import Group, Hierarchy
-from jupyter_sandbox.disks import Disk, Disks
 from jupyter_sandbox.engines import Usage, Worker
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
 from jupyter_sandbox.errors import CapacityError, StartError
-from jupyter_sandbox.guards.ids import SandboxId
 from jupyter_sandbox.host import channel, processes
-from jupyter_sandbox.host.places import Places
 from jupyter_sandbox.ledger import Ledger, Record
-from jupyter_sandbox.specs import Limits, Template
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jupyter_sandbox.cgroups import Group, Hierarchy
+    from jupyter_sandbox.disks import Disk, Disks
+    from jupyter_sandbox.guards.ids import SandboxId
+    from jupyter_sandbox.host.places import Places
+    from jupyter_sandbox.specs import Limits, Template
 
 _KILL_TIMEOUT_S = 10
 _SLOTS = 65535
@@ -99,7 +104,7 @@ class EmbeddedEngine:
         uid_base: int | None,
         default: Template,
     ) -> None:
-        """`uid_base`: first host uid of the workers' range, None without root. `default`: whose zygote starts at once."""
+        """`uid_base`: first host uid of the range, None without root. `default`: the template to be ready for."""
         self._places = places
         self._ledger = ledger
         self._disks = disks

@@ -12,13 +12,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sandbox_worker
 from jupyter_sandbox.errors import IsolationUnavailableError, ProtocolError, StartError
 from jupyter_sandbox.host.channel import Channel
-from jupyter_sandbox.specs import Template
 from sandbox_worker import protocol
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.specs import Template
 
 MAX_AGE_S: Final = 3600
 MAX_FORKS: Final = 2000
@@ -68,13 +70,12 @@ class Zygote:
     @classmethod
     async def start(cls, template: Template, stage: Path, uid_base: int | None) -> Zygote:
         """Start a zygote for `template` and wait until it can fork; raises IsolationUnavailableError or StartError."""
-        stage.mkdir(mode=0o755, parents=True, exist_ok=True)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel = Channel(ours, protocol.FROM_ZYGOTE)
         command = [sys.executable, "-P", "-m", "sandbox_worker.zygote"]
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=theirs, env={"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
+                *command, stdin=theirs.fileno(), env={"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
             )
         zygote: Zygote | None = None
         try:
@@ -87,7 +88,8 @@ class Zygote:
                 shm_mib=template.limits.shm_mib,
             )
             await channel.send(configure)
-            answer = await asyncio.wait_for(channel.receive(), _START_TIMEOUT_S)
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                answer = await channel.receive()
             match answer:
                 case (protocol.Ready() as ready, []):
                     zygote = cls(process, channel, ready)
@@ -98,9 +100,9 @@ class Zygote:
                     raise IsolationUnavailableError(
                         f"workers cannot be isolated on this machine: {reason}; `jupyter sandbox doctor` says more"
                     )
-            raise StartError("the zygote ended while it was starting; the broker's log says why")  # noqa: TRY301
+            raise StartError("the zygote ended while it was starting; the broker's log says why")
         except (OSError, TimeoutError) as error:
-            raise StartError(f"the zygote did not start: {error or 'time out'}") from error
+            raise StartError(f"the zygote did not start: {str(error) or 'time out'}") from error
         finally:
             if zygote is None:
                 channel.close()
@@ -127,10 +129,11 @@ class Zygote:
         async with self._lock:
             try:
                 await self._channel.send(protocol.Fork(worker=worker), [listener])
-                answer = await asyncio.wait_for(self._channel.receive(), _FORK_TIMEOUT_S)
+                async with asyncio.timeout(_FORK_TIMEOUT_S):
+                    answer = await self._channel.receive()
             except (OSError, TimeoutError, ProtocolError) as error:
                 self._channel.close()
-                raise StartError(f"the zygote does not answer: {error or 'time out'}") from error
+                raise StartError(f"the zygote does not answer: {str(error) or 'time out'}") from error
             self._forks += 1
             match answer:
                 case (protocol.Forked(pid=pid), [pidfd]):
@@ -144,7 +147,8 @@ class Zygote:
         """End it; its workers live on."""
         self._channel.close()
         try:
-            await asyncio.wait_for(self._process.wait(), 5)
+            async with asyncio.timeout(5):
+                await self._process.wait()
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

@@ -8,10 +8,12 @@ from __future__ import annotations
 import posixpath
 import re
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _MAX_ARGUMENTS: Final = 256
 _MAX_TEXT: Final = 8192

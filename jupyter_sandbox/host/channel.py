@@ -1,7 +1,7 @@
 """Messages over a unix socket without blocking the event loop, and without belonging to one.
 
-The codec is `sandbox_worker.messages`. A channel may be used from different loops one after the other (jupyter_client runs
-provisioners on several), but by one task at a time in each direction.
+The codec is `sandbox_worker.messages`. A channel may be used from different loops one after the other
+(jupyter_client runs provisioners on several), but by one task at a time in each direction.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.errors import ProtocolError
+from jupyter_sandbox.host import processes
 from sandbox_worker import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 MAX_SOCKET_PATH: Final = 107
 """Bytes of a unix socket's path, unix(7)."""
@@ -94,7 +97,7 @@ class Channel:
         if descriptor == -1:
             raise ConnectionResetError("the channel is closed")
         add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-        add(descriptor, lambda: ready.done() or ready.set_result(None))
+        add(descriptor, processes.resolve, ready)
         try:
             await ready
         finally:

@@ -1,7 +1,7 @@
 """Where things lie on the host: one directory tree for each Python environment and user.
 
-A broker serves kernels from the environment it was started in, so two environments have two brokers. The run directory is
-short, because unix socket paths are, and the owner's alone.
+A broker serves kernels from the environment it was started in, so two environments have two brokers. The run
+directory is short, because unix socket paths are, and the owner's alone.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def find() -> Places:
     elif uid == 0:
         base, images = Path("/run/jupyter-sandbox"), Path("/var/lib/jupyter-sandbox")
     else:
-        base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/jupyter-sandbox-{uid}") / "jsb"  # noqa: S108
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/jupyter-sandbox-{uid}") / "jsb"  # noqa: S108 - checked by `make`
         images = Path.home() / ".cache/jupyter-sandbox"
     run = base / tag
     return Places(run=run, images=images / tag, socket=Path(named) if named else run / "broker")
@@ -80,8 +80,8 @@ def find() -> Places:
 def make(places: Places) -> None:
     """Make the directories; refuses those that another user could have put there. Raises BrokerUnavailableError.
 
-    As root the ways to the sockets may be passed by everybody, since clients and workers' namespaces are other users; what lies
-    there is protected by its own permissions.
+    As root the ways to the sockets may be passed by everybody, since clients and workers' namespaces are other
+    users; what lies there is protected by its own permissions.
     """
     passable = 0o711 if os.getuid() == 0 else 0o700
     places.run.mkdir(mode=passable, parents=True, exist_ok=True)
@@ -91,5 +91,5 @@ def make(places: Places) -> None:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             raise BrokerUnavailableError("the broker's run directory belongs to somebody else; remove it")
     places.run.parent.chmod(passable)
-    for directory in (places.run / "k", places.run / "a", places.stage):
+    for directory in (places.run / "k", places.run / "a", places.stage, places.stage / "root"):
         directory.mkdir(mode=passable, exist_ok=True)

@@ -6,10 +6,13 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jupyter_sandbox.errors import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def start_time(pid: int) -> int:
@@ -46,14 +49,21 @@ async def ended(pidfd: int, timeout_s: float) -> bool:
     """Wait until the process has ended, at most `timeout_s`; return whether it has."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pidfd, lambda: done.done() or done.set_result(None))
+    loop.add_reader(pidfd, resolve, done)
     try:
-        await asyncio.wait_for(done, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await done
     except TimeoutError:
         return False
     finally:
         loop.remove_reader(pidfd)
     return True
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Resolve a future that may be resolved or cancelled already; a callback for `add_reader`."""
+    if not future.done():
+        future.set_result(None)
 
 
 def run(command: Sequence[str], timeout_s: float = 30) -> None:

@@ -149,7 +149,8 @@ async def _visit(server_url: str, folder: Path, screenshots: Path) -> Visit:
 
 
 @pytest.fixture(scope="module")
-def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
+def visit(tmp_path_factory: pytest.TempPathFactory, sandbox_dir: Path) -> Visit:
+    # sandbox_dir: the server inherits its broker's place from the environment.
     scratch = tmp_path_factory.mktemp("browser")
     folder = Path(shutil.copytree(EXAMPLES, scratch / "examples"))
     screenshots = Path(os.environ.get("JUPYTER_SANDBOX_SCREENSHOTS") or scratch)

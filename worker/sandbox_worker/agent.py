@@ -1,8 +1,9 @@
 """The agent: pid 1 of a worker. It waits to be bound to a sandbox, then starts, signals and reaps its processes.
 
 States: *warm* (namespaces made, nothing of an owner inside, may still mount) and *bound* (mounts attached, privileges
-dropped, for life). It serves one broker connection at a time, the newest, over a socket that the host bound; a broker that
-died is replaced by the next one that connects. It keeps no secret: everything in the worker runs as the same user.
+dropped, for life). It serves one broker connection at a time, the newest, over a socket that the host bound; a
+broker that died is replaced by the next one that connects. It keeps no secret: everything in the worker runs as the
+same user.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import harden, kernel, linux, messages, root
 from sandbox_worker.protocol import (
@@ -35,12 +35,20 @@ from sandbox_worker.protocol import (
 )
 from sandbox_worker.relay import Handler, Relay
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 HOME: Final = "/sandbox"
 _LOG_BYTES: Final = 8192
 _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
 _KERNEL_OOM_SCORE: Final = "500"
-_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_ENVIRONMENT: Final = {
+    "HOME": HOME,
+    "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # else plots of a notebook do not show
+}
 
 
 class _Process:
@@ -269,9 +277,7 @@ class Agent:
         self._send(Exited(target=target, status=status, disk_full=full, log=log))
 
 
-def _become(
-    env: dict[str, str], cwd: str, run: Callable[[], object], output: int, keep: Sequence[int]
-) -> NoReturn:
+def _become(env: dict[str, str], cwd: str, run: Callable[[], object], output: int, keep: Sequence[int]) -> NoReturn:
     """In the forked child: leave the agent's state behind and run."""
     code = 1
     try:
@@ -288,7 +294,7 @@ def _become(
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         Path("/proc/self/oom_score_adj").write_text(_KERNEL_OOM_SCORE)  # the memory limit takes us before the agent
         os.environ.clear()
-        os.environ.update({"HOME": HOME, "PATH": f"{sys.prefix}/bin:{_PATH}"} | env)
+        os.environ.update(_ENVIRONMENT | env)
         os.chdir(cwd)
         run()
         code = 0

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox_worker import linux, seccomp
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SANDBOX_UID: Final = 1000
 """The one user a sandbox sees, whatever its id is on the host."""

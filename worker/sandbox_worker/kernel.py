@@ -17,8 +17,7 @@ import os
 import random
 import sys
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from ipykernel.heartbeat import Heartbeat
@@ -27,6 +26,9 @@ from IPython.core.application import BaseIPythonApplication
 from zmq.eventloop.zmqstream import ZMQStream
 
 from sandbox_worker.protocol import PORTS, StartKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ARGUMENTS = ("--HistoryManager.hist_file=:memory:", "--IPythonKernel._execute_sleep=0")
 """History in memory: a shared file makes kernels wait for each other's locks. No sleep before replies: clients wait for
@@ -58,16 +60,9 @@ class SandboxKernelApp(IPKernelApp):
         """Take the identity of one kernel: its key, its socket paths and the listeners in the order of PORTS."""
         self._listeners = dict(enumerate(listeners, start=1))
         self.connection_file = f"{CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
-        ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
-        self.load_connection_info(
-            {
-                "transport": "ipc",
-                "ip": request.prefix,
-                "key": request.key,
-                "signature_scheme": "hmac-sha256",
-                **ports,
-            }
-        )
+        info: Any = {"transport": "ipc", "ip": request.prefix, "key": request.key, "signature_scheme": "hmac-sha256"}
+        info |= {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+        self.load_connection_info(info)
 
     def _try_bind_socket(self, s: Any, port: int) -> int:
         s.setsockopt(zmq.USE_FD, self._listeners[port])
@@ -97,7 +92,8 @@ class SandboxKernelApp(IPKernelApp):
         BaseIPythonApplication.initialize(self, list(_ARGUMENTS))
         self.init_pdb()
         self.displayhook = None
-        self.kernel = self.kernel_class.instance(
+        kernel_class: Any = self.kernel_class
+        self.kernel = kernel_class.instance(
             parent=self,
             session=self.session,
             log=self.log,
@@ -122,7 +118,8 @@ class SandboxKernelApp(IPKernelApp):
 
     def _warm_up(self) -> None:
         """Run the paths of a first execution once, so that every fork finds their pages and caches ready."""
-        shell, session = self.shell, self.session
+        session = self.session
+        shell: Any = self.shell
         for code in _WARM_UP:
             loop = asyncio.new_event_loop()
             try:
@@ -143,7 +140,8 @@ class SandboxKernelApp(IPKernelApp):
 
     def finish(self) -> None:
         """Give the prepared application what only this process may have. Order as in IPKernelApp.initialize."""
-        session, kernel, shell = self.session, self.kernel, self.shell
+        session, kernel = self.session, self.kernel
+        shell: Any = self.shell
         session.pid = os.getpid()
         session.session = uuid.uuid4().hex
         self.init_sockets()
@@ -234,16 +232,15 @@ def renew_randomness() -> None:
     The hash seed and the address layout cannot be renewed; rotating zygotes limits that.
     """
     random.seed()
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
     uuid._node = None  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to forget them
     uuid._last_timestamp = None  # type: ignore[attr-defined]  # noqa: SLF001
-    if "ssl" in sys.modules:
-        sys.modules["ssl"].RAND_add(os.urandom(32), 32.0)
-    if "tempfile" in sys.modules:
-        sys.modules["tempfile"]._name_sequence = None  # noqa: SLF001
-    if "secrets" in sys.modules:
-        sys.modules["secrets"]._sysrand = random.SystemRandom()  # noqa: SLF001
+    loaded: dict[str, Any] = dict(sys.modules)
+    if "numpy.random" in loaded:
+        loaded["numpy.random"].seed()
+    if "ssl" in loaded:
+        loaded["ssl"].RAND_add(os.urandom(32), 32.0)
+    if "tempfile" in loaded:
+        loaded["tempfile"]._name_sequence = None  # noqa: SLF001
 
 
 logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,8 +1,9 @@
 """Typed messages over a SOCK_SEQPACKET socket, with descriptors.
 
-One datagram is one JSON object `{"type": name, ...fields}` of at most MAX_MESSAGE_BYTES; the fields are those of a frozen
-dataclass and nothing else. Both ends decode strictly, since either may face a liar: unknown types, unknown, missing or
-wrongly typed fields, oversized or truncated datagrams raise `MessageError`, and descriptors that came along are closed.
+One datagram is one JSON object `{"type": name, ...fields}` of at most MAX_MESSAGE_BYTES; the fields are those of a
+frozen dataclass and nothing else. Both ends decode strictly, since either may face a liar: unknown types, unknown,
+missing or wrongly typed fields, oversized or truncated datagrams raise `MessageError`, and descriptors that came
+along are closed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import os
 import socket
 import types
 import typing
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 MAX_MESSAGE_BYTES: Final = 65536
 MAX_DESCRIPTORS: Final = 24
@@ -30,7 +33,8 @@ def encode(message: object) -> bytes:
 
     Raises MessageError when it is larger than MAX_MESSAGE_BYTES: the receiver could not take it.
     """
-    fields = {"type": _type_name(type(message)), **dataclasses.asdict(typing.cast("Any", message))}
+    kind: Any = type(message)
+    fields = {"type": _type_name(kind), **dataclasses.asdict(typing.cast("Any", message))}
     data = json.dumps(fields, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageError(f"message {fields['type']} has {len(data)} bytes, more than {MAX_MESSAGE_BYTES}")
@@ -107,7 +111,9 @@ def _build(kind: type, values: Mapping[str, object]) -> object:
     missing = {name for name, (_, required) in fields.items() if required} - values.keys()
     if unknown or missing:
         raise MessageError(f"{_type_name(kind)}: unknown {sorted(unknown)[:5]}, missing {sorted(missing)}")
-    return kind(**{name: _value(fields[name][0], value, f"{_type_name(kind)}.{name}") for name, value in values.items()})
+    return kind(
+        **{name: _value(fields[name][0], value, f"{_type_name(kind)}.{name}") for name, value in values.items()}
+    )
 
 
 def _value(hint: Any, value: object, where: str) -> object:

@@ -1,7 +1,7 @@
 """Import, before any fork, every module a live kernel ends up with.
 
-The list is found, not written down: a throw-away child runs one kernel through the usual requests and reports what it had
-imported. pydevd alone (the debugger) would otherwise cost each kernel more than 100 ms.
+The list is found, not written down: a throw-away child runs one kernel through the usual requests and reports what
+it had imported. pydevd alone (the debugger) would otherwise cost each kernel more than 100 ms.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.session import Session
 
 from sandbox_worker.protocol import PORTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _CODE = ("1 + 1", "print('hi')", "1 / 0", "x = [1, 2]\nx", "%pwd", "!true", "import asyncio\nawait asyncio.sleep(0)")
 _TIMEOUT_S = 20
@@ -37,7 +39,7 @@ def preload(names: Iterable[str]) -> list[str]:
         if name not in sys.modules and not name.startswith("__main"):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names, not paths
+    threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         notes.append(f"{threads - 1} threads are alive after the preload; they do not exist in a fork")
     return notes
@@ -84,7 +86,8 @@ def _report(writer: int) -> None:
 
 
 def _converse(directory: str, writer: int) -> None:
-    session, context = Session(key=b"preload"), zmq.Context.instance()
+    session = Session(key=b"preload")
+    context: zmq.Context[Any] = zmq.Context.instance()
 
     def ask(kind: str, content: dict[str, Any], port: int = 1) -> None:
         with context.socket(zmq.DEALER) as channel:

@@ -1,7 +1,7 @@
 """What broker, zygote and agent say to each other; the codec is `messages`.
 
-Broker to zygote: Configure once, then Fork. Broker to agent: Bind once, then StartKernel, StartCommand, Signal, Describe.
-Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
+Broker to zygote: Configure once, then Fork. Broker to agent: Bind once, then StartKernel, StartCommand, Signal,
+Describe. Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
 unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes only
 what concerns that worker.
 """
@@ -19,7 +19,7 @@ class Configure:
     """To a new zygote: what the workers' root shows and what is imported before the first fork. Answer: Ready."""
 
     stage: str
-    """An empty host directory on which the root is built; what is mounted there exists in the zygote's namespace only."""
+    """An empty host directory on which the root is built; what is mounted there only the zygote's namespace sees."""
     read_only_paths: tuple[str, ...]
     preload: tuple[str, ...]
     uid_base: int | None

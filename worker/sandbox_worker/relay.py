@@ -1,8 +1,8 @@
 """Carry bytes between a listener that the host bound and a socket that a kernel bound inside the worker.
 
 For kernels that cannot take a passed listener (everything but our own Python application). The host connects to its own
-path only; what a kernel does with its sockets, symlinks included, stays inside the worker. Runs in the agent's loop; one
-direction holds at most BUFFER_BYTES, then its source waits.
+path only; what a kernel does with its sockets, symlinks included, stays inside the worker. Runs in the agent's loop;
+one direction holds at most BUFFER_BYTES, then its source waits.
 """
 
 from __future__ import annotations

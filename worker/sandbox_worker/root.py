@@ -1,18 +1,20 @@
 """The file system a worker sees: a minimal read-only root around the host's own Python.
 
-`build` makes the tree once per zygote; `specialize` gives each worker its private parts (proc, tmp, shm, pts). Nothing of
-the host is visible but /usr (with /lib, /bin, ...), a few public files of /etc, and the Python environment.
+`build` makes the tree once per zygote; `specialize` gives each worker its private parts (proc, tmp, shm, pts).
+Nothing of the host is visible but /usr (with /lib, /bin, ...), a few public files of /etc, and the Python environment.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox_worker import linux
 from sandbox_worker.harden import SANDBOX_UID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ETC: Final = (
     "alternatives",
@@ -27,7 +29,8 @@ _ETC: Final = (
     "ssl",
 )
 _ETC_WRITTEN: Final = {
-    "passwd": f"root:x:0:0:root:/nonexistent:/bin/false\nsandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/sandbox:/bin/bash\n",
+    "passwd": "root:x:0:0:root:/nonexistent:/bin/false\n"
+    f"sandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/sandbox:/bin/bash\n",
     "group": f"root:x:0:\nsandbox:x:{SANDBOX_UID}:\n",
     "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
     "resolv.conf": "",
@@ -35,7 +38,7 @@ _ETC_WRITTEN: Final = {
 }
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _MASKED: Final = ("kcore", "keys", "timer_list", "sched_debug", "kallsyms", "sysrq-trigger")
-_PRIVATE_TMP: Final = ("/tmp/", "/run/", "/dev/shm/")  # noqa: S108 - inside the worker, not the host's
+_PRIVATE_TMP: Final = ("/tmp/", "/run/", "/dev/shm/")
 _STASH: Final = "/.stash"
 
 
@@ -57,7 +60,15 @@ def build(root: str, read_only_paths: Sequence[str]) -> None:
         _bind_read_only(path, root + path)
     for index, path in enumerate(_stashed(read_only_paths)):
         _bind_read_only(path, f"{root}{_STASH}/{index}")
-    etc = Path(root, "etc")
+    _build_etc(Path(root, "etc"))
+    for name in ("proc", "sys", "tmp", "run", "var/tmp", "sandbox", "workspace", "home"):
+        Path(root, name).mkdir(parents=True, exist_ok=True)
+    _build_dev(Path(root, "dev"))
+    # A new proc can be mounted only where an unobstructed one is already visible; each worker covers this one.
+    linux.mount("/proc", root + "/proc", None, linux.MS_BIND | linux.MS_REC)
+
+
+def _build_etc(etc: Path) -> None:
     etc.mkdir()
     for name in _ETC:
         host = Path("/etc", name)
@@ -65,17 +76,18 @@ def build(root: str, read_only_paths: Sequence[str]) -> None:
             _bind_read_only(str(host.resolve()), str(etc / name))
     for name, text in _ETC_WRITTEN.items():
         (etc / name).write_text(text)
-    for name in ("proc", "sys", "tmp", "run", "var/tmp", "sandbox", "workspace", "home", "dev/pts", "dev/shm"):
-        Path(root, name).mkdir(parents=True, exist_ok=True)
+
+
+def _build_dev(dev: Path) -> None:
+    for name in ("pts", "shm"):
+        (dev / name).mkdir(parents=True)
     for name in _DEVICES:
-        Path(root, "dev", name).touch()
-        linux.mount(f"/dev/{name}", f"{root}/dev/{name}", None, linux.MS_BIND)
+        (dev / name).touch()
+        linux.mount(f"/dev/{name}", str(dev / name), None, linux.MS_BIND)
     for name, target in {"fd": "/proc/self/fd", "ptmx": "pts/ptmx"}.items():
-        Path(root, "dev", name).symlink_to(target)
+        (dev / name).symlink_to(target)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        Path(root, "dev", name).symlink_to(f"/proc/self/fd/{number}")
-    # A new proc can be mounted only where an unobstructed one is already visible; each worker covers this one.
-    linux.mount("/proc", root + "/proc", None, linux.MS_BIND | linux.MS_REC)
+        (dev / name).symlink_to(f"/proc/self/fd/{number}")
 
 
 def specialize(read_only_paths: Sequence[str], *, tmp_mib: int, shm_mib: int) -> None:
@@ -85,9 +97,9 @@ def specialize(read_only_paths: Sequence[str], *, tmp_mib: int, shm_mib: int) ->
     for name in _MASKED:
         if Path("/proc", name).exists():
             linux.mount("/dev/null", f"/proc/{name}", None, linux.MS_BIND)
-    linux.mount("tmpfs", "/tmp", "tmpfs", flags, f"mode=1777,size={tmp_mib}m,nr_inodes={tmp_mib * 64}")  # noqa: S108
+    linux.mount("tmpfs", "/tmp", "tmpfs", flags, f"mode=1777,size={tmp_mib}m,nr_inodes={tmp_mib * 64}")
     linux.mount("tmpfs", "/run", "tmpfs", flags | linux.MS_NOEXEC, "mode=1777,size=1m,nr_inodes=256")
-    linux.mount("tmpfs", "/dev/shm", "tmpfs", flags, f"mode=1777,size={shm_mib}m,nr_inodes=4096")  # noqa: S108
+    linux.mount("tmpfs", "/dev/shm", "tmpfs", flags, f"mode=1777,size={shm_mib}m,nr_inodes=4096")
     linux.mount("tmpfs", "/workspace", "tmpfs", flags, "mode=755,size=64k,nr_inodes=64")  # mount points, see `seal`
     linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
     _show_stashed(read_only_paths)
@@ -95,7 +107,7 @@ def specialize(read_only_paths: Sequence[str], *, tmp_mib: int, shm_mib: int) ->
 
 def prepare_zygote(read_only_paths: Sequence[str]) -> None:
     """Give the zygote itself a writable /tmp for imports, with the stashed paths shown again."""
-    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=64m")  # noqa: S108
+    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=64m")
     _show_stashed(read_only_paths)
 
 

@@ -1,7 +1,7 @@
 """The workers' system call filter: an allow-list as a BPF program, made by a pure function.
 
-Calls of the list pass; five are judged by their arguments; known others fail with EPERM, unknown newer ones with ENOSYS, so
-that a C library falls back to what it knows. Sources: seccomp(2), linux/filter.h, linux/seccomp.h.
+Calls of the list pass; five are judged by their arguments; known others fail with EPERM, unknown newer ones with
+ENOSYS, so that a C library falls back to what it knows. Sources: seccomp(2), linux/filter.h, linux/seccomp.h.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import errno
 import platform
 import socket
 import struct
-from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox_worker import linux
 from sandbox_worker.syscalls import allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _LOAD, _EQUAL, _GREATER_EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x25, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24

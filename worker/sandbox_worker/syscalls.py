@@ -1,9 +1,9 @@
 """The system calls a worker may make, with their numbers on x86_64 and aarch64 (`-`: does not exist there).
 
 An allow-list: what is not named here is refused by `seccomp`, which treats `clone`, `clone3`, `socket`, `ioctl` and
-`personality` by their arguments. Left out on purpose: mounts, namespaces, modules, keys, bpf, perf, ptrace and the other ways
-into another process, io_uring, userfaultfd, clocks, swap, reboot, NUMA placement, file handles. Numbers are facts of the kernel's
-unistd.h headers.
+`personality` by their arguments. Left out on purpose: mounts, namespaces, modules, keys, bpf, perf, ptrace and the
+other ways into another process, io_uring, userfaultfd, clocks, swap, reboot, NUMA placement, file handles. Numbers
+are facts of the kernel's unistd.h headers.
 """
 
 from __future__ import annotations

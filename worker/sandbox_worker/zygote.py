@@ -1,8 +1,9 @@
 """The zygote: a process with ipykernel loaded, in namespaces of its own, that forks workers.
 
-Started by the broker with one end of a socket pair as standard input: `python -P -m sandbox_worker.zygote`. It runs no user
-code ever. A worker is forked straight into new mount, pid, net, ipc and uts namespaces and becomes an `Agent`; the zygote
-hands its pidfd to the broker and goes on. When the broker's end closes the zygote exits; its workers live on.
+Started by the broker with one end of a socket pair as standard input: `python -P -m sandbox_worker.zygote`. It runs
+no user code ever. A worker is forked straight into new mount, pid, net, ipc and uts namespaces and becomes an
+`Agent`; the zygote hands its pidfd to the broker and goes on. When the broker's end closes the zygote exits; its
+workers live on.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import harden, kernel, linux, messages, preload, root
+from sandbox_worker import kernel, linux, messages, preload, root
 from sandbox_worker.agent import Agent
 from sandbox_worker.protocol import TO_ZYGOTE, Configure, Failed, Fork, Forked, Ready, StartKernel
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 _UID_RANGE: Final = 65536
 _ENVIRONMENT: Final = {
-    "HOME": "/tmp",  # noqa: S108 - the zygote's own
-    "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108
+    "HOME": "/tmp",
+    "IPYTHONDIR": "/tmp/.ipython",
     "LANG": "C.UTF-8",
     "OPENBLAS_NUM_THREADS": "1",  # a thread would not survive the fork
     "OMP_NUM_THREADS": "1",
@@ -83,7 +86,7 @@ def prepare_kernel(notes: list[str]) -> Callable[[StartKernel, Sequence[int]], N
     """Return how to turn a forked child into a kernel: the fast way, or the plain one with a note why."""
     try:
         app = kernel.prepare()
-    except Exception as error:  # noqa: BLE001 - ipykernel's internals changed: any error means the plain way
+    except Exception as error:  # noqa: BLE001 - ipykernel's internals changed: then the plain way
         notes.append(f"kernels start the slower way: {type(error).__name__}: {error}")
         kernel.SandboxKernelApp.clear_instance()
         return kernel.run_plain
@@ -111,7 +114,7 @@ class Zygote:
             request, descriptors = received
             try:
                 if not isinstance(request, Fork) or len(descriptors) != 1:
-                    raise messages.MessageError("Fork with one descriptor expected")  # noqa: TRY301
+                    raise messages.MessageError("Fork with one descriptor expected")
                 pid, pidfd = self._fork(descriptors[0])
                 messages.send(self._channel, Forked(worker=request.worker, pid=pid), [pidfd])
                 os.close(pidfd)
@@ -174,7 +177,7 @@ def _reap() -> None:
 def main() -> None:
     """Serve the socket that is standard input."""
     channel = socket.socket(fileno=os.dup(0))
-    with open(os.devnull) as null:  # noqa: PTH123 - a descriptor is what is wanted
+    with open(os.devnull) as null:
         os.dup2(null.fileno(), 0)
     received = messages.receive(channel, TO_ZYGOTE)
     if received is None:

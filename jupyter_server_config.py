@@ -1,0 +1,45 @@
+"""A Jupyter server that runs nothing outside sandboxes: the worked example for operators.
+
+Start it with `jupyter lab --config=jupyter_server_config.py`. Every setting that matters for isolation is here once, with its
+reason; the end-to-end tests run with this file. Settings of the host side (engine, disks, limits) belong to the broker, in
+`jupyter_sandbox_config.py`: see `jupyter sandbox broker --help-all`.
+"""
+
+c = get_config()  # noqa: F821 - given by Jupyter
+
+# -- Only sandboxes -------------------------------------------------------------------------------------------------
+
+# Refuse to start while one of the ways round the sandbox below is open.
+c.SandboxExtension.exclusive = True
+
+# Stock Jupyter starts any kernelspec whose name a client knows, the native Python kernel first of all. This one knows
+# sandbox kernels only.
+c.ServerApp.kernel_spec_manager_class = "jupyter_sandbox.kernel_specs.SandboxKernelSpecManager"
+c.MultiKernelManager.default_kernel_name = "sandbox-python"
+
+# A terminal is a shell on the host.
+c.ServerApp.terminals_enabled = False
+c.ServerApp.jpserver_extensions = {"jupyter_sandbox": True, "jupyterlab": True, "jupyter_server_terminals": False}
+
+# -- The person in front of it --------------------------------------------------------------------------------------
+
+# On this machine only. For others put a proxy with TLS in front.
+c.ServerApp.ip = "localhost"
+c.ServerApp.open_browser = False
+c.ServerApp.allow_unauthenticated_access = False
+
+# Output of a notebook is HTML in the same origin as the server: do not let another site frame or read it.
+c.ServerApp.allow_origin = ""
+c.ServerApp.tornado_settings = {"cookie_options": {"samesite": "Strict", "httponly": True}}
+
+# -- Kernels --------------------------------------------------------------------------------------------------------
+
+# A kernel that nobody used for an hour goes, and its sandbox with it.
+c.MappingKernelManager.cull_idle_timeout = 3600
+c.MappingKernelManager.cull_interval = 300
+
+# What a closed browser tab missed is kept in memory; a sandbox that prints without end must not fill it.
+c.MappingKernelManager.buffer_offline_messages = False
+
+# How the notebook's directory shows in a sandbox: `overlay` reads the real files and writes to the sandbox's own disk.
+c.SandboxProvisioner.workspace = "overlay"

@@ -1,0 +1,181 @@
+"""A client of the broker as some user, driven by a test over its standard streams: one JSON object a line.
+
+Runs `{"do": code, "with": values}` in one namespace and answers `{"result": ...}` or `{"error": ..., "kind": ...}`. So one test
+text serves root's broker and an ordinary user's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from jupyter_client.blocking.client import BlockingKernelClient
+
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.guards import ids
+from jupyter_sandbox.host import places
+
+SANDBOXES: dict[int, Sandbox] = {}
+
+
+def call(request, kind, descriptors=(), **kwargs):
+    return asyncio.run(client.call(request, kind, descriptors, **kwargs))
+
+
+async def _with_descriptors(request, kind):
+    channel = await client.connect()
+    try:
+        return await client.ask(channel, request, kind)
+    finally:
+        channel.close()
+
+
+class Sandbox:
+    """A claimed sandbox with at most one kernel."""
+
+    def __init__(self, template="python", mode="none", directory=None, name=None):
+        descriptor = None if directory is None else os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            name = Path(directory or "").name if name is None else name
+            self.lease = asyncio.run(client.Lease.claim(template, mode, name, descriptor))
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+        self.id, self.cwd = self.lease.sandbox, self.lease.cwd
+        self.seat = str(ids.new_seat())
+        self.key = os.urandom(32).hex()
+        self.kernel: BlockingKernelClient | None = None
+        SANDBOXES[len(SANDBOXES)] = self
+
+    def start(self, argv=None, wait=True, env=None):
+        """Start the kernel, again if need be."""
+        self.lease.exits.pop(self.seat, None)
+        request = verbs.StartKernel(
+            sandbox=self.id, seat=self.seat, argv=argv and tuple(argv), env=env or {}, cwd=None, key=self.key
+        )
+        prefix = call(request, verbs.KernelStarted).prefix
+        self.prefix = prefix
+        self.connect(prefix, wait=wait)
+        return prefix
+
+    def connect(self, prefix, *, wait=True):
+        if self.kernel:
+            self.kernel.stop_channels()
+        self.kernel = BlockingKernelClient()
+        ports = {f"{name}_port": number for number, name in enumerate(("shell", "iopub", "stdin", "control", "hb"), 1)}
+        self.kernel.load_connection_info(
+            {"transport": "ipc", "ip": prefix, "key": self.key, "signature_scheme": "hmac-sha256", **ports}
+        )
+        self.kernel.start_channels()
+        if wait:
+            self.kernel.wait_for_ready(timeout=30)
+
+    def execute(self, code, timeout=20):
+        """Run code; return {status, out, error}. Status `dead` or `timeout` when there is no reply."""
+        out: list[str] = []
+
+        def show(message):
+            content = message["content"]
+            if message["msg_type"] == "stream" and len(out) < 1000:
+                out.append(content["text"][:200_000])
+
+        try:
+            reply = self.kernel.execute_interactive(code, timeout=timeout, output_hook=show, allow_stdin=False)
+        except (TimeoutError, queue.Empty):
+            return {"status": "timeout", "out": "".join(out), "error": ""}
+        except RuntimeError as error:
+            return {"status": "dead", "out": "".join(out), "error": str(error)}
+        content = reply["content"]
+        error = f"{content.get('ename')}: {content.get('evalue')}" if content["status"] == "error" else ""
+        return {"status": content["status"], "out": "".join(out), "error": error}
+
+    def submit(self, code):
+        """Send code and do not wait."""
+        self.kernel.execute(code, silent=True, store_history=False)
+
+    def end(self, timeout=20, target=None):
+        """Wait for the end of the kernel or command; return {reason, message, status} or None."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            self.lease.listen()
+            found = self.lease.exits.get(target or self.seat)
+            if found:
+                return {"reason": found.reason, "message": found.message, "status": found.status}
+            if self.lease.loss or not self.lease.is_connected:
+                return {"reason": "lost", "message": str(self.lease.loss), "status": -1}
+            time.sleep(0.02)
+        return None
+
+    def command(self, argv, timeout=20, limit=200_000):
+        """Run a command; return {status, out}."""
+        reader, writer = os.pipe()
+        null = os.open(os.devnull, os.O_RDONLY)
+        request = verbs.RunCommand(sandbox=self.id, argv=tuple(argv), env={}, cwd=None)
+        started = call(request, verbs.CommandStarted, [null, writer, writer])
+        os.close(writer)
+        os.close(null)
+        out = b""
+        while len(out) < limit and (data := os.read(reader, 65536)):
+            out += data
+        os.close(reader)
+        end = self.end(timeout, started.command)
+        return {"status": end and end["status"], "out": out.decode(errors="replace")}
+
+    def signal(self, number, target=None):
+        call(verbs.SignalKernel(sandbox=self.id, target=target or self.seat, number=number), verbs.Done)
+
+    def disk(self):
+        """A directory descriptor of the host's view."""
+        _, passed = asyncio.run(_with_descriptors(verbs.OpenDisk(sandbox=self.id), verbs.Done))
+        return passed[0]
+
+    def row(self):
+        listing = call(verbs.List(after=""), verbs.Listing)
+        return next(row for row in listing.sandboxes if row.sandbox == self.id)
+
+    def release(self):
+        if self.kernel:
+            self.kernel.stop_channels()
+            self.kernel = None
+        with contextlib.suppress(SandboxError):
+            call(verbs.Release(sandbox=self.id), verbs.Done, start=False)
+        self.lease.close()
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    namespace = {
+        "Sandbox": Sandbox,
+        "SANDBOXES": SANDBOXES,
+        "call": call,
+        "client": client,
+        "verbs": verbs,
+        "places": places,
+        "asyncio": asyncio,
+        "os": os,
+    }
+    for line in sys.stdin:
+        order = json.loads(line)
+        namespace |= order["with"]
+        namespace.pop("result", None)
+        try:
+            exec(order["do"], namespace)
+            answer = {"result": namespace.get("result")}
+        except BaseException as error:
+            code = getattr(error, "code", None)
+            answer = {"error": traceback.format_exc()[-3000:], "kind": type(error).__name__, "code": code}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

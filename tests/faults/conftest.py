@@ -1,0 +1,276 @@
+"""A broker tree for each test of faults: its own directory, configuration, uid range and brokers, and nothing of it left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.host import places
+from tests.conftest import broker_pid, leftovers, stop_broker, wait_until
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 60
+_UID_BASES = itertools.count(0x71000000, 0x10000)
+_UIDS = 0x10000
+
+CLAIM_AND_WAIT = """
+import asyncio, sys
+from jupyter_sandbox.broker import client
+async def main():
+    lease = await client.Lease.claim(sys.argv[1], "none", "", None)
+    print(lease.sandbox, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+asyncio.run(main())
+"""
+
+
+class Tree:
+    """Everything of the brokers that serve one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.uid_base = next(_UID_BASES)
+        self.templates = directory / "config/sandbox-templates"
+        self.templates.mkdir(parents=True)
+        self.configure()
+        self.brokers: list[subprocess.Popen[bytes]] = []
+        self.clients: list[subprocess.Popen[str]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process of this tree needs in its environment."""
+        return {places.DIRECTORY_VARIABLE: str(self.directory), "JUPYTER_CONFIG_DIR": str(self.directory / "config")}
+
+    def use(self) -> None:
+        """Let this process's clients speak to this tree."""
+        os.environ.update(self.environment)
+
+    def configure(self, **traits: object) -> None:
+        """Set traits of the brokers that start from now on."""
+        traits = {"uid_base": self.uid_base, "idle_exit_s": 0, "recover_grace_s": 20} | traits
+        lines = [f"c.BrokerApp.{name} = {value!r}\n" for name, value in traits.items()]
+        (self.directory / "config/jupyter_sandbox_config.py").write_text("".join(lines))
+
+    def template(self, name: str, text: str) -> None:
+        """Add a template to the brokers that start from now on."""
+        (self.templates / f"{name}.toml").write_text(text)
+
+    def start(self, *prefix: str) -> int:
+        """Start a broker in the foreground, wait until it serves, and return its pid."""
+        self.use()
+        output = (self.directory / f"output{len(self.brokers)}").open("wb")
+        with output:
+            broker = subprocess.Popen(
+                [*prefix, sys.executable, "-P", "-m", "jupyter_sandbox.broker"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.brokers.append(broker)
+
+        def serves() -> bool:
+            assert broker.poll() is None, f"the broker ended: {self.output()}"
+            return "serves with engine" in self.output()
+
+        wait_until(serves, START_TIMEOUT_S)
+        return broker.pid
+
+    def output(self) -> str:
+        """Return what the newest broker has said."""
+        return (self.directory / f"output{len(self.brokers) - 1}").read_text(errors="replace")
+
+    def kill_broker(self) -> None:
+        """Kill the broker, whoever started it, without a chance to clean up."""
+        pid = broker_pid()
+        assert pid is not None, "no broker runs"
+        os.kill(pid, signal.SIGKILL)
+        self.wait_for_end()
+
+    def wait_for_end(self) -> None:
+        """Wait until no broker runs."""
+        wait_until(lambda: [broker.poll() for broker in self.brokers] and broker_pid() is None or broker_pid() is None, 30)
+
+    def client(self, template: str = "python", *, uid: int = 0) -> tuple[subprocess.Popen[str], str]:
+        """Start a client process of another user that claims a sandbox and waits; return it and the sandbox's id."""
+        user = [] if uid == 0 else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        process = subprocess.Popen(
+            [*user, sys.executable, "-P", "-c", CLAIM_AND_WAIT, template],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | self.environment,
+        )
+        self.clients.append(process)
+        assert process.stdout is not None
+        sandbox = process.stdout.readline().strip()
+        assert sandbox.startswith("sbx_"), "the client got no sandbox"
+        return process, sandbox
+
+    def records(self) -> dict[str, dict]:
+        """Return the ledger by sandbox id."""
+        found = {}
+        for path in places.find().ledger.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                found[path.stem] = json.loads(path.read_text())
+        return found
+
+    def processes(self, name: str = "") -> list[int]:
+        """Return the pids of this tree's zygotes, agents and kernels, or of those called `name`."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/status"):
+            with contextlib.suppress(OSError):
+                fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+                uid = int(fields["Uid"].split()[0])
+                living = fields["State"].split()[0] not in "ZX"
+                if living and 0 <= uid - self.uid_base < _UIDS and name in fields["Name"]:
+                    found.append(int(status.parent.name))
+        return found
+
+    def agents(self) -> list[int]:
+        """Return the pids of the living workers."""
+        return sorted(set(self.processes("sandbox-agent")))
+
+    def left(self) -> list[str]:
+        """Return what is left of this tree on the machine; processes too."""
+        return leftovers(self.directory) + [f"process {pid}" for pid in self.processes()]
+
+    def assert_nothing_left(self) -> None:
+        """Wait until nothing is left once the brokers have ended; the kernel frees what they held a moment later."""
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self.left(), 10)
+        assert self.left() == []
+
+    def close(self) -> None:
+        """End everything of this tree, by force if need be."""
+        for process in self.clients:
+            process.kill()
+            process.communicate()
+        self.use()
+        with contextlib.suppress(AssertionError):
+            stop_broker()
+        for broker in self.brokers:
+            broker.kill()
+            broker.wait()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for group in Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{places.find().run.name}/sbx_*"):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _tree() -> Iterator[Tree]:
+    before = dict(os.environ)
+    if places.DIRECTORY_VARIABLE in before:
+        stop_broker()  # the session's: it comes back when it is needed, and would disturb counting
+    directory = Path(tempfile.mkdtemp(prefix="jsbf", dir="/tmp"))
+    directory.chmod(0o755)
+    tree = Tree(directory)
+    tree.use()
+    try:
+        yield tree
+    finally:
+        tree.close()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+tree = pytest.fixture(_tree)
+module_tree = pytest.fixture(_tree, scope="module")
+
+
+@pytest.fixture
+def another_tree() -> Iterator[Tree]:
+    """A second tree on the same machine."""
+    yield from _tree()
+
+
+def sandboxes() -> list[str]:
+    """Return the ids of all claimed sandboxes, from a thread of the event loop's own."""
+    return asyncio.run(listed())
+
+
+async def listed() -> list[str]:
+    """Return the ids of all claimed sandboxes."""
+    listing = await client.call(verbs.List(after=""), verbs.Listing, start=False)
+    return [row.sandbox for row in listing.sandboxes]
+
+
+async def status() -> verbs.StatusReport:
+    """Ask the broker how it is."""
+    return await client.call(verbs.Status(), verbs.StatusReport, start=False)
+
+
+async def until(condition, timeout_s: float = 15) -> None:
+    """Wait until an asynchronous condition is true."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not await condition():
+        assert asyncio.get_running_loop().time() < deadline, f"{condition} did not become true within {timeout_s} s"
+        await asyncio.sleep(0.02)
+
+
+async def claim(template: str = "python") -> client.Lease:
+    """Claim a sandbox without a workspace."""
+    return await client.Lease.claim(template, "none", "", None)
+
+
+class Kernel:
+    """A kernel behind jupyter_client, as nbclient or a server would have it."""
+
+    def __init__(self, manager: AsyncKernelManager) -> None:
+        self.manager = manager
+        self.channels = manager.client()
+
+    @property
+    def provisioner(self):
+        return self.manager.provisioner
+
+    async def ready(self) -> None:
+        self.channels.start_channels()
+        await self.channels.wait_for_ready(timeout=40)
+
+    async def run(self, code: str) -> str:
+        """Run code and return what it printed; raises RuntimeError for an error inside."""
+        printed: list[str] = []
+
+        def hook(message):
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                printed.append(content["text"])
+
+        reply = await self.channels.execute_interactive(code, timeout=40, output_hook=hook, allow_stdin=False)
+        if reply["content"]["status"] != "ok":
+            raise RuntimeError(f"{reply['content'].get('ename')}: {reply['content'].get('evalue')}")
+        return "".join(printed).strip()
+
+
+@asynccontextmanager
+async def running_kernel(directory: Path, spec: Path = REPOSITORY / "kernelspecs", name: str = "sandbox-python"):
+    """Start a kernel, yield it, shut it down."""
+    specs = KernelSpecManager(kernel_dirs=[str(spec)], ensure_native_kernel=False)
+    manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs)
+    await manager.start_kernel(cwd=str(directory))
+    kernel = Kernel(manager)
+    try:
+        yield kernel
+    finally:
+        kernel.channels.stop_channels()
+        await manager.shutdown_kernel(now=True)
+        manager.context.destroy(linger=0)

@@ -1,0 +1,126 @@
+"""A broker tree of a test suite's own, with templates that are small enough to fill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.errors import BrokerUnavailableError
+from jupyter_sandbox.host import places
+
+TEMPLATES = {
+    "small-memory": "min_idle = 0\n[limits]\nmemory_mib = 256\n",
+    "small-disk": "min_idle = 0\n[limits]\ndisk_mib = 16\ndisk_inodes = 1024\n",
+    "only-one": "min_idle = 0\nmax_total = 1\n[limits]\ndisk_mib = 64\n",
+}
+
+
+class Tree:
+    """A directory with everything of one broker. Nothing here may rely on this process's own environment."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="jsbt", dir="/tmp"))
+        self.directory.chmod(0o755)
+        self.templates = self.directory / "templates"
+        self.templates.mkdir()
+        for name, text in TEMPLATES.items():
+            (self.templates / f"{name}.toml").write_text(text)
+        self._keeper: socket.socket | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a process that uses this tree."""
+        return os.environ | {places.DIRECTORY_VARIABLE: str(self.directory)}
+
+    def start(self) -> None:
+        """Start a broker that knows our templates and does not go before `stop`, unless it is running."""
+        if self._keeper is not None and self.pid() is not None:
+            return
+        self._forget()
+        command = [sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background", "--BrokerApp.idle_exit_s=0"]
+        command.append(f"--BrokerApp.template_directories={self.templates}")
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        self._keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._keeper.connect(str(next(self.directory.glob("*/broker"))))
+
+    def pid(self) -> int | None:
+        """The pid of the broker, by the lock that it holds."""
+        inodes = {str(lock.stat().st_ino) for lock in self.directory.glob("*/lock")}
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if len(fields) > 5 and fields[5].rpartition(":")[2] in inodes:
+                return int(fields[4])
+        return None
+
+    def log(self) -> str:
+        """What the broker wrote."""
+        return "".join(log.read_text() for log in self.directory.glob("*/broker.log"))
+
+    def stop(self) -> None:
+        """Stop the broker with everything that it owns; fails when something of it stays on this machine."""
+        self._forget()
+        pid = self.pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + 30
+        while (self.pid() is not None or self.leftovers()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left, log = self.leftovers(), self.log()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        assert not left, f"the broker left {left}\n{log[-4000:]}"
+
+    def leftovers(self) -> list[str]:
+        """What on this machine still belongs to this tree."""
+        text = str(self.directory)
+        found = [f"{path.parent.name}/{path.name}" for path in self.directory.glob("*/[ak]/*")]
+        found += [f"ledger/{path.name}" for path in self.directory.glob("*/ledger/*")]
+        found += [f"image {path.name}" for path in self.directory.glob("images/*/*.img")]
+        found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if text in line]
+        for run in self.directory.glob("*/lock"):
+            groups = Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{run.parent.name}/sbx_*")
+            found += [f"control group {path}" for path in groups] if not self._shared_tag(run.parent.name) else []
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):
+                if backing.read_text().startswith(text):
+                    found.append(f"loop device {backing.parts[3]}")
+        return found
+
+    @staticmethod
+    def _shared_tag(tag: str) -> bool:
+        """Whether other brokers of this Python environment may be running: their groups have the same parent."""
+        others = list(Path("/tmp").glob(f"jsbt*/{tag}/lock")) + list(Path("/run/jupyter-sandbox").glob(f"{tag}/lock"))
+        return len(others) > 1
+
+    def _forget(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
+
+
+async def sandboxes() -> list[verbs.Summary]:
+    """The sandboxes that live in the tree that the environment names; none without a broker."""
+    try:
+        return list((await client.call(verbs.List(after=""), verbs.Listing, start=False)).sandboxes)
+    except BrokerUnavailableError:
+        return []
+
+
+async def nothing_is_claimed(timeout_s: float = 20) -> None:
+    """Wait until every sandbox has been given back."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while left := await sandboxes():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"still claimed: {left}") from None

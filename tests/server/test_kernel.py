@@ -1,0 +1,182 @@
+"""A sandbox kernel behind jupyter_server's REST interface and websocket, in the life of one notebook."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+
+import pytest
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
+from tests.server.brokers import nothing_is_claimed, sandboxes
+from tests.server.notebook import FORMATS, LEGACY
+
+
+async def test_the_kernelspec_is_listed_with_its_logos(jp_fetch):
+    listing = json.loads((await jp_fetch("api", "kernelspecs")).body)["kernelspecs"]
+    ours = listing["sandbox-python"]
+    assert ours["spec"]["display_name"] == "Python 3 (sandbox)"
+    assert ours["spec"]["metadata"]["debugger"] is True
+    assert set(ours["resources"]) == {"logo-32x32", "logo-64x64", "logo-svg"}
+    for name in ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg"):
+        response = await jp_fetch("kernelspecs", "sandbox-python", name)
+        assert response.headers["Content-Type"].startswith("image/")
+        assert len(response.body) > 100
+
+
+@pytest.mark.parametrize("protocol", FORMATS)
+async def test_a_posted_kernel_runs_code(new_notebook, protocol):
+    notebook = await new_notebook(protocol=protocol)
+    result = await notebook.execute("print('said')\n6 * 7")
+    assert (result.status, result.value, result.text()) == ("ok", "42", "said\n")
+
+
+async def test_the_kernel_runs_in_a_sandbox_and_not_on_the_host(new_notebook, tree):
+    notebook = await new_notebook()
+    said = await notebook.run(f"import os; print(os.path.exists({str(tree.directory)!r}), os.getpid(), os.getuid())")
+    visible, pid, uid = said.split()
+    assert (visible, int(pid) < 100, int(uid) != 0) == ("False", True, True)
+    assert [len(sandbox.kernels) for sandbox in await sandboxes()] == [1]
+
+
+async def test_the_websocket_does_not_wait_to_fill_its_packets(new_notebook):
+    notebook = await new_notebook()
+    handlers = [
+        handler for key, handler in ZMQChannelsWebsocketConnection._open_sessions.items() if notebook.kernel_id in key
+    ]
+    assert len(handlers) == 1
+    connection = handlers[0].ws_connection.stream.socket
+    assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+async def test_the_first_result_needs_no_second_nudge(new_notebook, caplog):
+    """jupyter_server asks a kernel that lost its first request again after 0.5 s. A loaded machine gets three tries."""
+    caplog.set_level(logging.DEBUG)
+    retries = []
+    for _ in range(3):
+        caplog.clear()
+        notebook = await new_notebook()
+        assert (await notebook.execute("1 + 1")).value == "2"
+        attempts = [text for text in caplog.messages if text.startswith("Nudge: attempt")]
+        assert attempts, "jupyter_server has changed its words: this test sees nothing any more"
+        retries.append(len(attempts) - 1)
+        if retries[-1] == 0:
+            return
+    pytest.fail(f"every start needed retries: {retries}")
+
+
+INTERRUPTED = {
+    "sleep": "import time; print('go', flush=True); time.sleep(100)",
+    "busy loop": "print('go', flush=True)\nwhile True: pass",
+    "subprocess": "import subprocess; print('go', flush=True); subprocess.run(['sleep', '100'])",
+    "shell magic": "print('go', flush=True)\n!sleep 100",
+    "await": "import asyncio; print('go', flush=True); await asyncio.sleep(100)",
+}
+
+
+@pytest.mark.parametrize("what", INTERRUPTED)
+async def test_interrupt_ends_the_cell_and_nothing_else(new_notebook, jp_fetch, what):
+    notebook = await new_notebook()
+    await notebook.run("kept = 'still here'")
+    running = notebook.start(INTERRUPTED[what])
+    await notebook.printed(running, "go")
+    await jp_fetch("api", "kernels", notebook.kernel_id, "interrupt", method="POST", body="{}")
+    result = await notebook.finish(running)
+    if what == "shell magic":  # IPython tells of the signal in `_exit_code` instead
+        assert (await notebook.run("print(_exit_code)")).strip() in {"-2", "130"}
+    else:
+        assert (result.status, result.reply.get("ename")) in {("error", "KeyboardInterrupt"), ("error", "CancelledError")}
+    assert await notebook.run("print(kept)") == "still here\n"
+    commands = "import glob; print([open(f).read() for f in glob.glob('/proc/[0-9]*/comm')])"
+    assert "sleep" not in await notebook.run(commands)
+
+
+def identity(serverapp, kernel_id):
+    """What a client must know to reach the kernel."""
+    info = serverapp.kernel_manager.get_kernel(kernel_id).get_connection_info()
+    return {key: value for key, value in info.items() if key not in {"kernel_name", "jupyter_session"}}
+
+
+@pytest.mark.parametrize("protocol", FORMATS)
+async def test_restart_keeps_files_identity_and_open_websockets(new_notebook, jp_fetch, jp_serverapp, protocol):
+    notebook = await new_notebook(protocol=protocol)
+    before = identity(jp_serverapp, notebook.kernel_id)
+    assert before["transport"] == "ipc"
+    await notebook.run("open('/sandbox/kept.txt', 'w').write('kept'); forgotten = 1")
+    sandbox = [sandbox.sandbox for sandbox in await sandboxes()]
+    await jp_fetch("api", "kernels", notebook.kernel_id, "restart", method="POST", body="{}")
+    await notebook.answers()
+    assert await notebook.run("print('forgotten' in globals(), open('/sandbox/kept.txt').read())") == "False kept\n"
+    assert identity(jp_serverapp, notebook.kernel_id) == before
+    assert [sandbox.sandbox for sandbox in await sandboxes()] == sandbox
+
+
+async def test_restart_ends_what_the_kernel_had_started(new_notebook, jp_fetch):
+    notebook = await new_notebook()
+    await notebook.run("import subprocess; child = subprocess.Popen(['sleep', '1000'], start_new_session=True)")
+    await jp_fetch("api", "kernels", notebook.kernel_id, "restart", method="POST", body="{}")
+    await notebook.answers()
+    commands = "import glob; print([open(f).read().strip() for f in glob.glob('/proc/[0-9]*/comm')])"
+    assert "sleep" not in await notebook.run(commands)
+
+
+async def test_restart_from_a_busy_loop_works(new_notebook, jp_fetch):
+    notebook = await new_notebook()
+    running = notebook.start("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('go', flush=True)\nwhile True: pass")
+    await notebook.printed(running, "go")
+    response = await jp_fetch(
+        "api", "kernels", notebook.kernel_id, "restart", method="POST", body="{}", request_timeout=60
+    )
+    assert response.code == 200
+    await notebook.answers()
+    assert (await notebook.execute("1 + 1")).value == "2"
+
+
+async def test_two_websockets_see_the_same_kernel(new_notebook, open_notebook):
+    first = await new_notebook()
+    second = await open_notebook(first.kernel_id, LEGACY)
+    await first.run("shared = 'by both'")
+    assert await second.run("print(shared)") == "by both\n"
+
+
+async def test_delete_destroys_the_sandbox_before_it_answers(new_notebook, jp_fetch):
+    notebook = await new_notebook()
+    await notebook.run("1")
+    assert len(await sandboxes()) == 1
+    response = await jp_fetch("api", "kernels", notebook.kernel_id, method="DELETE")
+    assert response.code == 204
+    assert await sandboxes() == []
+
+
+@pytest.mark.parametrize(
+    "jp_argv", [["--MappingKernelManager.cull_idle_timeout=1", "--MappingKernelManager.cull_interval=1"]]
+)
+async def test_an_idle_kernel_is_culled_with_its_sandbox(new_notebook, jp_fetch):
+    notebook = await new_notebook()
+    await notebook.run("1")
+    notebook.close()
+    await nothing_is_claimed()
+    assert json.loads((await jp_fetch("api", "kernels")).body) == []
+
+
+async def test_only_named_variables_of_the_servers_environment_arrive(new_notebook, add_kernelspec, monkeypatch):
+    monkeypatch.setenv("SECRET_OF_THE_SERVER", "hunter2")
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    monkeypatch.setenv("KERNEL_COLOUR", "green")
+    monkeypatch.setenv("ALLOWED", "by the operator")
+    name = add_kernelspec("env", env={"OF_THE_SPEC": "yes"}, environment_names=["ALLOWED"])
+    notebook = await new_notebook(name)
+    environment = json.loads(await notebook.run("import os, json; print(json.dumps(dict(os.environ)))"))
+    arrived = {key: environment.get(key) for key in ("LANG", "KERNEL_COLOUR", "ALLOWED", "OF_THE_SPEC")}
+    assert arrived == {
+        "LANG": "de_DE.UTF-8",
+        "KERNEL_COLOUR": "green",
+        "ALLOWED": "by the operator",
+        "OF_THE_SPEC": "yes",
+    }
+    assert "hunter2" not in environment.values()
+    assert not {"JPY_PARENT_PID", "JUPYTER_SANDBOX_DIR", "JUPYTER_TOKEN"} & set(environment)
+    assert environment["HOME"] == "/sandbox"
+    assert os.environ["HOME"] not in json.dumps(environment)

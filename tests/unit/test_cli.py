@@ -1,0 +1,151 @@
+"""The command line: every command explains itself, and wrong usage ends with 2 before anything is started."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_sandbox import __version__, cli
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.errors import BrokerUnavailableError, UnknownSandboxError
+
+pytestmark = pytest.mark.unit
+
+COMMANDS = ["list", "run", "release", "reap", "status", "doctor"]
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch):
+    """No broker is started; the requests are kept, and answered from `answers`."""
+    requests: list[object] = []
+    answers: dict[type, object] = {}
+
+    async def call(request, kind, _descriptors=(), *, start=True):
+        requests.append((request, start))
+        answer = answers.get(type(request), BrokerUnavailableError("no broker runs"))
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, kind)
+        return answer
+
+    monkeypatch.setattr(client, "call", call)
+    return requests, answers
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("command", [[], *[[command] for command in COMMANDS]])
+def test_help_is_given(command, capsys, asked):
+    assert run(*command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: jupyter sandbox")
+    assert len(shown.splitlines()) >= 5
+    assert asked[0] == []
+
+
+def test_the_help_lists_every_command(capsys):
+    run("--help")
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in [*COMMANDS, "broker"])
+
+
+def test_the_version_is_told(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["explode"],
+        *[[command, "--no-such-flag"] for command in COMMANDS],
+        ["run"],
+        ["run", "1", "2"],
+        ["run", "1", "--timeout", "soon"],
+        ["list", "extra"],
+        ["status", "extra"],
+        ["release"],
+        ["release", "--all", "sbx_" + "0" * 20],
+    ],
+)
+def test_wrong_usage_ends_with_2_and_asks_nobody(arguments, capsys, asked):
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err.strip()
+    assert asked[0] == []
+
+
+def _row(number: int, **changes: object) -> verbs.Summary:
+    values = {
+        "sandbox": f"sbx_{number:020}",
+        "owner": 0,
+        "template": "python",
+        "created_at": "2020-01-01T00:00:00+00:00",
+        "kernels": ("0" * 12,),
+        "memory_bytes": 5 << 20,
+        "disk_bytes": 7 << 20,
+        "disk_total_bytes": 9 << 20,
+    }
+    return verbs.Summary(**values | changes)
+
+
+def test_list_without_a_broker_is_empty_and_starts_none(capsys, asked):
+    assert run("list") == 0
+    assert capsys.readouterr().out == "No sandboxes.\n"
+    assert asked[0] == [(verbs.List(after=""), False)]
+
+
+def test_list_shows_a_line_for_each(capsys, asked):
+    asked[1][verbs.List] = verbs.Listing(sandboxes=(_row(1), _row(2)), more=False)
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[0] == "sbx_" + "0" * 19 + "1"
+    assert "7/9 MiB" in lines[1]
+
+
+def test_list_asks_for_every_page(monkeypatch, capsys):
+    pages = {"": (_row(1), _row(2)), _row(2).sandbox: (_row(3),)}
+
+    async def call(request, _kind, **_):
+        return verbs.Listing(sandboxes=pages[request.after], more=request.after == "")
+
+    monkeypatch.setattr(client, "call", call)
+    assert run("list") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_release_names_what_it_released(capsys, asked):
+    asked[1][verbs.Release] = verbs.Done()
+    assert run("release", _row(1).sandbox, _row(2).sandbox) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{_row(number).sandbox} released" for number in (1, 2)]
+
+
+def test_releasing_an_unknown_sandbox_ends_with_1_and_a_sentence(capsys, asked):
+    asked[1][verbs.Release] = UnknownSandboxError("no sandbox sbx_1")
+    assert run("release", "sbx_1") == 1
+    assert capsys.readouterr().err == "jupyter sandbox release: no sandbox sbx_1\n"
+
+
+def test_reap_tells_what_it_would_do(capsys, asked):
+    asked[1][verbs.Reap] = verbs.Reaped(found=("disk image x.img",))
+    assert run("reap", "--dry-run") == 0
+    assert capsys.readouterr().out == "disk image x.img: would be destroyed\n"
+    assert asked[0][0][0] == verbs.Reap(dry_run=True)
+
+
+def test_status_without_a_broker_is_no_failure_and_starts_none(capsys, asked):
+    assert run("status") == 0
+    assert "No broker runs" in capsys.readouterr().out
+    assert asked[0] == [(verbs.Status(), False)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-5, "0m00s"), (0, "0m00s"), (61, "1m01s"), (3599, "59m59s"), (3600, "1h00m"), (90_000, "25h00m")],
+)
+def test_ages_are_short(seconds, text):
+    assert cli._age(seconds) == text

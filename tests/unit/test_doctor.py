@@ -1,0 +1,111 @@
+"""The doctor: what it found reads as text, and the remedy fits the cause."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_sandbox import doctor
+from jupyter_sandbox.doctor import Finding, Verdict
+
+pytestmark = pytest.mark.unit
+
+GOOD = Finding(verdict=Verdict.OK, subject="system", fact="Linux")
+WEAK = Finding(verdict=Verdict.WEAKER, subject="disk", fact="a tmpfs", remedy="run as root")
+BAD = Finding(verdict=Verdict.MISSING, subject="kernel", fact="too old", remedy="use a newer one")
+
+
+def _sysctls(tmp_path, **values):
+    for name, text in values.items():
+        path = tmp_path / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"kernel__unprivileged_userns_clone": "0"}, "unprivileged_userns_clone=1"),
+        ({"kernel__apparmor_restrict_unprivileged_userns": "1"}, "apparmor_restrict_unprivileged_userns=0"),
+        ({"user__max_user_namespaces": "0"}, "max_user_namespaces=10000"),
+        ({}, "--privileged"),
+        (
+            {
+                "kernel__unprivileged_userns_clone": "1",
+                "kernel__apparmor_restrict_unprivileged_userns": "0",
+                "user__max_user_namespaces": "63000",
+            },
+            "--privileged",
+        ),
+        ({"kernel__unprivileged_userns_clone": "1", "user__max_user_namespaces": "0"}, "max_user_namespaces=10000"),
+    ],
+)
+def test_the_remedy_names_the_switch_that_is_off(tmp_path, values, remedy):
+    assert remedy in doctor._userns_remedy(_sysctls(tmp_path, **values))
+
+
+def test_a_good_machine_reads_as_good():
+    assert doctor.render([GOOD]).splitlines() == ["[ok     ] system: Linux", "Sandboxes can run here."]
+
+
+def test_a_weaker_machine_can_still_run_and_is_told_the_remedy():
+    lines = doctor.render([GOOD, WEAK]).splitlines()
+    assert lines[1:3] == ["[weaker ] disk: a tmpfs", "          to mend it: run as root"]
+    assert lines[-1] == "Sandboxes can run here."
+
+
+def test_a_missing_thing_is_fatal():
+    text = doctor.render([GOOD, WEAK, BAD])
+    assert "[missing] kernel: too old" in text
+    assert text.endswith("Sandboxes cannot run here yet.")
+
+
+@pytest.mark.parametrize(("findings", "fatal"), [([], False), ([GOOD, WEAK], False), ([GOOD, BAD], True)])
+def test_only_what_is_missing_is_fatal(findings, fatal):
+    assert doctor.is_fatal(findings) is fatal
+
+
+def _on(monkeypatch, *, system="linux", machine="x86_64", release="6.1.0-13-amd64"):
+    monkeypatch.setattr(doctor.sys, "platform", system)
+    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr(doctor.platform, "release", lambda: release)
+    return doctor._system()
+
+
+@pytest.mark.parametrize("release", ["5.12.0", "5.15-generic", "6.1.0-13-amd64", "10.0"])
+def test_new_enough_kernels_are_good(monkeypatch, release):
+    (finding,) = _on(monkeypatch, release=release)
+    assert finding.verdict is Verdict.OK
+    assert release in finding.fact
+
+
+@pytest.mark.parametrize("release", ["5.11.22", "4.18.0-553.el8", "3.10"])
+def test_old_kernels_are_told(monkeypatch, release):
+    (finding,) = _on(monkeypatch, release=release)
+    assert finding.verdict is Verdict.MISSING
+    assert "5.12" in finding.remedy
+
+
+@pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("linux", "riscv64"), ("win32", "AMD64")])
+def test_other_systems_are_told(monkeypatch, system, machine):
+    (finding,) = _on(monkeypatch, system=system, machine=machine)
+    assert finding.verdict is Verdict.MISSING
+
+
+def test_old_packages_are_told_with_the_command_that_mends_it(monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "6.29.5" if name == "ipykernel" else "99.0")
+    (finding,) = doctor._packages()
+    assert finding.verdict is Verdict.MISSING
+    assert "ipykernel 6.29.5" in finding.fact
+    assert "pip install -U" in finding.remedy
+
+
+def test_new_packages_are_no_news(monkeypatch):
+    monkeypatch.setattr(doctor.metadata, "version", lambda _name: "99.0")
+    assert doctor._packages() == []
+
+
+async def test_no_sandbox_is_started_where_something_is_missing(monkeypatch):
+    monkeypatch.setattr(doctor, "_PROBES", (lambda: [BAD],))
+    monkeypatch.setattr(doctor, "_proof", None)
+    assert await doctor.examine(prove=True) == [BAD]
