@@ -3,9 +3,9 @@
 It is the child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) of what it starts, so that also a daemon which detaches
 itself stays among its descendants: memory can be attributed, and no process is left even if the benchmark is killed.
 
-Protocol: started as `python -m benchmarks.keeper COMMAND...`; end of file on standard input means stop. It then writes
-one line of JSON (`StopReport`) and exits. Order of ending: the command gets SIGTERM; whoever still lives `GRACE_S`
-after it gets SIGTERM, then SIGKILL.
+Protocol: started as `python -m benchmarks.keeper COMMAND...`; stops at end of file on standard input, or when the
+command ends by itself. It then writes one line of JSON (`StopReport`) and exits. Order of ending: the command gets
+SIGTERM; whoever still lives `GRACE_S` after it gets SIGTERM, then SIGKILL.
 """
 
 from __future__ import annotations
@@ -41,14 +41,22 @@ class StopReport:
     outlived: list[str]
 
 
-def living() -> dict[int, Process]:
-    """Reap what ended and return what is left of the descendants."""
+def reap() -> set[int]:
+    """Collect children that ended, adopted ones too, and return their ids."""
+    ended: set[int] = set()
     while True:
         try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                break
+            pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            break
+            return ended
+        if pid == 0:
+            return ended
+        ended.add(pid)
+
+
+def living() -> dict[int, Process]:
+    """Reap what ended and return what is left of the descendants."""
+    reap()
     return descendants(os.getpid(), all_processes())
 
 
@@ -91,8 +99,8 @@ def main() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True)
-    while not (select.select([0], [], [], POLL_S)[0] and os.read(0, 4096) == b""):
-        living()
+    while command.pid not in reap() and not (select.select([0], [], [], POLL_S)[0] and os.read(0, 4096) == b""):
+        pass  # reading /proc here would take CPU from what is measured
     print(json.dumps(asdict(stop(command.pid))), flush=True)
     os._exit(0)  # Popen must not wait for a child that was reaped here
 

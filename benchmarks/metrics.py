@@ -86,7 +86,7 @@ class Results:
             self.right[system] += 1
             return True
         self.wrong[system] += 1
-        self.fail(system, measurement, f"expected {expected!r}, got {actual[:80]!r}")
+        self.fail(system, measurement, f"expected {expected!r}, got {actual[:200]!r}")
         return False
 
     def fail(self, system: str, measurement: str, text: str) -> None:
@@ -97,9 +97,9 @@ class Results:
         """Remember something the reader of the figures should know."""
         self.notes.append(Remark(system=system, measurement=measurement, text=text))
 
-    def has_failures(self, system: str) -> bool:
-        """Return whether anything failed on this system so far."""
-        return any(failure.system == system for failure in self.failures)
+    def failure_count(self, system: str) -> int:
+        """Return how often something failed on this system so far."""
+        return sum(failure.system == system for failure in self.failures)
 
     def summaries(self, metric: Metric) -> dict[str, Summary]:
         """Return the summary of each system that has samples, in the order of the systems."""

@@ -125,7 +125,8 @@ def _write_config(system: System, directory: Path, port: int, token: str) -> Non
 
 
 def _log_tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    """Return the last lines of a log without those of level INFO."""
+    return "\n".join([line for line in log.read_text(errors="replace").splitlines() if line[:2] != "[I"][-lines:])
 
 
 def _check_extensions(system: System, log: Path) -> None:
@@ -137,14 +138,14 @@ def _check_extensions(system: System, log: Path) -> None:
             raise NotInstalledError(f"{system.name}: server extension {extension} {state}\n{_log_tail(log)}")
 
 
-async def _wait_until_ready(server: Server, log: Path) -> None:
+async def _wait_until_ready(server: Server, keeper: asyncio.subprocess.Process, log: Path) -> None:
     """Wait until the server answers and offers the kernel. Raises NotInstalledError."""
     system = server.system
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             while (kernels := await server.client.kernel_names()) is None:
                 await asyncio.sleep(0.1)
-                if not descendants(server.keeper_pid, all_processes()):
+                if keeper.returncode is not None:
                     raise NotInstalledError(f"{system.name}: the server ended at once\n{_log_tail(log)}")
     except TimeoutError:
         message = f"{system.name}: no answer from the server within {START_TIMEOUT_S:.0f} s\n{_log_tail(log)}"
@@ -185,6 +186,7 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
         raise NotInstalledError(f"{system.name} is not installed: pip install {' '.join(missing)}")
     directory = Path(tempfile.mkdtemp(prefix="jsb-"))
     log = directory / "server.log"
+    failed_before = results.failure_count(system.name)
     try:
         port, token = _free_port(), secrets.token_hex(16)
         environment = _environment(system, directory)
@@ -205,11 +207,11 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
             async with open_client(f"http://127.0.0.1:{port}", token) as client:
                 started_ticks = all_processes()[keeper.pid].started_ticks
                 server = Server(system=system, client=client, keeper_pid=keeper.pid, started_ticks=started_ticks)
-                await _wait_until_ready(server, log)
+                await _wait_until_ready(server, keeper, log)
                 yield server
         finally:
             await _stop(keeper, system, results)
-            if results.has_failures(system.name):
+            if results.failure_count(system.name) > failed_before:
                 results.note(system.name, f"end of the server's log:\n{_log_tail(log)}")
     finally:
         _remove(directory, system, results)

@@ -28,8 +28,9 @@ from jupyter_sandbox.provisioner import SandboxProvisioner
 class ClosedHandler(JupyterHandler):
     """Answers 403 to everything."""
 
-    async def prepare(self, *_args: Any, **_kwargs: Any) -> None:
+    async def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Refuse before any method is looked at."""
+        await super().prepare(*args, **kwargs)
         raise web.HTTPError(403, "closed: this server runs code in sandboxes only")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+from tornado import web
 from traitlets import Bool
 
 PROVISIONER: Final = "sandbox-provisioner"
@@ -18,6 +19,21 @@ def is_ours(metadata: dict[str, Any]) -> bool:
     """Whether a kernelspec with this metadata runs its kernels in sandboxes."""
     stanza = metadata.get("kernel_provisioner") or {}
     return bool(stanza.get("provisioner_name") == PROVISIONER)
+
+
+class NotASandboxError(NoSuchKernel, web.HTTPError):
+    """The kernelspec does not exist, or its kernels would run outside sandboxes; a server answers 404."""
+
+    def __init__(self, name: str) -> None:
+        """`name`: the kernelspec that was asked for."""
+        NoSuchKernel.__init__(self, name)
+        web.HTTPError.__init__(
+            self,
+            404,
+            "no sandbox kernel %r; this server runs code in sandboxes only",
+            name,
+            reason="No such sandbox kernel",
+        )
 
 
 class SandboxKernelSpecManager(KernelSpecManager):
@@ -31,10 +47,10 @@ class SandboxKernelSpecManager(KernelSpecManager):
         return {name: directory for name, directory in found.items() if self._spec(name)}
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """Return one of our kernelspecs; raises NoSuchKernel for every other."""
+        """Return one of our kernelspecs; raises NotASandboxError for every other."""
         spec = self._spec(kernel_name)
         if spec is None:
-            raise NoSuchKernel(kernel_name)
+            raise NotASandboxError(kernel_name)
         return spec
 
     def get_all_specs(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Child processes: bounded in time, and nothing of them left afterwards.
 
-Suites leave kernels behind when they are cut off, so every child leads a process group of its own, which is killed whole.
+A suite that is cut off leaves children behind, so each one leads a process group of its own, which is killed whole. Kernels lead their
+own groups: ipykernel ends by itself when its parent is gone.
 """
 
 import os
