@@ -1,6 +1,6 @@
 """A kernelspec manager that knows sandbox kernels only, for exclusive mode.
 
-Jupyter's own lists of allowed kernelspecs filter what is *shown*; whoever knows another name can still start that kernel.
+Jupyter's own lists of allowed kernelspecs filter what is *shown*; whoever knows another name can still start it.
 This one refuses the name, so that every way to a kernel (REST, sessions, restart) is closed at once.
 """
 

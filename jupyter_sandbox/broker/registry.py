@@ -11,18 +11,17 @@ import contextlib
 import logging
 import os
 import signal
-import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, obituary, templates, workspace
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker.sandbox import HOME, Event, Holder, Sandbox
 from jupyter_sandbox.errors import CapacityError, SandboxError, StartError, UnknownSandboxError, WorkspaceError
 from jupyter_sandbox.guards import ids, processes
-from jupyter_sandbox.host import channel
+from jupyter_sandbox.host import kernel_sockets
+from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.ledger import Ledger, Record
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import Pool
@@ -30,40 +29,14 @@ from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
 from sandbox_worker import messages, protocol
 
 if TYPE_CHECKING:
-    from jupyter_sandbox.engines import Engine, Worker
+    from collections.abc import Awaitable, Mapping, Sequence
+
+    from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
 
-HOME: Final = "/sandbox"
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 log = logging.getLogger(__name__)
-
-Event = verbs.ProcessExited | verbs.SandboxGone
-Holder = Callable[[Event], None]
-
-
-@dataclass(eq=False, kw_only=True)
-class Sandbox:
-    """One worker and, once claimed, what its owner has in it."""
-
-    worker: Worker
-    template: Template
-    state: WorkerState = WorkerState.STARTING
-    agent: AgentClient | None = None
-    owner: int = -1
-    created_at: str = ""
-    cwd: str = HOME
-    holder: Holder | None = None
-    kernels: dict[str, int] = field(default_factory=dict)
-    """Seats of running kernels, with the count of memory kills when they started."""
-    commands: set[str] = field(default_factory=set)
-    ending: set[str] = field(default_factory=set)
-    """Kernels and commands that we were asked to end."""
-
-    @property
-    def id(self) -> ids.SandboxId:
-        """The id."""
-        return self.worker.id
 
 
 class Registry:
@@ -163,13 +136,9 @@ class Registry:
             key=request.key,
         )
         with contextlib.ExitStack() as undo:
-            listeners = []
-            for port in range(1, len(protocol.PORTS) + 1):
-                path = prefix.with_name(f"{prefix.name}-{port}")
-                owner = None if sandbox.owner == os.getuid() else sandbox.owner
-                undo.callback(path.unlink, missing_ok=True)
-                bound = channel.listen(path, kind=socket.SOCK_STREAM, mode=0o600, owner=owner)
-                listeners.append(bound)
+            owner = None if sandbox.owner == os.getuid() else sandbox.owner
+            listeners = kernel_sockets.bind(prefix, owner)
+            undo.callback(kernel_sockets.remove, prefix)
             try:
                 descriptors = [listener.fileno() for listener in listeners]
                 sandbox.kernels[seat] = sandbox.worker.out_of_memory_kills()
@@ -313,8 +282,6 @@ class Registry:
         return sandbox.agent
 
     def _record(self, sandbox: Sandbox) -> None:
-        from jupyter_sandbox.host.processes import start_time
-
         worker = sandbox.worker
         self._ledger.write(
             Record(
@@ -322,7 +289,7 @@ class Registry:
                 template=sandbox.template.name,
                 slot=worker.slot,
                 pid=worker.pid,
-                started=start_time(worker.pid),
+                started=host_processes.start_time(worker.pid),
                 owner=sandbox.owner,
                 workspace=sandbox.cwd,
                 created_at=sandbox.created_at,
@@ -366,7 +333,7 @@ class Registry:
         )
         sandbox.ending.discard(exited.target)
         if kills_before is not None:
-            self._remove_sockets(exited.target)
+            kernel_sockets.remove(self._places.kernel_sockets(exited.target))
         self._tell(
             sandbox,
             verbs.ProcessExited(
@@ -409,16 +376,11 @@ class Registry:
         if agent:
             await agent.close()
         for seat in list(sandbox.kernels):
-            self._remove_sockets(seat)
+            kernel_sockets.remove(self._places.kernel_sockets(seat))
         await self._engine.destroy(sandbox.worker)
         self._sandboxes.pop(sandbox.id, None)
         sandbox.state = lifecycle.advance(sandbox.state, WorkerState.GONE)
         log.info("sandbox %s destroyed", sandbox.id)
-
-    def _remove_sockets(self, seat: str) -> None:
-        prefix = self._places.kernel_sockets(seat)
-        for port in range(1, len(protocol.PORTS) + 1):
-            prefix.with_name(f"{prefix.name}-{port}").unlink(missing_ok=True)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

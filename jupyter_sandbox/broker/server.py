@@ -23,7 +23,8 @@ from sandbox_worker import messages
 if TYPE_CHECKING:
     import socket
 
-    from jupyter_sandbox.broker.registry import Event, Registry, Sandbox
+    from jupyter_sandbox.broker.registry import Registry
+    from jupyter_sandbox.broker.sandbox import Event, Sandbox
     from jupyter_sandbox.engines import Engine
 
 MAX_CONNECTIONS: Final = 4096

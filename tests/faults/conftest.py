@@ -104,7 +104,13 @@ class Tree:
 
     def wait_for_end(self) -> None:
         """Wait until no broker runs."""
-        wait_until(lambda: [broker.poll() for broker in self.brokers] and broker_pid() is None or broker_pid() is None, 30)
+
+        def ended() -> bool:
+            for broker in self.brokers:
+                broker.poll()
+            return broker_pid() is None
+
+        wait_until(ended, 30)
 
     def client(self, template: str = "python", *, uid: int = 0) -> tuple[subprocess.Popen[str], str]:
         """Start a client process of another user that claims a sandbox and waits; return it and the sandbox's id."""

@@ -1,0 +1,46 @@
+"""What the broker knows of one sandbox: its worker, its owner, what runs in it, and who is to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.lifecycle import WorkerState
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.agents import AgentClient
+    from jupyter_sandbox.engines import Worker
+    from jupyter_sandbox.guards import ids
+    from jupyter_sandbox.specs import Template
+
+HOME: Final = "/sandbox"
+"""Where a sandbox's disk shows, and where its kernels start when there is no workspace."""
+
+Event = verbs.ProcessExited | verbs.SandboxGone
+Holder = Callable[[Event], None]
+
+
+@dataclass(eq=False, kw_only=True)
+class Sandbox:
+    """One worker and, once claimed, what its owner has in it."""
+
+    worker: Worker
+    template: Template
+    state: WorkerState = WorkerState.STARTING
+    agent: AgentClient | None = None
+    owner: int = -1
+    created_at: str = ""
+    cwd: str = HOME
+    holder: Holder | None = None
+    kernels: dict[str, int] = field(default_factory=dict)
+    """Seats of running kernels, with the count of memory kills when they started."""
+    commands: set[str] = field(default_factory=set)
+    ending: set[str] = field(default_factory=set)
+    """Kernels and commands that we were asked to end."""
+
+    @property
+    def id(self) -> ids.SandboxId:
+        """The id."""
+        return self.worker.id

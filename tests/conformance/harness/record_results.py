@@ -1,0 +1,53 @@
+"""Runs inside a suite's environment: pytest with the suite's own settings, and a line of JSON per result.
+
+Usage: record_results.py RESULTS PYTEST_ARGUMENT...
+
+Started as a file, not as a `-p` plugin: a plugin would need PYTHONPATH or a file in the environment, and kernels would see it.
+The lines are written as they come, so a run that is cut off still tells what it had done and what was left.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+
+class ResultRecorder:
+    """Writes {"collected": [...]} once, then {"id":, "phase":, "outcome":, "reason":} per report that counts."""
+
+    def __init__(self, sink: TextIO) -> None:
+        self._sink = sink
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._write({"collected": [item.nodeid for item in session.items]})
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._report(report, "collect")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            self._report(report, report.when or "call")
+
+    def _report(self, report: pytest.CollectReport | pytest.TestReport, phase: str) -> None:
+        lines = report.longreprtext.strip().splitlines()
+        reason = lines[-1] if lines else ""
+        self._write({"id": report.nodeid, "phase": phase, "outcome": report.outcome, "reason": reason})
+
+    def _write(self, line: dict[str, object]) -> None:
+        self._sink.write(json.dumps(line) + "\n")
+        self._sink.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """Returns pytest's exit code."""
+    results, *pytest_arguments = arguments
+    sys.path[0] = ""  # as `python -m pytest`: suites import their own `tests` package from the current directory
+    with Path(results).open("w", encoding="utf-8") as sink:
+        return int(pytest.main(pytest_arguments, plugins=[ResultRecorder(sink)]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
