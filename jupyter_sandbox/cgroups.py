@@ -170,6 +170,8 @@ def _makeable(parents: Iterable[Path]) -> bool:
     try:
         for parent in parents:
             parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(parent, os.W_OK | os.X_OK):
+                return False
     except OSError:
         return False
     return True

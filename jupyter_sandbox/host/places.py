@@ -63,15 +63,16 @@ class Places:
 
 def find() -> Places:
     """Return the places of this user's broker for this Python environment."""
-    tag = hashlib.sha256(f"{Path(sys.prefix).resolve()}".encode()).hexdigest()[:8]
     uid = os.getuid()
+    tag = hashlib.sha256(f"{uid} {Path(sys.prefix).resolve()}".encode()).hexdigest()[:8]
     named, everything = os.environ.get(SOCKET_VARIABLE), os.environ.get(DIRECTORY_VARIABLE)
     if everything:
         base, images = Path(everything), Path(everything, "images")
     elif uid == 0:
         base, images = Path("/run/jupyter-sandbox"), Path("/var/lib/jupyter-sandbox")
     else:
-        base = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/jupyter-sandbox-{uid}") / "jsb"  # noqa: S108 - checked by `make`
+        given = os.environ.get("XDG_RUNTIME_DIR")
+        base = Path(given, "jsb") if given else Path(f"/tmp/jupyter-sandbox-{uid}")  # noqa: S108 - checked by `make`
         images = Path.home() / ".cache/jupyter-sandbox"
     run = base / tag
     return Places(run=run, images=images / tag, socket=Path(named) if named else run / "broker")
@@ -88,8 +89,8 @@ def make(places: Places) -> None:
     places.images.mkdir(mode=0o700, parents=True, exist_ok=True)
     for directory in (places.run.parent, places.run, places.images):
         status = directory.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise BrokerUnavailableError("the broker's run directory belongs to somebody else; remove it")
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise BrokerUnavailableError(f"others may write to the broker's directory {directory}; remove it")
     places.run.parent.chmod(passable)
     for directory in (places.run / "k", places.run / "a", places.stage, places.stage / "root"):
         directory.mkdir(mode=passable, exist_ok=True)

@@ -60,7 +60,7 @@ def test_nothing_outside_answers_v4_v6_metadata_or_dns(inside):
         """.replace("\n        ", "\n")
     )
     assert set(found[:-1]) <= {"ENETUNREACH", "EACCES", "EINVAL", "EADDRNOTAVAIL"}, found
-    assert found[-1] == "gaierror"
+    assert "name resolution" in str(found[-1]), found[-1]
 
 
 def test_the_hosts_loopback_and_abstract_sockets_are_elsewhere(inside):
@@ -190,7 +190,6 @@ def test_keystrokes_cannot_be_pushed_into_a_terminal(inside):
     script = (
         "import os, fcntl, errno\n"
         "master, slave = os.openpty()\n"
-        "os.setsid()\n"
         "fcntl.ioctl(slave, 0x540E, 0)\n"  # TIOCSCTTY: it is our own terminal, so only the filter can refuse
         "for request in (0x5412, 0x541C, 0x100005412):\n"
         "    try:\n"
@@ -217,9 +216,11 @@ def test_a_crash_is_never_piped_to_a_program_of_the_host(inside):
 
 @pytest.mark.parametrize("name", ["mem", "environ", "fd", "root", "cwd", "exe", "maps", "stack", "syscall", "map_files"])
 def test_the_agents_inside_is_unreadable(inside, name):
-    way = f"os.listdir('/proc/1/{name}')" if name in ("fd", "map_files") else f"read('/proc/1/{name}')"
-    if name in ("root", "cwd", "exe"):
-        way = f"os.readlink('/proc/1/{name}')"
+    way = f"read('/proc/1/{name}')"
+    if name in ("root", "cwd", "exe", "fd"):
+        way = f"os.readlink('/proc/1/{name}{'/3' if name == 'fd' else ''}')"
+    if name == "map_files":
+        way = "os.listdir('/proc/1/map_files')"
     assert inside.ask(f"attempt(lambda: {way})") in DENIED
 
 
@@ -229,12 +230,15 @@ import signal, time
 for number in range(1, 65):
     attempt(os.kill, 1, number)
 time.sleep(0.1)
-tell([read('/proc/1/comm').strip(), read('/proc/1/stat').rpartition(')')[2].split()[0], attempt(write, '/proc/1/oom_score_adj', '1000')])"""
-    name, state, score = inside.probe(code)
+tell([read('/proc/1/comm').strip(), read('/proc/1/stat').rpartition(')')[2].split()[0]])"""
+    name, state = inside.probe(code)
     assert name == "sandbox-agent"
     assert state in "SR"
-    assert score in DENIED
     assert inside.command("true")["status"] == 0
+
+
+def test_the_agent_cannot_be_made_the_first_victim_of_the_memory_limit(inside):
+    assert inside.ask("attempt(write, '/proc/1/oom_score_adj', read('/proc/1/oom_score_adj'))") in DENIED
 
 
 # -- the file system
@@ -336,8 +340,8 @@ tell([sorted(os.environ), ''.join(texts)])"""
 
 
 def test_keys_of_other_kernels_and_the_brokers_sockets_are_not_in_the_tree(inside):
-    line = "find / -xdev \\( -name 'kernel-*.json' -o -type s \\) 2>/dev/null; find /run /tmp /dev/shm /sandbox 2>/dev/null"
-    found = [path for path in inside.probe(f"tell(shell({line!r}).split())") if "kernel-" in path or path.endswith("/broker")]
+    line = "find / -path /proc -prune -o \\( -name 'kernel-*.json' -o -name 'jpserver-*' -o -type s \\) -print 2>/dev/null"
+    found = inside.probe(f"tell(shell({line!r}).split())")
     seat = inside.do("box.seat")
     assert all(seat in path for path in found), found
     directory = str(inside.host.directory)
@@ -376,12 +380,13 @@ for name in os.listdir('/proc/self/fd'):
     found.append(row)
 tell(found)"""
     found = inside.probe(code)
-    listeners = [row for row in found if row[1] == "socket" and row[4]]
+    listeners = [row for row in found if row[1] == "socket" and row[4] and row[2] == socket.AF_UNIX]
     assert len(listeners) == 5
     assert {row[5] for row in listeners} == {repr(f"{inside.do('box.prefix')}-{port}") for port in range(1, 6)}
     for row in found:
         if row[1] == "socket":
-            assert row[2] == socket.AF_UNIX, row
+            local = row[2] == socket.AF_INET and row[5].startswith("('127.0.0.1'")  # the debugger's, in its own namespace
+            assert row[2] == socket.AF_UNIX or local, row
             assert row[3] == socket.SOCK_STREAM, f"{row}: the agent's and broker's sockets are SOCK_SEQPACKET"
         else:
             kinds = ("pipe", "/dev/null", "anon_inode")
@@ -395,12 +400,18 @@ def test_a_command_inherits_nothing_but_its_streams(inside):
     assert child == ["0", "1", "2", "3"], "3 is the listing itself"
 
 
+def test_a_child_of_the_kernel_does_not_inherit_the_kernels_sockets(inside):
+    """os.system closes nothing: only close-on-exec keeps the listeners, which clients trust, from what the kernel runs."""
+    code = "os.system('ls -l /proc/self/fd > /tmp/fds 2>&1')\ntell(read('/tmp/fds'))"
+    assert "socket:" not in inside.probe(code)
+
+
 def test_other_sandboxes_cannot_be_seen_or_signalled(inside, claim):
     other = claim()
     other.execute("open('/tmp/mine', 'w').write('x'); open('/dev/shm/mine', 'w').write('x'); open('/sandbox/mine', 'w').write('x')")
     assert inside.ask("[os.path.exists(p + '/mine') for p in ('/tmp', '/dev/shm', '/sandbox', '/run')]") == [False] * 4
-    inside.ask("[attempt(os.kill, pid, 9) for pid in range(2, 300) if pid != os.getpid()]")
-    inside.ask("attempt(os.kill, -1, 15)")
+    inside.ask("[attempt(os.kill, pid, 9) for pid in range(2, 3000) if not os.path.exists(f'/proc/self/task/{pid}')]")
+    inside.ask("attempt(os.kill, -1, 9)")  # everything but the caller and pid 1
     assert other.ask("1 + 1") == 2
     for kind in ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup"):
         assert inside.ask(f"os.readlink('/proc/self/ns/{kind}')") != other.ask(f"os.readlink('/proc/self/ns/{kind}')"), kind

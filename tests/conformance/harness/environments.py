@@ -122,7 +122,13 @@ def prepare_environment(
         stamp.write_text(wanted)
     if provisioner is Provisioner.SANDBOX:
         _pip_install(cache, environment, f"{label}-project", [str(PROJECT)])
-    check = [environment.python, "-c", CHECK_PROGRAM, provisioner.entry_point, provisioner.kernel_name]
+    check: list[str | Path] = [
+        environment.python,
+        "-c",
+        CHECK_PROGRAM,
+        provisioner.entry_point,
+        provisioner.kernel_name,
+    ]
     run_or_raise(
         check,
         directory=cache.root,
@@ -204,7 +210,8 @@ def _normalised(name: str) -> str:
 
 
 def _pip_install(cache: Cache, environment: VirtualEnvironment, label: str, what: list[str]) -> None:
-    command = [environment.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
+    command: list[str | Path] = [environment.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += what
     _step(cache, f"install-{label}", command, f"cannot install into the environment {environment.directory.name}")
 
 

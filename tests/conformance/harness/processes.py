@@ -1,9 +1,10 @@
 """Child processes: bounded in time, and nothing of them left afterwards.
 
-A suite that is cut off leaves children behind, so each one leads a process group of its own, which is killed whole. Kernels lead their
-own groups: ipykernel ends by itself when its parent is gone.
+A suite that is cut off leaves children behind, so each one leads a process group of its own, which is killed whole.
+Kernels lead their own groups: ipykernel ends by itself when its parent is gone.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -77,8 +78,6 @@ def run_or_raise(
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     """Kill what is left of the group, then reap its leader."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -2,8 +2,8 @@
 
 Usage: record_results.py RESULTS PYTEST_ARGUMENT...
 
-Started as a file, not as a `-p` plugin: a plugin would need PYTHONPATH or a file in the environment, and kernels would see it.
-The lines are written as they come, so a run that is cut off still tells what it had done and what was left.
+Started as a file, not as a `-p` plugin: a plugin would need PYTHONPATH or a file in the environment, and kernels would
+see it. The lines are written as they come, so a run that is cut off still tells what it had done and what was left.
 """
 
 import json

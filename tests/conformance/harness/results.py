@@ -138,7 +138,7 @@ def counts(result: SuiteResult) -> str:
 def table(verdicts: Sequence[Verdict]) -> str:
     """The end of a run: a row per suite and provisioner."""
     head = ("suite", "provisioner", "passed", "failed", "skipped", "expected", "unexpected", "seconds", "verdict")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for verdict in verdicts:
         result = verdict.result
         numbers = [result.count("passed"), result.count("failed"), result.count("skipped")]
@@ -146,10 +146,14 @@ def table(verdicts: Sequence[Verdict]) -> str:
         word = "ok" if verdict.good else ("TROUBLE" if result.trouble else "FAILED")
         rows.append((result.suite, str(result.provisioner), *map(str, numbers), word))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    text = ["  ".join(_align(cell, width, column) for column, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in text)
+    rows.insert(1, tuple("-" * width for width in widths))
+    return "\n".join(_row(row, widths) for row in rows)
 
 
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if 2 <= column <= 7 else cell.ljust(width)
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Words to the left, numbers to the right."""
+    aligned = (
+        cell.rjust(width) if 2 <= column <= 7 else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join(aligned).rstrip()

@@ -1,7 +1,7 @@
 """The foreign test suites: where each comes from, what of it is run, and how.
 
-Every suite is taken from the sdist of the release it tests (all of them carry their tests); the tests then run against the installed
-release, except papermill's, which live inside their package.
+Every suite is taken from the sdist of the release it tests (all of them carry their tests); the tests then run against
+the installed release, except papermill's, which live inside their package.
 """
 
 import os
@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.environments import CONFORMANCE, Cache, VirtualEnvironment, fetch_sdist, unpack_sdist
@@ -20,7 +20,8 @@ from harness.results import SuiteResult, parse_results
 
 TEST_TIMEOUT_S = 120
 
-# Asked for by suites whose own settings predate the pytest-asyncio in use; `signal` because `thread`, which one suite sets, ends the whole run.
+# The loop scope: the settings of some suites predate the pytest-asyncio in use. `signal`: at a timeout `thread`, which
+# two suites ask for, ends the whole run.
 PYTEST_ARGUMENTS = (
     "-q",
     "-p",
@@ -32,10 +33,23 @@ PYTEST_ARGUMENTS = (
     "asyncio_default_fixture_loop_scope=function",
 )
 
+# Those that start a kernel; the rest of ipykernel's tests work inside one process.
+IPYKERNEL_PARTS = (
+    "async",
+    "comm",
+    "debugger",
+    "embed_kernel",
+    "kernel",
+    "message_spec",
+    "start_kernel",
+    "subshell_wedge",
+    "subshells",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PytestSuite:
-    """One suite. `members` are unpacked from the sdist of `project`, `own_files` copied from here; pytest runs `selection`."""
+    """One suite: `members` of the sdist of `project`, or `own_files` of this directory; pytest runs `selection`."""
 
     name: str
     project: str = ""
@@ -46,7 +60,7 @@ class PytestSuite:
     extra_arguments: Sequence[str] = ()
     timeout_s: float = 1200
     names_kernel: bool = False  # it asks for a kernel by the name in CONFORMANCE_KERNEL_NAME
-    about: str = field(kw_only=True)
+    about: str
 
 
 SUITES: Mapping[str, PytestSuite] = {
@@ -83,10 +97,7 @@ SUITES: Mapping[str, PytestSuite] = {
             project="ipykernel",
             version="7.4.0",
             members=("tests", "pyproject.toml"),
-            selection=tuple(
-                f"tests/test_{part}.py"
-                for part in ("kernel", "message_spec", "subshells", "debugger", "async", "comm", "start_kernel", "embed_kernel", "subshell_wedge")
-            ),
+            selection=tuple(f"tests/test_{part}.py" for part in IPYKERNEL_PARTS),
             about="the kernel from outside: protocol, debugger, subshells, comms",
         ),
         PytestSuite(
