@@ -31,4 +31,4 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 
 def _load_jupyter_server_extension(server: ServerApp) -> None:
     route = url_path_join(server.base_url, r"/api/kernels/(?P<kernel_id>[\w-]+)/channels")
-    server.web_app.add_handlers(".*$", [(route, NoDelayWebsocketHandler)])  # type: ignore[no-untyped-call]
+    server.web_app.add_handlers(".*$", [(route, NoDelayWebsocketHandler)])

@@ -84,7 +84,7 @@ SYSTEMS: Sequence[System] = (
         kernel_name="sandbox-python",
         packages=("jupyter-sandbox",),
         extensions={OUR_EXTENSION: True},
-        environment={"JUPYTER_SANDBOX_SOCKET": "{directory}/broker.sock"},
+        environment={"JUPYTER_SANDBOX_DIR": "{directory}/broker"},
         engine_pattern=re.compile("sandbox"),
         roles=(
             _SERVER,

@@ -27,13 +27,8 @@ class NotASandboxError(NoSuchKernel, web.HTTPError):
     def __init__(self, name: str) -> None:
         """`name`: the kernelspec that was asked for."""
         NoSuchKernel.__init__(self, name)
-        web.HTTPError.__init__(
-            self,
-            404,
-            "no sandbox kernel %r; this server runs code in sandboxes only",
-            name,
-            reason="No such sandbox kernel",
-        )
+        message = f"no sandbox kernel {name[:60]!r}; this server runs code in sandboxes only"
+        web.HTTPError.__init__(self, 404, message, reason="No such sandbox kernel")
 
 
 class SandboxKernelSpecManager(KernelSpecManager):

@@ -127,7 +127,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             await self._give_back()
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
             reason = f"The sandbox could not start ({error.code})"
-            raise web.HTTPError(error.status, "%s", str(error), reason=reason) from error
+            raise web.HTTPError(error.status, str(error), reason=reason) from error
         except BaseException:
             await self._give_back()
             raise

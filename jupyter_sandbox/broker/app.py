@@ -38,6 +38,7 @@ from jupyter_sandbox.workspace import Mounter
 from sandbox_worker import linux
 
 ENGINE_VARIABLE: Final = "JUPYTER_SANDBOX_ENGINE"
+ENGINES: Final = ("auto", "embedded", "docker")
 _LOG_BYTES: Final = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class BrokerApp(JupyterApp):
     aliases = dict([("engine", "BrokerApp.engine"), ("log-level", "BrokerApp.log_level")])
 
     engine = Enum(
-        ("auto", "embedded"),
+        ENGINES,
         default_value="auto",
         help="Which engine makes workers. The environment variable JUPYTER_SANDBOX_ENGINE sets it as well.",
     ).tag(config=True)
@@ -87,7 +88,10 @@ class BrokerApp(JupyterApp):
         return "jupyter_sandbox_config"
 
     def _engine_default(self) -> str:
-        return os.environ.get(ENGINE_VARIABLE, "auto")
+        named = os.environ.get(ENGINE_VARIABLE, "auto")
+        if named not in ENGINES:
+            self._fail(IsolationUnavailableError(f"{ENGINE_VARIABLE}={named!r} is none of {', '.join(ENGINES)}"))
+        return named
 
     def _template_directories_default(self) -> list[str]:
         return [str(Path(path, "sandbox-templates")) for path in reversed(jupyter_config_path())]
@@ -97,6 +101,8 @@ class BrokerApp(JupyterApp):
         super().start()
         os.umask(0o022)
         try:
+            if self.engine == "docker":
+                raise IsolationUnavailableError("this version has no engine `docker` yet; use `embedded` or `auto`")
             where = places.find()
             places.make(where)
             if self.background == "yes":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -61,6 +62,11 @@ class Tree:
             if len(fields) > 5 and fields[5].rpartition(":")[2] in inodes:
                 return int(fields[4])
         return None
+
+    def kill_worker(self, sandbox: str) -> None:
+        """Kill the pid 1 of a sandbox's worker, as a crash would."""
+        (record,) = self.directory.glob(f"*/ledger/*{sandbox.removeprefix('sbx_')}*")
+        os.kill(json.loads(record.read_text())["pid"], signal.SIGKILL)
 
     def log(self) -> str:
         """What the broker wrote."""

@@ -107,7 +107,7 @@ def open_notebook(jp_ws_fetch, jp_asyncio_loop):
         parts = ("api", "kernels", kernel_id, "channels")
         websocket = await jp_ws_fetch(*parts, params={"session_id": session_id}, subprotocols=subprotocols)
         assert websocket.selected_subprotocol == protocol
-        notebook = Notebook(websocket, protocol, session_id)
+        notebook = Notebook(websocket, protocol)
         opened.append(notebook)
         return notebook
 

@@ -46,10 +46,10 @@ class Notebook:
 
     kernel_id: str = ""
 
-    def __init__(self, websocket, protocol: str | None, session_id: str) -> None:
+    def __init__(self, websocket, protocol: str | None) -> None:
         self._websocket = websocket
         self._protocol = protocol
-        self._session = Session(session=session_id, key=b"")
+        self._session = Session(key=b"")  # not the server's session: its message ids would be the same as ours
 
     def close(self) -> None:
         self._websocket.close()

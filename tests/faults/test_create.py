@@ -1,0 +1,348 @@
+"""EmbeddedEngine.create, each step made to fail in turn: whatever was taken before is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jupyter_sandbox import cgroups, disks
+from jupyter_sandbox.disks import LoopDisks
+from jupyter_sandbox.engines import embedded, zygotes
+from jupyter_sandbox.engines.embedded import EmbeddedEngine
+from jupyter_sandbox.engines.zygotes import Fresh, Zygote
+from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, SandboxError, StartError
+from jupyter_sandbox.guards import ids
+from jupyter_sandbox.host import channel, places
+from jupyter_sandbox.host.places import Places
+from jupyter_sandbox.ledger import Ledger, Record
+from jupyter_sandbox.specs import Limits, Template
+from sandbox_worker import linux
+from tests.conftest import eventually
+
+from .conftest import _UID_BASES, Tree
+from .test_disks import loops
+
+pytestmark = [pytest.mark.e2e, pytest.mark.needs_root, pytest.mark.timeout(120)]
+
+TEMPLATE = Template(name="python", limits=Limits(disk_mib=16, disk_inodes=1024))
+UID_BASE = next(_UID_BASES)
+
+
+class Bench:
+    """An engine with a real ledger, real disks, real groups and a fork that makes a real process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.places = Places(run=directory / "run", images=directory / "images", socket=directory / "run/broker")
+        places.make(self.places)
+        self.ledger = Ledger(self.places.ledger)
+        self.hierarchy = cgroups.find(f"test-{os.getpid()}")
+        self.engine = EmbeddedEngine(
+            places=self.places,
+            ledger=self.ledger,
+            disks=LoopDisks(self.places.images, 0),
+            hierarchy=self.hierarchy,
+            uid_base=UID_BASE,
+            default=TEMPLATE,
+        )
+        self.engine._fork = self.fork
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.before = self.descriptors()
+
+    async def fork(self, _sandbox, _template, _listener) -> Fresh:
+        child = subprocess.Popen(["sleep", "1000"])
+        self.children.append(child)
+        return Fresh(pid=child.pid, pidfd=os.pidfd_open(child.pid))
+
+    async def create(self):
+        return await self.engine.create(ids.new_sandbox_id(), TEMPLATE)
+
+    @staticmethod
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def left(self) -> list[str]:
+        found = [str(path) for pattern in ("ledger/*", "a/*", "k/*") for path in self.places.run.glob(pattern)]
+        found += [str(path) for path in self.places.images.iterdir()]
+        found += loops(self.directory)
+        found += [f"group {name}" for name in (self.hierarchy.names() if self.hierarchy else ())]
+        found += [f"slot {slot}" for slot in self.engine._slots]
+        found += [f"process {child.pid}" for child in self.children if child.poll() is None]
+        found += ["descriptors"] * max(0, self.descriptors() - self.before)
+        return found
+
+    async def assert_nothing_left(self) -> None:
+        try:
+            await eventually(lambda: not self.left(), 5)
+        except AssertionError:
+            assert self.left() == []
+
+    def close(self) -> None:
+        for child in self.children:
+            child.kill()
+            child.wait()
+        if self.hierarchy:
+            for name in self.hierarchy.names():
+                self.hierarchy.group(name).remove()
+            self.hierarchy.remove_parents()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+async def test_a_worker_that_is_made_and_destroyed_leaves_nothing(bench):
+    worker = await bench.create()
+    assert bench.left()
+    await bench.engine.destroy(worker)
+    await bench.assert_nothing_left()
+
+
+async def test_destroy_twice_is_quiet(bench):
+    worker = await bench.create()
+    await bench.engine.destroy(worker)
+    await bench.engine.destroy(worker)
+    await bench.assert_nothing_left()
+
+
+def _failing(error: BaseException, *, after: int = 0):
+    """Return a function that works `after` times by doing nothing, then raises."""
+    calls = []
+
+    def fail(*_args, **_kwargs):
+        calls.append(1)
+        if len(calls) > after:
+            raise error
+
+    return fail
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+BROKEN = OSError(errno.EIO, "Input/output error")
+STEPS = {
+    "record": lambda bench, patch: patch(bench.ledger, "write", _failing(FULL)),
+    "listener": lambda _, patch: patch(channel, "listen", _failing(BROKEN)),
+    "admission": lambda _, patch: patch(LoopDisks, "_admit", _failing(FULL)),
+    "image": lambda _, patch: patch(disks.os, "posix_fallocate", _failing(FULL)),
+    "mkfs": lambda _, patch: patch(disks.processes, "run", _failing(StartError("mkfs.ext4: no"))),
+    "attach": lambda _, patch: patch(disks, "_attach", _failing(BROKEN)),
+    "mount": lambda _, patch: patch(linux, "new_filesystem", _failing(BROKEN)),
+    "furnish": lambda _, patch: patch(disks.os, "mkdir", _failing(FULL)),
+    "group": lambda _, patch: patch(cgroups.Hierarchy, "create", _failing(BROKEN)),
+    "group limit": lambda _, patch: patch(cgroups, "_settings", lambda *_: [("pids.max", "many")]),
+    "fork": lambda bench, patch: patch(bench.engine, "_fork", _failing(StartError("the zygote is gone"))),
+    "second record": lambda bench, patch: patch(bench.ledger, "write", _after_first(bench.ledger.write)),
+    "group member": lambda _, patch: patch(cgroups.Group, "add", _failing(OSError(errno.ESRCH, "No such process"))),
+    "worker": lambda _, patch: patch(embedded, "EmbeddedWorker", _failing(BROKEN)),
+}
+
+
+def _after_first(write):
+    calls = []
+
+    def fail(record: Record) -> None:
+        calls.append(record)
+        if len(calls) > 1:
+            raise FULL
+        write(record)
+
+    return fail
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_step_that_fails_leaves_nothing(bench, monkeypatch, step):
+    STEPS[step](bench, monkeypatch.setattr)
+    with pytest.raises((SandboxError, OSError)):
+        await bench.create()
+    monkeypatch.undo()
+    await bench.assert_nothing_left()
+    await bench.engine.destroy(await bench.create())
+    await bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("step", ["listener", "record", "group", "second record", "group member"])
+async def test_a_step_that_fails_is_an_error_of_ours(bench, monkeypatch, step):
+    # bug shown: OSError leaves the engine; claims answer internal_error, and in the pool's loop it ends the broker
+    STEPS[step](bench, monkeypatch.setattr)
+    with pytest.raises(SandboxError):
+        await bench.create()
+
+
+@pytest.mark.parametrize("step", ["disk", "group", "fork"])
+async def test_a_cancelled_start_leaves_nothing(bench, monkeypatch, step):
+    # bug shown (disk, group): the thread goes on after the cancellation, and what it makes belongs to nobody
+    if step == "fork":
+        waiting, go_on = asyncio.Event(), asyncio.Event()
+
+        async def fork(*_):
+            waiting.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(bench.engine, "_fork", fork)
+    else:
+        import threading
+
+        owner, name = (LoopDisks, "create") if step == "disk" else (cgroups.Hierarchy, "create")
+        original, entered, leave = getattr(owner, name), threading.Event(), threading.Event()
+
+        def slow(*args):
+            entered.set()
+            leave.wait(10)
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, slow)
+    creation = asyncio.create_task(bench.create())
+    if step == "fork":
+        await waiting.wait()
+    else:
+        await eventually(entered.is_set)
+    creation.cancel()
+    await asyncio.sleep(0)
+    if step != "fork":
+        leave.set()
+    with pytest.raises(asyncio.CancelledError):
+        await creation
+    await asyncio.to_thread(lambda: None)
+    await bench.assert_nothing_left()
+
+
+async def test_no_slot_is_given_twice_and_none_is_lost(bench, monkeypatch):
+    monkeypatch.setattr(embedded, "_SLOTS", 4)
+    workers = [await bench.create() for _ in range(3)]
+    assert sorted(worker.uid for worker in workers) == [UID_BASE + 1, UID_BASE + 2, UID_BASE + 3]
+    with pytest.raises(CapacityError, match="no free uid"):
+        await bench.create()
+    await bench.engine.destroy(workers[1])
+    workers[1] = await bench.create()
+    assert workers[1].uid == UID_BASE + 2
+    for worker in workers:
+        await bench.engine.destroy(worker)
+    await bench.assert_nothing_left()
+
+
+async def test_a_dead_worker_s_record_is_given_back(bench):
+    worker = await bench.create()
+    (record,) = bench.ledger.records()
+    os.kill(worker.pid, signal.SIGKILL)
+    bench.children[0].wait()
+    assert await bench.engine.recover(record, TEMPLATE) is None
+    assert list(bench.ledger.records()) == []
+    await bench.engine.destroy(worker)
+    await bench.assert_nothing_left()
+
+
+async def test_a_reused_pid_is_not_taken_for_the_worker(bench):
+    sandbox = ids.new_sandbox_id()
+    record = Record(id=sandbox, template="python", slot=1, pid=os.getpid(), started=1, owner=0)
+    bench.ledger.write(record)
+    assert await bench.engine.recover(record, TEMPLATE) is None
+    assert list(bench.ledger.records()) == []
+    await bench.assert_nothing_left()
+
+
+async def test_what_belongs_to_nobody_is_found_and_reaped(bench):
+    worker = await bench.create()
+    stray = ids.new_sandbox_id()
+    (bench.places.images / f"{stray}.img").touch()
+    bench.places.agent_socket(stray).touch()
+    if bench.hierarchy:
+        bench.hierarchy.create(stray, TEMPLATE.limits)
+    expected = [f"agent socket {stray.removeprefix('sbx_')}", f"disk image {stray}.img"]
+    expected += [f"control group {stray}"] if bench.hierarchy else []
+    for dry_run in (True, True, False):
+        assert sorted(await bench.engine.reap([worker.id], dry_run=dry_run)) == sorted(expected)
+    assert await bench.engine.reap([worker.id], dry_run=False) == []
+    await bench.engine.destroy(worker)
+    await bench.assert_nothing_left()
+
+
+async def test_a_group_that_cannot_be_reaped_does_not_keep_the_rest(bench):
+    # bug shown: OSError from Group.remove leaves reap(), and a broker that finds such a group does not start
+    if bench.hierarchy is None:
+        pytest.skip("no control groups can be made here")
+    worker = await bench.create()
+    stray = ids.new_sandbox_id()
+    bench.places.agent_socket(stray).touch()
+    assert f"agent socket {stray.removeprefix('sbx_')}" in await bench.engine.reap([], dry_run=False)
+    assert not bench.places.agent_socket(stray).exists()
+    await bench.engine.destroy(worker)
+    await bench.assert_nothing_left()
+
+
+# -- the zygote itself
+
+
+@pytest.fixture
+def tree_of_processes(tmp_path):
+    """Something to count processes with; it starts no broker."""
+    return Tree(tmp_path / "tree")
+
+
+async def _zygote(tree: Tree, tmp_path: Path) -> Zygote:
+    return await Zygote.start(TEMPLATE, tmp_path / "stage", tree.uid_base)
+
+
+async def test_a_zygote_that_ends_while_it_starts_is_told(tree_of_processes, tmp_path, monkeypatch):
+    monkeypatch.setattr(zygotes.sys, "executable", "/bin/false")
+    with pytest.raises(StartError, match="while it was starting"):
+        await _zygote(tree_of_processes, tmp_path)
+
+
+async def test_a_zygote_that_says_nothing_is_killed(tree_of_processes, tmp_path, monkeypatch):
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 1000\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(zygotes.sys, "executable", str(silent))
+    monkeypatch.setattr(zygotes, "_START_TIMEOUT_S", 0.5)
+    with pytest.raises(StartError, match="time out"):
+        await _zygote(tree_of_processes, tmp_path)
+
+
+async def test_a_root_that_cannot_be_built_is_a_lack_of_isolation(tree_of_processes, tmp_path, monkeypatch):
+    monkeypatch.setattr(zygotes, "environment_paths", lambda: ("/no/such/directory",))
+    with pytest.raises(IsolationUnavailableError, match="doctor"):
+        await _zygote(tree_of_processes, tmp_path)
+    assert tree_of_processes.processes() == []
+
+
+async def test_a_zygote_that_answers_too_late_leaves_no_worker(tree_of_processes, tmp_path, monkeypatch):
+    # bug shown: the request waits in the zygote's socket; it forks later, cannot tell anybody, and the worker lives for ever
+    tree = tree_of_processes
+    zygote = await _zygote(tree, tmp_path)
+    listener = channel.listen(tmp_path / "agent", kind=embedded.socket.SOCK_SEQPACKET, mode=0o600)
+    try:
+        os.kill(zygote.pid, signal.SIGSTOP)
+        monkeypatch.setattr(zygotes, "_FORK_TIMEOUT_S", 0.3)
+        with pytest.raises(StartError, match="does not answer"):
+            await zygote.fork("sbx_late", listener.fileno())
+        os.kill(zygote.pid, signal.SIGCONT)
+        await zygote.stop()
+        listener.close()
+        await eventually(lambda: tree.processes() == [], 5)
+    finally:
+        listener.close()
+        for pid in tree.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_zygote_that_stops_leaves_its_workers_alone(tree_of_processes, tmp_path):
+    tree = tree_of_processes
+    zygote = await _zygote(tree, tmp_path)
+    with channel.listen(tmp_path / "agent", kind=embedded.socket.SOCK_SEQPACKET, mode=0o600) as listener:
+        fresh = await zygote.fork("sbx_one", listener.fileno())
+    try:
+        await zygote.stop()
+        assert tree.processes() == [fresh.pid]
+    finally:
+        signal.pidfd_send_signal(fresh.pidfd, signal.SIGKILL)
+        os.close(fresh.pidfd)
+    await eventually(lambda: tree.processes() == [])

@@ -1,0 +1,233 @@
+"""Disks that cannot be made: the error says why, and no image, loop device, mount or descriptor stays."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tornado.web import HTTPError
+
+from jupyter_sandbox import disks
+from jupyter_sandbox.disks import LoopDisks, MemoryDisks
+from jupyter_sandbox.errors import DiskSpaceError, StartError
+from jupyter_sandbox.specs import Limits
+from sandbox_worker import linux
+from tests.conftest import wait_until
+
+from .conftest import claim, running_kernel, status
+
+pytestmark = [pytest.mark.e2e, pytest.mark.needs_root, pytest.mark.timeout(180)]
+
+SMALL = Limits(disk_mib=16, disk_inodes=1024)
+UID = 0x71FF0000
+
+
+def loops(directory: Path) -> list[str]:
+    """Return the loop devices that have a file of `directory`."""
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if backing.read_text().startswith(str(directory)):
+                found.append(backing.parts[3])
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """Fail when something of `tmp_path` is left on the machine."""
+    before = len(os.listdir("/proc/self/fd"))
+    mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
+    yield tmp_path
+    assert sorted(tmp_path.glob("*.img")) == []
+    wait_until(lambda: loops(tmp_path) == [])  # the last reference to a detached mount is dropped by a kernel worker
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
+
+
+def test_a_disk_has_its_size_and_leaves_nothing(clean):
+    disk = LoopDisks(clean, 0).create("one", SMALL, UID)
+    used, total = disk.usage()
+    assert 12 << 20 < total <= 16 << 20
+    assert used < 1 << 20
+    assert loops(clean)
+    assert sorted(clean.iterdir()) == [], "the image's name is gone while the disk is in use"
+    view = disk.host_view()
+    assert os.fstat(view).st_uid == UID
+    os.close(view)
+    disk.close()
+
+
+def test_a_host_below_its_reserve_makes_no_disk(clean):
+    with pytest.raises(DiskSpaceError, match="no room for a disk of 16 MiB") as caught:
+        LoopDisks(clean, 1 << 40).create("one", SMALL, UID)
+    assert (caught.value.code, caught.value.status, caught.value.retry_after_s) == ("no_disk_space", 507, 5)
+    assert str(clean) not in str(caught.value)
+
+
+@pytest.fixture
+def full_directory(tmp_path):
+    """A directory on a file system of 8 MiB."""
+    directory = tmp_path / "full"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(directory)], check=True)
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def test_a_full_directory_makes_no_disk(full_directory):
+    with pytest.raises(DiskSpaceError):
+        LoopDisks(full_directory, 0).create("one", SMALL, UID)
+    assert list(full_directory.iterdir()) == []
+
+
+def test_a_directory_that_fills_up_after_the_admission_makes_no_disk(full_directory, monkeypatch):
+    monkeypatch.setattr(LoopDisks, "_admit", lambda *_: None)
+    with pytest.raises(DiskSpaceError):
+        LoopDisks(full_directory, 0).create("one", SMALL, UID)
+    assert list(full_directory.iterdir()) == []
+
+
+def test_an_absent_directory_is_told(tmp_path):
+    with pytest.raises(StartError, match="could not be made"):
+        LoopDisks(tmp_path / "absent", 0).create("one", SMALL, UID)
+
+
+def test_without_mkfs_the_package_to_install_is_named(clean, monkeypatch):
+    monkeypatch.setenv("PATH", str(clean))
+    with pytest.raises(StartError, match=r"mkfs\.ext4 is not installed.*e2fsprogs"):
+        LoopDisks(clean, 0).create("one", SMALL, UID)
+
+
+def test_what_mkfs_says_is_told(clean):
+    with pytest.raises(StartError, match=r"mkfs\.ext4: "):
+        LoopDisks(clean, 0).create("one", Limits(disk_mib=1, disk_inodes=1 << 31), UID)
+
+
+def _refuse(monkeypatch, request: int, number: int) -> None:
+    original = fcntl.ioctl
+
+    def ioctl(descriptor, called, *rest):
+        if called == request:
+            raise OSError(number, os.strerror(number))
+        return original(descriptor, called, *rest)
+
+    monkeypatch.setattr(disks.fcntl, "ioctl", ioctl)
+
+
+@pytest.mark.parametrize(
+    ("request_number", "number"),
+    [
+        (disks._LOOP_CTL_GET_FREE, errno.ENODEV),
+        (disks._LOOP_CTL_GET_FREE, errno.EPERM),
+        (disks._LOOP_CONFIGURE, errno.EBUSY),
+        (disks._LOOP_CONFIGURE, errno.EINVAL),
+    ],
+    ids=["no device free", "may not", "always taken by others", "refused"],
+)
+def test_without_a_loop_device_there_is_no_disk(clean, monkeypatch, request_number, number):
+    _refuse(monkeypatch, request_number, number)
+    with pytest.raises(StartError, match="could not be made"):
+        LoopDisks(clean, 0).create("one", SMALL, UID)
+
+
+def test_a_device_taken_by_another_is_passed_over(clean, monkeypatch):
+    original, refusals = fcntl.ioctl, [errno.EBUSY] * 3
+
+    def ioctl(descriptor, called, *rest):
+        if called == disks._LOOP_CONFIGURE and refusals:
+            raise OSError(refusals.pop(), "busy")
+        return original(descriptor, called, *rest)
+
+    monkeypatch.setattr(disks.fcntl, "ioctl", ioctl)
+    LoopDisks(clean, 0).create("one", SMALL, UID).close()
+    assert refusals == []
+
+
+MASKED = """
+import sys
+from pathlib import Path
+from jupyter_sandbox.disks import LoopDisks
+from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.specs import Limits
+try:
+    LoopDisks(Path(sys.argv[1]), 0).create("one", Limits(disk_mib=16), 0)
+except StartError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "mask", ["mount --bind /dev/null /dev/loop-control", "mount -t tmpfs none /dev && touch /dev/null"], ids=["null", "gone"]
+)
+def test_a_container_without_loop_control_is_told(clean, mask):
+    script = f'{mask} && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-P", "-c", MASKED, str(clean)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "the virtual disk could not be made" in done.stdout
+
+
+def test_a_mount_that_is_refused_frees_the_loop_device(clean, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "create ext4: bad superblock")
+
+    monkeypatch.setattr(linux, "new_filesystem", refuse)
+    with pytest.raises(StartError, match="bad superblock"):
+        LoopDisks(clean, 0).create("one", SMALL, UID)
+
+
+def test_a_disk_that_cannot_be_furnished_is_unmounted(clean, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(disks.os, "chown", refuse)
+    with pytest.raises(StartError, match="Input/output error"):
+        LoopDisks(clean, 0).create("one", SMALL, UID)
+    with pytest.raises(StartError, match="Input/output error"):
+        MemoryDisks().create("one", SMALL, UID)
+
+
+def test_a_disk_in_memory_has_its_size(clean):
+    disk = MemoryDisks().create("one", SMALL, UID)
+    assert disk.usage() == (0, 16 << 20)
+    disk.close()
+
+
+async def test_a_full_host_is_told_to_every_kind_of_client(tree, tmp_path):
+    tree.configure(disk_reserve_mib=1 << 40)
+    tree.start()
+    with pytest.raises(DiskSpaceError) as caught:
+        await claim()
+    assert caught.value.status == 507
+    with pytest.raises(HTTPError, match="no room for a disk") as told:
+        async with running_kernel(tmp_path):
+            pass
+    assert told.value.status_code == 507
+    assert "no_disk_space" in told.value.reason
+    now = await status()
+    assert (now.claimed, now.warm) == (0, 0)
+    assert tree.records() == {}
+    assert tree.agents() == []
+
+
+async def test_a_host_that_is_full_for_a_while_recovers(tree):
+    ballast = tree.directory / "ballast"
+    free = os.statvfs(tree.directory)
+    tree.configure(disk_reserve_mib=(free.f_bavail * free.f_frsize >> 20) - 3000)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 2500 << 20)
+    tree.start()
+    with pytest.raises(DiskSpaceError):
+        await claim()
+    ballast.unlink()
+    async with asyncio.timeout(60):
+        while not (await status()).warm:
+            await asyncio.sleep(0.05)
+    (await claim()).close()

@@ -1,0 +1,161 @@
+"""A kernel that dies says why in the notebook, below the cell that was running, and comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.server.brokers import sandboxes
+from tests.server.notebook import FORMATS, V1
+
+pytestmark = pytest.mark.timeout(120)
+
+EXIT = "print('go', flush=True)\nimport os; os._exit(7)"
+KILL = "print('go', flush=True)\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+ABORT = "print('go', flush=True)\nimport os; os.abort()"
+FILL_MEMORY = "print('go', flush=True)\nfilled = b'x' * (1 << 30)"
+FILL_DISK = """
+with open('/sandbox/big', 'wb', buffering=0) as file:
+    while True:
+        file.write(bytes(1 << 16))
+"""
+
+
+async def epitaph(notebook, code):
+    """Run deadly code; return what the notebook showed below that cell on stderr, once the kernel is restarting."""
+    running = notebook.start(code)
+    messages = await notebook.receive_until(
+        lambda message: message["msg_type"] == "status"
+        and message["content"]["execution_state"] in {"restarting", "dead"}
+    )
+    shown = [
+        message["content"]["text"]
+        for message in messages
+        if message["msg_type"] == "stream" and message["content"]["name"] == "stderr"
+    ]
+    about_the_cell = [message["parent_id"] == running for message in messages if "stderr" in message["content"].values()]
+    assert about_the_cell == [True], messages
+    assert messages[-1]["content"]["execution_state"] == "restarting"
+    return shown[0]
+
+
+@pytest.mark.parametrize("protocol", FORMATS)
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (EXIT, "The kernel ended with exit status 7."),
+        (KILL, "The kernel was ended by SIGKILL."),
+        (ABORT, "The kernel was ended by SIGABRT."),
+    ],
+    ids=["exit", "kill", "abort"],
+)
+async def test_a_kernel_that_dies_says_why_and_is_restarted_in_its_sandbox(new_notebook, protocol, code, words):
+    notebook = await new_notebook(protocol=protocol)
+    await notebook.run("open('/sandbox/kept', 'w').write('kept'); forgotten = 1")
+    before = [sandbox.sandbox for sandbox in await sandboxes()]
+    said = await epitaph(notebook, code)
+    assert said.startswith(words)
+    await notebook.answers()
+    assert await notebook.run("print('forgotten' in globals(), open('/sandbox/kept').read())") == "False kept\n"
+    assert [sandbox.sandbox for sandbox in await sandboxes()] == before
+
+
+@pytest.mark.parametrize("protocol", FORMATS)
+async def test_a_kernel_that_needs_too_much_memory_is_told_so(new_notebook, add_kernelspec, protocol):
+    notebook = await new_notebook(add_kernelspec("tiny", template="small-memory"), protocol)
+    await notebook.run("open('/sandbox/kept', 'w').write('kept')")
+    said = await epitaph(notebook, FILL_MEMORY)
+    assert "it needed more than its 256 MiB of memory" in said
+    await notebook.answers()
+    assert await notebook.run("print(open('/sandbox/kept').read())") == "kept\n"
+
+
+async def test_a_child_that_needs_too_much_memory_dies_alone(new_notebook, add_kernelspec):
+    notebook = await new_notebook(add_kernelspec("tiny", template="small-memory"))
+    code = "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'b\"x\" * (1 << 30)']).returncode)"
+    assert await notebook.run("kept = 1\n" + code) == "-9\n"
+    assert await notebook.run("print(kept)") == "1\n"
+
+
+async def test_a_full_disk_is_an_error_of_the_cell_and_the_kernel_goes_on(new_notebook, add_kernelspec):
+    notebook = await new_notebook(add_kernelspec("tiny", template="small-disk"))
+    result = await notebook.execute(FILL_DISK)
+    assert (result.status, result.reply["ename"]) == ("error", "OSError")
+    assert "No space left on device" in result.reply["evalue"]
+    assert (await notebook.execute("import os; os.remove('/sandbox/big'); 1 + 1")).value == "2"
+
+
+async def test_a_kernel_that_dies_of_a_full_disk_is_told_so(new_notebook, add_kernelspec):
+    notebook = await new_notebook(add_kernelspec("tiny", template="small-disk"))
+    assert (await notebook.execute(FILL_DISK)).status == "error"
+    said = await epitaph(notebook, "import os; os._exit(1)")
+    assert "the sandbox's disk of 16 MiB is full" in said
+    await notebook.answers()
+    assert (await notebook.execute("1 + 1")).value == "2"
+
+
+async def test_a_kernel_restarts_on_a_full_disk(new_notebook, add_kernelspec, jp_fetch):
+    notebook = await new_notebook(add_kernelspec("tiny", template="small-disk"))
+    assert (await notebook.execute(FILL_DISK)).status == "error"
+    await jp_fetch("api", "kernels", notebook.kernel_id, "restart", method="POST", body="{}")
+    await notebook.answers()
+    assert (await notebook.execute("import os; os.remove('/sandbox/big'); 1 + 1")).value == "2"
+
+
+async def test_exit_in_a_cell_is_the_persons_wish(new_notebook):
+    """`exit` ends the kernel with status 0: Jupyter restarts it, and the notebook says that it ended by itself."""
+    notebook = await new_notebook()
+    running = notebook.start("exit")
+    messages = await notebook.receive_until(
+        lambda message: message["msg_type"] == "status" and message["content"]["execution_state"] == "restarting"
+    )
+    assert running
+    assert [message for message in messages if "exit status 0" in message["content"].get("text", "")] or not [
+        message for message in messages if message["content"].get("name") == "stderr"
+    ]
+    await notebook.answers()
+    assert (await notebook.execute("1 + 1")).value == "2"
+
+
+async def test_an_idle_kernel_that_dies_is_restarted_without_a_cell_to_blame(new_notebook, jp_serverapp):
+    notebook = await new_notebook()
+    await notebook.run("import os, threading; threading.Timer(0.2, os._exit, [3]).start()")
+    messages = await notebook.receive_until(
+        lambda message: message["msg_type"] == "status" and message["content"]["execution_state"] == "restarting"
+    )
+    assert [message["parent_id"] for message in messages if message["content"].get("name") == "stderr"] == [None]
+    await notebook.answers()
+
+
+async def test_a_kernel_that_is_restarted_on_purpose_says_nothing(new_notebook, jp_fetch):
+    notebook = await new_notebook()
+    running = notebook.start("print('go', flush=True)\nimport time; time.sleep(100)")
+    await notebook.printed(running, "go")
+    await jp_fetch("api", "kernels", notebook.kernel_id, "restart", method="POST", body="{}", request_timeout=60)
+    msg_id = notebook.start("print('done')")
+    messages = []
+    while not [message for message in messages if message["content"].get("text") == "done\n"]:
+        messages.append(await notebook.receive(30))
+        if messages[-1]["content"].get("status") == "aborted":
+            msg_id = notebook.start("print('done')")
+    assert msg_id
+    assert not [message for message in messages if message["content"].get("name") == "stderr"]
+
+
+async def test_a_lost_worker_is_replaced_behind_the_same_sockets(new_notebook, jp_serverapp, tree):
+    """The whole worker dies, as after a crash of its pid 1: the kernel gets a new sandbox, the websocket stays."""
+    notebook = await new_notebook(protocol=V1)
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    before = manager.get_connection_info(), [sandbox.sandbox for sandbox in await sandboxes()]
+    running = notebook.start("print('go', flush=True)\nimport time; time.sleep(100)")
+    await notebook.printed(running, "go")
+    tree.kill_worker(before[1][0])
+    messages = await notebook.receive_until(
+        lambda message: message["msg_type"] == "status" and message["content"]["execution_state"] == "restarting"
+    )
+    said = [message for message in messages if message["content"].get("name") == "stderr"]
+    assert [message["parent_id"] for message in said] == [running]
+    assert "The sandbox was lost" in said[0]["content"]["text"]
+    await notebook.answers()
+    assert (await notebook.execute("1 + 1")).value == "2"
+    assert manager.get_connection_info() == before[0]
+    assert [sandbox.sandbox for sandbox in await sandboxes()] != before[1]
