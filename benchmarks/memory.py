@@ -105,6 +105,9 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
     except KernelFailedError as error:
         results.fail(name, "memory", str(error))
         return
+    if after.process_count < before.process_count + count:
+        results.fail(name, "memory", f"{count} kernels were started, but their processes were not found")
+        return
     per_kernel = (after.total - before.total) / count / _MIB
     standing = (before.total - before.by_role[SERVER_ROLE]) / _MIB
     results.add(PER_KERNEL, name, per_kernel)

@@ -185,6 +185,7 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
     if missing := system.missing_packages():
         raise NotInstalledError(f"{system.name} is not installed: pip install {' '.join(missing)}")
     directory = Path(tempfile.mkdtemp(prefix="jsb-"))
+    directory.chmod(0o711)  # workers with a uid of their own pass through; what is secret lies in closed directories
     log = directory / "server.log"
     failed_before = results.failure_count(system.name)
     try:

@@ -27,8 +27,9 @@ class System:
 
     `extensions` are Jupyter server extensions switched on or off; the server's log is checked for each of them.
     In the values of `environment` and in `options`, `{directory}` stands for the private directory of the server.
-    `engine_pattern` is searched in name and command line of processes which the server did not start itself (a daemon's
-    workers); whoever matches and is younger than the server counts as part of the system.
+    `engine_pattern` is only for engines whose workers are children of a daemon that runs already (Docker): who matches in
+    name or arguments and is younger than the server counts as part of the system. What the server starts itself, however
+    detached, is found without it.
     `roles` sorts the system's processes for the memory report: first match wins.
     """
 
@@ -85,12 +86,11 @@ SYSTEMS: Sequence[System] = (
         packages=("jupyter-sandbox",),
         extensions={OUR_EXTENSION: True},
         environment={"JUPYTER_SANDBOX_DIR": "{directory}/broker"},
-        engine_pattern=re.compile("sandbox"),
         roles=(
             _SERVER,
             ("broker", re.compile("broker")),
-            ("zygote", re.compile("zygote")),
-            ("agent", re.compile("agent")),
+            ("agent", re.compile("^sandbox-agent")),
+            ("zygote", re.compile("^sandbox-zygote")),
             ("kernel", re.compile("kernel")),
         ),
     ),

@@ -273,7 +273,7 @@ class EmbeddedEngine:
         async with self._starting.setdefault(template.name, asyncio.Lock()):
             zygote = self._zygotes.get(template.name)
             if zygote is None or not zygote.is_alive():
-                zygote = await Zygote.start(template, self._places.stage / "root", self._uid_base)
+                zygote = await Zygote.start(template, self._uid_base)
                 self._zygotes[template.name] = zygote
             elif zygote.is_old() and not self._renewals:
                 task = asyncio.create_task(self._renew(template, zygote))
@@ -284,7 +284,7 @@ class EmbeddedEngine:
     async def _renew(self, template: Template, old: Zygote) -> None:
         """Replace an old zygote without making anybody wait."""
         try:
-            fresh = await Zygote.start(template, self._places.stage / "root", self._uid_base)
+            fresh = await Zygote.start(template, self._uid_base)
         except Exception:
             log.exception("the zygote of template %s could not be renewed; the old one goes on", template.name)
             return

@@ -68,7 +68,7 @@ class Zygote:
         self.ready = ready
 
     @classmethod
-    async def start(cls, template: Template, stage: Path, uid_base: int | None) -> Zygote:
+    async def start(cls, template: Template, uid_base: int | None) -> Zygote:
         """Start a zygote for `template` and wait until it can fork; raises IsolationUnavailableError or StartError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel = Channel(ours, protocol.FROM_ZYGOTE)
@@ -80,7 +80,6 @@ class Zygote:
         zygote: Zygote | None = None
         try:
             configure = protocol.Configure(
-                stage=str(stage),
                 read_only_paths=environment_paths(),
                 preload=template.preload,
                 uid_base=uid_base,

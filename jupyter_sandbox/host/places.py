@@ -49,7 +49,7 @@ class Places:
 
     @property
     def stage(self) -> Path:
-        """Where roots and overlays are put together, inside mount namespaces that the host does not see."""
+        """Where overlays are put together, inside a mount namespace that the host does not see."""
         return self.run / "stage"
 
     def kernel_sockets(self, seat: str) -> Path:
@@ -92,5 +92,5 @@ def make(places: Places) -> None:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise BrokerUnavailableError(f"others may write to the broker's directory {directory}; remove it")
     places.run.parent.chmod(passable)
-    for directory in (places.run / "k", places.run / "a", places.stage, places.stage / "root"):
+    for directory in (places.run / "k", places.run / "a", places.stage):
         directory.mkdir(mode=passable, exist_ok=True)

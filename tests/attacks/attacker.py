@@ -169,7 +169,7 @@ class Sandbox:
 
     def do(self, expression: str, /, **values):
         """Evaluate `box.…` in the client process."""
-        return self.host.run(f"box = SANDBOXES[number]; result = {expression}", number=self.number, **values)
+        return self.host.run(f"box = SANDBOXES[box_number]; result = {expression}", box_number=self.number, **values)
 
     @property
     def id(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 SETUP = """
@@ -67,8 +69,6 @@ def test_hard_links_are_told_by_their_count(planted):
 
 def test_setuid_devices_and_programs_mean_nothing_in_the_hosts_view(planted):
     flags = look(planted, "os.fstatvfs(view).f_flag")
-    import os
-
     assert flags & os.ST_NOSUID
     assert flags & os.ST_NODEV
     assert flags & os.ST_NOEXEC

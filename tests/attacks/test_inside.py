@@ -260,11 +260,12 @@ def test_nothing_is_writable_but_its_own_places(inside):
 
 
 def test_no_kernel_setting_is_writable(inside):
-    line = "find /proc/sys /proc/irq /proc/bus /proc/fs /proc/sysrq-trigger /proc/acpi /proc/scsi -writable 2>/dev/null"
-    found = inside.probe(f"tell(shell({line!r}).split())")
-    assert [path for path in found if path != "/proc/sysrq-trigger"] == []
-    wanted = "('/proc/sys/kernel/core_pattern', '/proc/sys/vm/drop_caches', '/proc/sys/kernel/ns_last_pid', '/proc/sys/net/ipv4/ip_forward')"
-    assert set(inside.ask(f"[attempt(write, path, '1') for path in {wanted}]")) <= {*DENIED, *ABSENT}
+    """Not even those of its own namespaces: without root the sandbox has the uid that owns them."""
+    code = """
+found = shell('find /proc/sys /proc/irq /proc/bus /proc/fs /proc/acpi /proc/scsi -type f -writable 2>/dev/null').split()
+found += ['/proc/sys/kernel/core_pattern', '/proc/sys/vm/drop_caches', '/proc/sys/net/ipv4/ip_forward']
+tell([path for path in found if os.path.exists(path) and attempt(lambda: write(path, read(path))) == 'done'])"""
+    assert inside.probe(code) == []
 
 
 @pytest.mark.parametrize("name", ["kcore", "kallsyms", "keys", "timer_list", "sysrq-trigger", "kmsg", "kpagemap", "sched_debug"])

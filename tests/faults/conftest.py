@@ -57,6 +57,11 @@ class Tree:
         """What a process of this tree needs in its environment."""
         return {places.DIRECTORY_VARIABLE: str(self.directory), "JUPYTER_CONFIG_DIR": str(self.directory / "config")}
 
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """The environment of another user's client; only the broker's own user finds the socket by itself."""
+        return os.environ | self.environment | {places.SOCKET_VARIABLE: str(places.find().socket)}
+
     def use(self) -> None:
         """Let this process's clients speak to this tree."""
         os.environ.update(self.environment)
@@ -120,7 +125,7 @@ class Tree:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | self.environment,
+            env=self.client_environment,
         )
         self.clients.append(process)
         assert process.stdout is not None

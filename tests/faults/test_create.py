@@ -281,43 +281,36 @@ async def test_a_group_that_cannot_be_reaped_does_not_keep_the_rest(bench):
 # -- the zygote itself
 
 
-@pytest.fixture
-def tree_of_processes(tmp_path):
-    """Something to count processes with; it starts no broker."""
-    return Tree(tmp_path / "tree")
+async def _zygote(tree: Tree) -> Zygote:
+    return await Zygote.start(TEMPLATE, tree.uid_base)
 
 
-async def _zygote(tree: Tree, tmp_path: Path) -> Zygote:
-    return await Zygote.start(TEMPLATE, tmp_path / "stage", tree.uid_base)
-
-
-async def test_a_zygote_that_ends_while_it_starts_is_told(tree_of_processes, tmp_path, monkeypatch):
+async def test_a_zygote_that_ends_while_it_starts_is_told(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(zygotes.sys, "executable", "/bin/false")
-    with pytest.raises(StartError, match="while it was starting"):
-        await _zygote(tree_of_processes, tmp_path)
+    with pytest.raises(StartError, match="the zygote"):
+        await _zygote(tree)
 
 
-async def test_a_zygote_that_says_nothing_is_killed(tree_of_processes, tmp_path, monkeypatch):
+async def test_a_zygote_that_says_nothing_is_killed(tree, tmp_path, monkeypatch):
     silent = tmp_path / "silent"
     silent.write_text("#!/bin/sh\nexec sleep 1000\n")
     silent.chmod(0o755)
     monkeypatch.setattr(zygotes.sys, "executable", str(silent))
     monkeypatch.setattr(zygotes, "_START_TIMEOUT_S", 0.5)
     with pytest.raises(StartError, match="time out"):
-        await _zygote(tree_of_processes, tmp_path)
+        await _zygote(tree)
 
 
-async def test_a_root_that_cannot_be_built_is_a_lack_of_isolation(tree_of_processes, tmp_path, monkeypatch):
+async def test_a_root_that_cannot_be_built_is_a_lack_of_isolation(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(zygotes, "environment_paths", lambda: ("/no/such/directory",))
     with pytest.raises(IsolationUnavailableError, match="doctor"):
-        await _zygote(tree_of_processes, tmp_path)
-    assert tree_of_processes.processes() == []
+        await _zygote(tree)
+    assert tree.processes() == []
 
 
-async def test_a_zygote_that_answers_too_late_leaves_no_worker(tree_of_processes, tmp_path, monkeypatch):
+async def test_a_zygote_that_answers_too_late_leaves_no_worker(tree, tmp_path, monkeypatch):
     # bug shown: the request waits in the zygote's socket; it forks later, cannot tell anybody, and the worker lives for ever
-    tree = tree_of_processes
-    zygote = await _zygote(tree, tmp_path)
+    zygote = await _zygote(tree)
     listener = channel.listen(tmp_path / "agent", kind=embedded.socket.SOCK_SEQPACKET, mode=0o600)
     try:
         os.kill(zygote.pid, signal.SIGSTOP)
@@ -334,9 +327,8 @@ async def test_a_zygote_that_answers_too_late_leaves_no_worker(tree_of_processes
             os.kill(pid, signal.SIGKILL)
 
 
-async def test_a_zygote_that_stops_leaves_its_workers_alone(tree_of_processes, tmp_path):
-    tree = tree_of_processes
-    zygote = await _zygote(tree, tmp_path)
+async def test_a_zygote_that_stops_leaves_its_workers_alone(tree, tmp_path):
+    zygote = await _zygote(tree)
     with channel.listen(tmp_path / "agent", kind=embedded.socket.SOCK_SEQPACKET, mode=0o600) as listener:
         fresh = await zygote.fork("sbx_one", listener.fileno())
     try:

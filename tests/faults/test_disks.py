@@ -158,7 +158,7 @@ from jupyter_sandbox.disks import LoopDisks
 from jupyter_sandbox.errors import StartError
 from jupyter_sandbox.specs import Limits
 try:
-    LoopDisks(Path(sys.argv[1]), 0).create("one", Limits(disk_mib=16), 0)
+    LoopDisks(Path(sys.argv[1]), 0).create("one", Limits(disk_mib=16, disk_inodes=1024), 0)
 except StartError as error:
     print(error)
 """

@@ -18,8 +18,6 @@ PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
 class Configure:
     """To a new zygote: what the workers' root shows and what is imported before the first fork. Answer: Ready."""
 
-    stage: str
-    """An empty host directory on which the root is built; what is mounted there only the zygote's namespace sees."""
     read_only_paths: tuple[str, ...]
     preload: tuple[str, ...]
     uid_base: int | None

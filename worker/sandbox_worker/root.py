@@ -40,6 +40,8 @@ _DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 _MASKED: Final = ("kcore", "keys", "timer_list", "sched_debug", "kallsyms", "sysrq-trigger")
 _PRIVATE_TMP: Final = ("/tmp/", "/run/", "/dev/shm/")
 _STASH: Final = "/.stash"
+STAGE: Final = "/sys"
+"""Where the tree is built: a directory that every host has and every user may pass. Covered in our namespace only."""
 
 
 def build(root: str, read_only_paths: Sequence[str]) -> None:

@@ -41,7 +41,7 @@ def enter_namespaces(configuration: Configure) -> None:
     As root the tree is built first, while directories that only root may pass are still reachable. Without root the
     broker is in a user namespace already and the zygote stays in it.
     """
-    stage = configuration.stage
+    stage = root.STAGE
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     root.build(stage, configuration.read_only_paths)

@@ -13,6 +13,8 @@ from typing import TextIO
 
 import pytest
 
+REASON_CHARACTERS = 300
+
 
 class ResultRecorder:
     """Writes {"collected": [...]} once, then {"id":, "phase":, "outcome":, "reason":} per report that counts."""
@@ -32,13 +34,19 @@ class ResultRecorder:
             self._report(report, report.when or "call")
 
     def _report(self, report: pytest.CollectReport | pytest.TestReport, phase: str) -> None:
-        lines = report.longreprtext.strip().splitlines()
-        reason = lines[-1] if lines else ""
-        self._write({"id": report.nodeid, "phase": phase, "outcome": report.outcome, "reason": reason})
+        self._write({"id": report.nodeid, "phase": phase, "outcome": report.outcome, "reason": _reason(report)})
 
     def _write(self, line: dict[str, object]) -> None:
         self._sink.write(json.dumps(line) + "\n")
         self._sink.flush()
+
+
+def _reason(report: pytest.CollectReport | pytest.TestReport) -> str:
+    """One line: the error itself where pytest has it apart, else the end of its text."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(crash.message) if crash else report.longreprtext
+    lines = text.strip().splitlines() or [""]
+    return lines[0 if crash else -1][:REASON_CHARACTERS]
 
 
 def main(arguments: list[str]) -> int:

@@ -33,13 +33,17 @@ PYTEST_ARGUMENTS = (
     "asyncio_default_fixture_loop_scope=function",
 )
 
-# Those that start a kernel; the rest of ipykernel's tests work inside one process.
+# Those that start a kernel; the rest of ipykernel's tests stay inside one process.
 IPYKERNEL_PARTS = (
     "async",
     "comm",
+    "curve",
     "debugger",
     "embed_kernel",
+    "eventloop",
     "kernel",
+    "kernelapp",
+    "matplotlib_eventloops",
     "message_spec",
     "start_kernel",
     "subshell_wedge",
