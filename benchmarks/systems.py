@@ -27,9 +27,9 @@ class System:
 
     `extensions` are Jupyter server extensions switched on or off; the server's log is checked for each of them.
     In the values of `environment` and in `options`, `{directory}` stands for the private directory of the server.
-    `engine_pattern` is only for engines whose workers are children of a daemon that runs already (Docker): who matches in
-    name or arguments and is younger than the server counts as part of the system. What the server starts itself, however
-    detached, is found without it.
+    `engine_pattern` is only for engines whose workers are children of a daemon that runs already (Docker): who matches
+    in name or arguments and is younger than the server counts as part of the system. What the server starts itself,
+    however detached, is found without it.
     `roles` sorts the system's processes for the memory report: first match wins.
     """
 

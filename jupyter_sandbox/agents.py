@@ -38,7 +38,10 @@ class AgentClient:
         on_exited: Callable[[protocol.Exited], None],
         on_lost: Callable[[], None],
     ) -> None:
-        """Use `channel`; call `on_exited` for each process that ended and `on_lost` when the agent is gone."""
+        """Use `channel`; call `on_exited` for each process that ended and `on_lost` when the agent is gone.
+
+        `on_exited` raises ProtocolError for a process that was never started: such an agent lies.
+        """
         self._channel = channel
         self._worker = worker
         self._on_exited = on_exited

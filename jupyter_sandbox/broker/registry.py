@@ -18,7 +18,14 @@ from jupyter_sandbox import lifecycle, obituary, templates, workspace
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.broker.sandbox import HOME, Event, Holder, Sandbox
-from jupyter_sandbox.errors import CapacityError, SandboxError, StartError, UnknownSandboxError, WorkspaceError
+from jupyter_sandbox.errors import (
+    CapacityError,
+    ProtocolError,
+    SandboxError,
+    StartError,
+    UnknownSandboxError,
+    WorkspaceError,
+)
 from jupyter_sandbox.guards import ids, processes
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
@@ -321,7 +328,7 @@ class Registry:
         """A process of a worker ended: tell the holder why. `exited` may lie, but only about its own sandbox."""
         kills_before = sandbox.kernels.pop(exited.target, None)
         if kills_before is None and exited.target not in sandbox.commands:
-            return
+            raise ProtocolError("it says that something ended which was never started")
         sandbox.commands.discard(exited.target)
         verdict = obituary.write(
             status=exited.status,

@@ -112,6 +112,7 @@ class Server:
             while (received := await connection.channel.receive()) is not None:
                 request, descriptors = received
                 self.idle.clear()
+                await asyncio.sleep(0)  # a client that floods us must not keep the loop from the others
                 try:
                     answer, passed = await self._answer(connection, request, descriptors)
                 finally:

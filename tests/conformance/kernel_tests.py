@@ -36,7 +36,7 @@ class PythonKernelTests(jupyter_kernel_test.KernelTests):
     invalid_code_samples = ["import = 7q"]
 
     code_history_pattern = "1?2*"
-    # As in the package's own class for ipykernel; "range" calls the current session 0, and its case does not expect that.
+    # As in the package's own class for ipykernel; "range" names the current session 0: its case does not expect that.
     supported_history_operations = ("tail", "search")
 
     support_iopub_welcome = True

@@ -168,7 +168,10 @@ class Tree:
         assert self.left() == []
 
     def close(self) -> None:
-        """End everything of this tree, by force if need be."""
+        """End everything of this tree, by force if need be; pytest shows what its brokers said if the test failed."""
+        for file in sorted([*self.directory.glob("output*"), *self.directory.glob("*/broker.*")]):
+            if file.is_file():
+                print(f"--- {file.name}:", file.read_text(errors="replace")[-3000:], sep="\n")
         for process in self.clients:
             process.kill()
             process.communicate()

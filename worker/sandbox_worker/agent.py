@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -42,6 +43,9 @@ HOME: Final = "/sandbox"
 _LOG_BYTES: Final = 8192
 _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
+_WARM_ORPHAN_S: Final = 30
+_BOUND_ORPHAN_S: Final = 900
+"""How long an agent lives without a broker; whoever owns a kernel starts one within seconds. See `Agent._patience_s`."""
 _KERNEL_OOM_SCORE: Final = "500"
 _ENVIRONMENT: Final = {
     "HOME": HOME,
@@ -80,6 +84,7 @@ class Agent:
         self._processes: dict[str, _Process] = {}
         self._starting: list[Relay] = []
         self._bound = False
+        self._alone_since = time.monotonic()
 
     def serve(self) -> NoReturn:
         """Run until the worker is killed."""
@@ -93,11 +98,23 @@ class Agent:
         self._selector.register(reader, selectors.EVENT_READ, lambda _mask: self._reap(reader))
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         while True:
-            for key, mask in self._selector.select(_RELAY_POLL_S if self._starting else None):
+            for key, mask in self._selector.select(_RELAY_POLL_S if self._starting else self._patience_s()):
                 if self._selector.get_map().get(key.fd) is key:  # not closed by an earlier handler of this round
                     handler: Handler = key.data
                     handler(mask)
             self._starting = [relay for relay in self._starting if not relay.try_start()]
+            if self._patience_s() == 0:
+                os._exit(0)  # pid 1: everything in the worker ends with it
+
+    def _patience_s(self) -> float | None:
+        """Return how long to wait for a broker; None while one is connected.
+
+        A worker that nobody knows of must not live for ever: its broker may have died before it wrote down the pid.
+        """
+        if self._connection is not None:
+            return None
+        limit_s = _BOUND_ORPHAN_S if self._bound else _WARM_ORPHAN_S
+        return max(0.0, self._alone_since + limit_s - time.monotonic())
 
     def _accept(self, _mask: int) -> None:
         connection, _ = self._listener.accept()
@@ -110,6 +127,7 @@ class Agent:
             self._selector.unregister(self._connection)
             self._connection.close()
             self._connection = None
+            self._alone_since = time.monotonic()
 
     def _receive(self, connection: socket.socket) -> None:
         try:
