@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -45,13 +44,14 @@ class Ledger:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, record: Record) -> None:
-        """Store a record; on return it is on disk."""
+        """Store a record whole or not at all.
+
+        It is not forced to the medium: it has to outlive us, not the machine, and no worker outlives that.
+        """
         path = self._path(record.id)
         fresh = path.with_suffix(".new")
         with fresh.open("w") as file:
             json.dump(asdict(record), file)
-            file.flush()
-            os.fsync(file.fileno())
         fresh.replace(path)
 
     def remove(self, sandbox: ids.SandboxId) -> None:

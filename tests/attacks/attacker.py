@@ -77,12 +77,16 @@ class Refusal(Exception):
 class Host:
     """A user of this machine with a broker directory and a client process."""
 
-    def __init__(self, uid: int, directory: Path, *, variables: dict[str, str] | None = None) -> None:
-        self.uid, self.directory = uid, directory
+    def __init__(
+        self, uid: int, directory: Path, *, variables: dict[str, str] | None = None, prefix: tuple[str, ...] = (), config: str = ""
+    ) -> None:
+        """`prefix`: a command before the client's; `config`: text of the broker's configuration file."""
+        self.uid, self.directory, self.prefix = uid, directory, prefix
         self.home = directory / "home"
-        config = directory / "config"
-        (config / "sandbox-templates").mkdir(parents=True)
-        (config / "sandbox-templates/tiny.toml").write_text(TINY)
+        config_directory = directory / "config"
+        (config_directory / "sandbox-templates").mkdir(parents=True)
+        (config_directory / "sandbox-templates/tiny.toml").write_text(TINY)
+        (config_directory / "jupyter_sandbox_config.py").write_text(config)
         self.home.mkdir()
         (self.home / ".ssh").mkdir(mode=0o700)
         (self.home / ".ssh/id_rsa").write_text(HOME_SECRET)
@@ -93,7 +97,7 @@ class Host:
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(REPOSITORY),
-            "JUPYTER_CONFIG_DIR": str(config),
+            "JUPYTER_CONFIG_DIR": str(config_directory),
             "JUPYTER_PLATFORM_DIRS": "1",
             "SECRET_TOKEN": ENVIRONMENT_SECRET,
             places.DIRECTORY_VARIABLE: str(directory),
@@ -115,7 +119,7 @@ class Host:
         if self.process is None:
             driver = str(Path(__file__).with_name("driver.py"))
             self.process = subprocess.Popen(
-                [*self.become(), sys.executable, driver],
+                [*self.prefix, *self.become(), sys.executable, driver],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
 
@@ -14,11 +15,15 @@ ALLOW, KILL = 0x7FFF0000, 0x80000000
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
+@functools.cache
+def instructions(machine):
+    return list(struct.iter_unpack("HBBI", seccomp.program(machine)))
+
+
 def judge(machine, number, *arguments, architecture=None):
     """Return ALLOW, KILL or the errno that `seccomp.program` returns for a call."""
     data = struct.pack("<iIQ6Q", number, architecture or AUDIT[machine], 0, *[a & (1 << 64) - 1 for a in (*arguments, *[0] * 6)][:6])
-    code = [struct.unpack_from("HBBI", seccomp.program(machine), at) for at in range(0, len(seccomp.program(machine)), 8)]
-    accumulator, at = 0, 0
+    code, accumulator, at = instructions(machine), 0, 0
     while True:
         operation, true, false, value = code[at]
         at += 1

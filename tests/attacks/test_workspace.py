@@ -286,7 +286,9 @@ def test_read_write_changes_only_what_the_owner_may_change(host, claim, project)
     box = claim(mode="rw", directory=project)
     code = "tell([attempt(write, 'foreign', 'y'), attempt(os.chmod, 'foreign', 0o777), attempt(os.chown, 'foreign', 1000, 1000),"
     code += " attempt(os.chown, 'data.csv', 0, 0), attempt(write, 'mine', 'y')])"
-    assert box.probe(code) == ["EACCES", "EPERM", "EPERM", "EINVAL", "done"] or box.probe(code)[:3] == ["EACCES", "EPERM", "EPERM"]
+    wrote, *changed, mine = box.probe(code)
+    assert (wrote, mine) == ("EACCES", "done")
+    assert set(changed) <= {"EPERM", "EOVERFLOW", "EINVAL"}
     assert (project / "foreign").read_text() == "x"
     assert (project / "mine").stat().st_uid == host.uid
 

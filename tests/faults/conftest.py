@@ -240,9 +240,22 @@ async def until(condition, timeout_s: float = 15) -> None:
         await asyncio.sleep(0.02)
 
 
+_LEASES: list[client.Lease] = []
+
+
+@pytest.fixture(autouse=True)
+def _give_back() -> Iterator[None]:
+    """Close the leases of a test, however it ended."""
+    yield
+    while _LEASES:
+        _LEASES.pop().close()
+
+
 async def claim(template: str = "python") -> client.Lease:
-    """Claim a sandbox without a workspace."""
-    return await client.Lease.claim(template, "none", "", None)
+    """Claim a sandbox without a workspace; it is given back at the end of the test."""
+    lease = await client.Lease.claim(template, "none", "", None)
+    _LEASES.append(lease)
+    return lease
 
 
 class Kernel:

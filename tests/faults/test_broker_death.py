@@ -336,5 +336,7 @@ def _strays(tree) -> list[str]:
     found = [f"worker {pid}" for pid in tree.agents() if pid not in pids]
     names = {*records, *(sandbox.removeprefix("sbx_") for sandbox in records)}
     return found + [
-        what for what in tree.left() if not what.startswith(("process", "loop")) and not any(name in what for name in names)
+        what
+        for what in tree.left()
+        if not what.startswith(("process", "loop")) and not any(name in what for name in names)
     ]

@@ -246,7 +246,10 @@ BINDING = {
         lambda bench: setattr(bench.engine, "disk", FakeDisk(Path("/"), OSError(errno.EIO, "I/O error"))),
         (SandboxError, OSError),
     ),
-    "the record cannot be written": (lambda bench: setattr(bench.ledger, "write", _second_time(bench)), (SandboxError, OSError)),
+    "the record cannot be written": (
+        lambda bench: setattr(bench.ledger, "write", _second_time(bench)),
+        (SandboxError, OSError),
+    ),
     "the worker cannot be made": (lambda bench: setattr(bench.engine, "error", StartError("no")), StartError),
     "the agent refuses": (lambda bench: _say(bench, protocol.Failed(reason="move_mount: no")), StartError),
     "the agent hangs up": (lambda bench: _say(bench, "hang up"), StartError),

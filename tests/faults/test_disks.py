@@ -165,7 +165,9 @@ except StartError as error:
 
 
 @pytest.mark.parametrize(
-    "mask", ["mount --bind /dev/null /dev/loop-control", "mount -t tmpfs none /dev && touch /dev/null"], ids=["null", "gone"]
+    "mask",
+    ["mount --bind /dev/null /dev/loop-control", "mount -t tmpfs none /dev && touch /dev/null"],
+    ids=["null", "gone"],
 )
 def test_a_container_without_loop_control_is_told(clean, mask):
     script = f'{mask} && exec "$@"'

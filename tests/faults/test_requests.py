@@ -82,7 +82,12 @@ async def test_a_template_that_is_no_name_is_refused(tree, template):
 
 @pytest.mark.parametrize(
     ("mode", "error"),
-    [("everything", InvalidRequestError), ("", InvalidRequestError), ("rw", WorkspaceError), ("overlay", WorkspaceError)],
+    [
+        ("everything", InvalidRequestError),
+        ("", InvalidRequestError),
+        ("rw", WorkspaceError),
+        ("overlay", WorkspaceError),
+    ],
 )
 async def test_a_workspace_without_its_directory_is_refused_and_takes_no_worker(tree, mode, error):
     await until(lambda: _warm_is(1))
@@ -368,7 +373,10 @@ async def test_a_burst_of_clients_is_served(tree):
 
 
 async def test_a_kernel_that_ends_at_once_says_why(tree, tmp_path):
-    for name, argv in {"ends": ["python", "-c", "import sys; sys.exit('the end')"], "absent": ["no-such-program"]}.items():
+    for name, argv in {
+        "ends": ["python", "-c", "import sys; sys.exit('the end')"],
+        "absent": ["no-such-program"],
+    }.items():
         (tmp_path / "specs" / name).mkdir(parents=True)
         stanza = {"provisioner_name": "sandbox-provisioner", "config": {"workspace": "none"}}
         spec = {"argv": argv, "display_name": "x", "language": "x", "metadata": {"kernel_provisioner": stanza}}

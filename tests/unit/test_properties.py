@@ -71,7 +71,9 @@ def test_a_working_directory_is_inside_or_refused(text, top):
     assert ".." not in judged.split("/")
 
 
-@given(some.text(some.characters() | some.characters(categories=["Cs"])))  # surrogates too: names of files that are no UTF-8
+@given(
+    some.text(some.characters() | some.characters(categories=["Cs"]))
+)  # surrogates too: names of files that are no UTF-8
 def test_a_workspace_is_one_component_below_its_top(name):
     where = workspace.target(Workspace(mode=WorkspaceMode.OVERLAY, name=name))  # bug shown: UnicodeEncodeError
     top, component = posixpath.split(where)

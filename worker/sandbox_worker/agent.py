@@ -45,7 +45,7 @@ _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
 _WARM_ORPHAN_S: Final = 30
 _BOUND_ORPHAN_S: Final = 900
-"""How long an agent lives without a broker; whoever owns a kernel starts one within seconds. See `Agent._patience_s`."""
+"""How long an agent lives without a broker; whoever owns a kernel starts one in seconds. See `Agent._patience_s`."""
 _KERNEL_OOM_SCORE: Final = "500"
 _ENVIRONMENT: Final = {
     "HOME": HOME,
