@@ -57,7 +57,10 @@ class SandboxExtension(ExtensionApp):
         """Judge the configuration in exclusive mode; look for dead kernels more often than stock Jupyter does."""
         server: Any = self.serverapp
         if self.exclusive:
-            open_ways = exclusive.findings(server)
+            try:
+                open_ways = exclusive.findings(server)
+            except Exception as error:  # noqa: BLE001 - a server whose extension fails to load would go on, all ways open
+                open_ways = [f"this configuration cannot be judged ({type(error).__name__}: {error})"]
             if open_ways:
                 listed = "\n".join(f"  - {way}" for way in open_ways)
                 self.log.critical(

@@ -15,10 +15,10 @@ from traitlets import Bool
 PROVISIONER: Final = "sandbox-provisioner"
 
 
-def is_ours(metadata: dict[str, Any]) -> bool:
+def is_ours(metadata: Any) -> bool:
     """Whether a kernelspec with this metadata runs its kernels in sandboxes."""
-    stanza = metadata.get("kernel_provisioner") or {}
-    return bool(stanza.get("provisioner_name") == PROVISIONER)
+    stanza = metadata.get("kernel_provisioner") if isinstance(metadata, dict) else None
+    return isinstance(stanza, dict) and stanza.get("provisioner_name") == PROVISIONER
 
 
 class NotASandboxError(NoSuchKernel, web.HTTPError):
@@ -51,7 +51,7 @@ class SandboxKernelSpecManager(KernelSpecManager):
     def get_all_specs(self) -> dict[str, Any]:
         """Return our kernelspecs with their directories."""
         every: dict[str, Any] = super().get_all_specs()
-        return {name: entry for name, entry in every.items() if is_ours(entry["spec"].get("metadata") or {})}
+        return {name: entry for name, entry in every.items() if is_ours(entry["spec"].get("metadata"))}
 
     def _spec(self, kernel_name: str) -> KernelSpec | None:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 
 from jupyter_sandbox.provisioner import SandboxProvisioner
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 _MAX_PENDING: Final = 128
 _LOOKED_AT: Final = 512
+_MAX_FRAMES: Final = 1024
 
 
 class Executions:
@@ -41,7 +41,9 @@ class Executions:
     def received(self, message: str | bytes) -> None:
         """Note a message of the kernel."""
         if self._pending and _mentions(message, "execute_reply"):
-            self._pending.pop(str(_part(message, 1, "parent_header").get("msg_id")), None)
+            header, parent = _part(message, 0, "header"), _part(message, 1, "parent_header")
+            if header.get("msg_type") == "execute_reply":
+                self._pending.pop(str(parent.get("msg_id")), None)
 
     def take_oldest(self) -> dict[str, Any]:
         """Return the header of the request that was running, or an empty one, and forget them all."""
@@ -56,14 +58,21 @@ def _mentions(message: str | bytes, kind: str) -> bool:
 
 
 def _part(message: str | bytes, index: int, name: str) -> dict[str, Any]:
+    """Return a header of a message, or nothing when the message is not of the two formats."""
     try:
-        if isinstance(message, str):
-            part = json.loads(message)[name]
-        else:
-            part = json.loads(deserialize_msg_from_ws_v1(message)[1][index])
-    except (ValueError, KeyError, IndexError, TypeError):
+        part = json.loads(message)[name] if isinstance(message, str) else json.loads(_frame(message, index))
+    except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return part if isinstance(part, dict) else {}
+
+
+def _frame(message: bytes, index: int) -> bytes:
+    """Return a frame of the binary format: a count and as many offsets, 8 bytes each, then the frames."""
+    count = int.from_bytes(message[:8], "little")
+    if not index + 3 <= count <= _MAX_FRAMES:
+        raise ValueError("not this format")
+    start, end = (int.from_bytes(message[8 * (index + i) : 8 * (index + i + 1)], "little") for i in (2, 3))
+    return message[start:end]
 
 
 class SandboxKernelWebsocketHandler(KernelWebsocketHandler):

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox.guards import ids
+from sandbox_worker import messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,9 +62,10 @@ class Ledger:
 
     def records(self) -> Iterator[Record]:
         """Yield every readable record; remove the unreadable and the half-written."""
-        for path in sorted(self._directory.iterdir()):
+        for path in sorted(path for path in self._directory.iterdir() if not path.is_dir()):
             try:
-                record = Record(**json.loads(path.read_text()))
+                record = messages.build(Record, json.loads(path.read_text()))
+                assert isinstance(record, Record)  # noqa: S101 - tells the type
                 if path.name != f"{ids.sandbox_id(record.id)}.json":
                     raise ValueError("name and content differ")
             except Exception:  # noqa: BLE001 - whatever is wrong with it, it is no record

@@ -47,7 +47,7 @@ def plan(template: Template, snapshot: Snapshot) -> int:
 
 def backoff_s(failures: int) -> float:
     """Return how long to wait after `failures` failed starts in a row, without jitter."""
-    return min(_FIRST_BACKOFF_S * 2 ** (failures - 1), _MAX_BACKOFF_S) if failures else 0.0
+    return min(_FIRST_BACKOFF_S * 2 ** min(failures - 1, 16), _MAX_BACKOFF_S) if failures else 0.0
 
 
 class Pool(Generic[Item]):
@@ -95,9 +95,10 @@ class Pool(Generic[Item]):
                     self._starting += 1
                     try:
                         item = await self._make(template)
-                    except SandboxError as error:
+                    except Exception as error:
                         failures += 1
-                        log.warning("no warm worker of template %s: %s", template.name, error)
+                        unforeseen = not isinstance(error, SandboxError)
+                        log.warning("no warm worker of template %s: %s", template.name, error, exc_info=unforeseen)
                         self._wake.set()
                         break
                     finally:

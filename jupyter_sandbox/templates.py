@@ -29,7 +29,7 @@ def load(directories: Iterable[Path]) -> dict[str, Template]:
     templates = dict(BUILT_IN)
     for directory in directories:
         for file in sorted(directory.glob("*.toml")):
-            templates[file.stem] = parse(file.stem, file.read_text(), str(file))
+            templates[file.stem] = parse(file.stem, _text(file), str(file))
     return templates
 
 
@@ -45,22 +45,38 @@ def parse(name: str, text: str, origin: str) -> Template:
     """Return the template that `text` describes; raises TemplateError."""
     try:
         values = tomllib.loads(text)
-        template = Template(name=ids.template_name(name), limits=_limits(values.pop("limits", {})))
+        template = Template(
+            name=ids.template_name(name), limits=_limits(_typed(values.pop("limits", {}), dict, "limits"))
+        )
         template = replace(
             template,
             preload=tuple(_texts(values.pop("preload", []), "preload")),
-            environment=tuple(sorted(processes.environment(values.pop("environment", {})).items())),
-            shares=tuple(_share(share) for share in values.pop("shares", [])),
+            environment=tuple(sorted(_environment(values.pop("environment", {})).items())),
+            shares=tuple(
+                _share(_typed(share, dict, "shares")) for share in _typed(values.pop("shares", []), list, "shares")
+            ),
         )
         for key, value in values.items():
             if key not in _SIMPLE:
                 raise InvalidRequestError(f"unknown key {key!r}")
             template = replace(template, **{key: _typed(value, _SIMPLE[key], key)})
-    except (tomllib.TOMLDecodeError, InvalidRequestError, AttributeError, TypeError) as error:
+    except (tomllib.TOMLDecodeError, InvalidRequestError) as error:
         raise TemplateError(f"template {origin}: {error}") from error
     if template.min_idle < 0 or template.max_total < 1:
         raise TemplateError(f"template {origin}: min_idle must be at least 0 and max_total at least 1")
     return template
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"template {file}: {error}") from error
+
+
+def _environment(values: object) -> dict[str, str]:
+    table = _typed(values, dict, "environment")
+    return processes.environment({name: _typed(text, str, f"environment.{name}") for name, text in table.items()})
 
 
 def _limits(values: Mapping[str, Any]) -> Limits:

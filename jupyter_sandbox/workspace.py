@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.disks import Disk
 
 TOP: Final = "/workspace"
-_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f/\u202a-\u202e\u2066-\u2069]")
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f/\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_NAME_BYTES: Final = 128
 
 

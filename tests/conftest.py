@@ -84,9 +84,15 @@ def leftovers(directory: Path) -> list[str]:
         with contextlib.suppress(OSError):
             if backing.read_text().startswith(text):
                 found.append(f"loop device {backing.parts[3]}")
-    found += [f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if text in line]
+    found += [
+        f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if text in line
+    ]
     tag = places.find().run.name
-    found += [f"control group {path}" for path in Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{tag}/sbx_*")]
+    for parent, names, _ in os.walk(
+        "/sys/fs/cgroup"
+    ):  # unlike glob it is not upset by a group that goes away meanwhile
+        if parent.endswith(f"/jupyter-sandbox/{tag}"):
+            found += [f"control group {parent}/{name}" for name in names if name.startswith("sbx_")]
     found += [f"image {path.name}" for path in directory.glob("images/*/*.img")]
     for kind in ("k", "a", "ledger"):
         found += [f"{kind}/{path.name}" for path in directory.glob(f"*/{kind}/*")]

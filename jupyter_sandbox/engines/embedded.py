@@ -144,6 +144,12 @@ class EmbeddedEngine:
 
     async def create(self, sandbox: SandboxId, template: Template) -> Worker:
         """See Engine. The order is: record, listener, disk, group, fork; each undone if a later one fails."""
+        try:
+            return await self._create(sandbox, template)
+        except OSError as error:
+            raise StartError(f"a worker could not be made: {error}") from error
+
+    async def _create(self, sandbox: SandboxId, template: Template) -> Worker:
         async with contextlib.AsyncExitStack() as undo:
             slot = self._take_slot()
             undo.callback(self._slots.discard, slot)

@@ -1,4 +1,4 @@
-"""What the attack tests share: a broker of our own as root or as an ordinary user, a client process, sandboxes to attack from."""
+"""What the attack tests share: brokers of our own, as root or not, and sandboxes to attack from."""
 
 from __future__ import annotations
 
@@ -78,7 +78,13 @@ class Host:
     """A user of this machine with a broker directory and a client process."""
 
     def __init__(
-        self, uid: int, directory: Path, *, variables: dict[str, str] | None = None, prefix: tuple[str, ...] = (), config: str = ""
+        self,
+        uid: int,
+        directory: Path,
+        *,
+        variables: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+        config: str = "",
     ) -> None:
         """`prefix`: a command before the client's; `config`: text of the broker's configuration file."""
         self.uid, self.directory, self.prefix = uid, directory, prefix
@@ -151,6 +157,10 @@ class Host:
 
     def broker_pid(self) -> int:
         return self.run("result = call(verbs.Status(), verbs.StatusReport).pid")
+
+    def socket_path(self) -> Path:
+        """The socket of the broker that runs here."""
+        return next(path / "broker" for path in self.directory.iterdir() if (path / "lock").exists())
 
     def stop(self) -> None:
         """Stop the broker, which destroys everything, and the client."""

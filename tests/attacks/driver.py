@@ -1,7 +1,7 @@
 """A client of the broker as some user, driven by a test over its standard streams: one JSON object a line.
 
-Runs `{"do": code, "with": values}` in one namespace and answers `{"result": ...}` or `{"error": ..., "kind": ...}`. So one test
-text serves root's broker and an ordinary user's.
+Runs `{"do": code, "with": values}` in one namespace and answers `{"result": ...}` or `{"error": ..., "kind": ...}`.
+So one test serves root's broker and an ordinary user's.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ def planted(host):
 
 
 def look(planted, expression):
-    return planted.host.run(f"box = SANDBOXES[number]\n{HOST}\nresult = {expression}\nos.close(view)", number=planted.number)
+    return planted.host.run(
+        f"box = SANDBOXES[number]\n{HOST}\nresult = {expression}\nos.close(view)", number=planted.number
+    )
 
 
 @pytest.mark.parametrize("name", ["absolute", "relative", "directory/file", "magic"])
@@ -53,7 +55,9 @@ def test_the_hosts_view_follows_no_symlink(planted, name):
 
 def test_the_hosts_view_reads_plain_files_and_cannot_leave(planted):
     assert look(planted, "opened('plain/file')") == "-"
-    assert look(planted, "os.path.samestat(os.stat('..', dir_fd=view), os.stat('.', dir_fd=view))"), "`..` of the top is the top"
+    assert look(planted, "os.path.samestat(os.stat('..', dir_fd=view), os.stat('.', dir_fd=view))"), (
+        "`..` of the top is the top"
+    )
     assert look(planted, "sorted(set(os.listdir(view)) & {'upper', 'work', 'home', 'lost+found'})") == []
     assert look(planted, "opened('../upper')") == "ENOENT"
 

@@ -1,4 +1,4 @@
-"""The system call filter, judged by running its program on the calls of an attacker: this machine's kernel has no say."""
+"""The system call filter, judged by running its program on an attacker's calls: this kernel has no say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def instructions(machine):
 
 def judge(machine, number, *arguments, architecture=None):
     """Return ALLOW, KILL or the errno that `seccomp.program` returns for a call."""
-    data = struct.pack("<iIQ6Q", number, architecture or AUDIT[machine], 0, *[a & (1 << 64) - 1 for a in (*arguments, *[0] * 6)][:6])
+    data = struct.pack(
+        "<iIQ6Q", number, architecture or AUDIT[machine], 0, *[a & (1 << 64) - 1 for a in (*arguments, *[0] * 6)][:6]
+    )
     code, accumulator, at = instructions(machine), 0, 0
     while True:
         operation, true, false, value = code[at]
@@ -32,7 +34,12 @@ def judge(machine, number, *arguments, architecture=None):
         elif operation == 0x06:
             return value & 0xFFFF if value & 0xFFFF0000 == 0x00050000 else value
         else:
-            holds = {0x15: accumulator == value, 0x35: accumulator >= value, 0x25: accumulator > value, 0x45: bool(accumulator & value)}
+            holds = {
+                0x15: accumulator == value,
+                0x35: accumulator >= value,
+                0x25: accumulator > value,
+                0x45: bool(accumulator & value),
+            }
             at += true if holds[operation] else false
 
 
@@ -40,13 +47,18 @@ def judge(machine, number, *arguments, architecture=None):
 DANGEROUS = {
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "setns": (308, 268),
     "unshare": (272, 97), "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "bpf": (321, 280), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "userfaultfd": (323, 282), "perf_event_open": (298, 241),
+    "bpf": (321, 280), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "userfaultfd": (323, 282),
+    "perf_event_open": (298, 241),
     "open_by_handle_at": (304, 265), "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142),
-    "swapon": (167, 224), "init_module": (175, 105), "finit_module": (313, 273), "acct": (163, 89), "quotactl": (179, 60),
+    "swapon": (167, 224), "init_module": (175, 105), "finit_module": (313, 273), "acct": (163, 89),
+    "quotactl": (179, 60),
     "settimeofday": (164, 170), "clock_settime": (227, 112), "syslog": (103, 116), "sethostname": (170, 161),
-    "pidfd_getfd": (438, 438), "kcmp": (312, 272), "fanotify_init": (300, 262), "open_tree": (428, 428), "move_mount": (429, 429),
-    "fsopen": (430, 430), "fsmount": (432, 432), "mount_setattr": (442, 442), "move_pages": (279, 239), "vmsplice": (278, 75),
+    "pidfd_getfd": (438, 438), "kcmp": (312, 272), "fanotify_init": (300, 262), "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430), "fsmount": (432, 432), "mount_setattr": (442, 442), "move_pages": (279, 239),
+    "vmsplice": (278, 75),
 }  # fmt: skip
 
 
@@ -95,7 +107,24 @@ def test_filter_refuses_terminal_injection_in_every_disguise(machine):
 def test_filter_refuses_setuid_bits(machine):
     """A workspace in mode `rw` is the host's directory: see test_read_write_plants_no_setuid_program_on_the_host."""
     x86 = machine == "x86_64"
-    calls = {"fchmod": ((91, 52), (3, 0o4755)), "fchmodat": ((268, 53), (3, 0, 0o4755)), "fchmodat2": ((452, 452), (3, 0, 0o2755)), "openat": ((257, 56), (3, 0, 0o101, 0o4755)), "mkdirat": ((258, 34), (3, 0, 0o2755)), "mknodat": ((259, 33), (3, 0, 0o104755))}
+    calls = {
+        "fchmod": ((91, 52), (3, 0o4755)),
+        "fchmodat": ((268, 53), (3, 0, 0o4755)),
+        "fchmodat2": ((452, 452), (3, 0, 0o2755)),
+        "openat": ((257, 56), (3, 0, 0o101, 0o4755)),
+        "mkdirat": ((258, 34), (3, 0, 0o2755)),
+        "mknodat": ((259, 33), (3, 0, 0o104755)),
+    }
     if x86:
-        calls |= {"chmod": ((90, 0), (0, 0o4755)), "open": ((2, 0), (0, 0o101, 0o4755)), "creat": ((85, 0), (0, 0o4755)), "mkdir": ((83, 0), (0, 0o2755)), "mknod": ((133, 0), (0, 0o104755))}
-    assert [name for name, (numbers, arguments) in calls.items() if judge(machine, numbers[0 if x86 else 1], *arguments) == ALLOW] == []
+        calls |= {
+            "chmod": ((90, 0), (0, 0o4755)),
+            "open": ((2, 0), (0, 0o101, 0o4755)),
+            "creat": ((85, 0), (0, 0o4755)),
+            "mkdir": ((83, 0), (0, 0o2755)),
+            "mknod": ((133, 0), (0, 0o104755)),
+        }
+    assert [
+        name
+        for name, (numbers, arguments) in calls.items()
+        if judge(machine, numbers[0 if x86 else 1], *arguments) == ALLOW
+    ] == []

@@ -214,7 +214,9 @@ def test_a_crash_is_never_piped_to_a_program_of_the_host(inside):
 # -- pid 1
 
 
-@pytest.mark.parametrize("name", ["mem", "environ", "fd", "root", "cwd", "exe", "maps", "stack", "syscall", "map_files"])
+@pytest.mark.parametrize(
+    "name", ["mem", "environ", "fd", "root", "cwd", "exe", "maps", "stack", "syscall", "map_files"]
+)
 def test_the_agents_inside_is_unreadable(inside, name):
     way = f"read('/proc/1/{name}')"
     if name in ("root", "cwd", "exe", "fd"):
@@ -245,7 +247,8 @@ def test_the_agent_cannot_be_made_the_first_victim_of_the_memory_limit(inside):
 
 
 def test_root_usr_and_the_python_environment_are_read_only(inside):
-    paths = "['/x', '/usr/x', '/etc/x', '/bin/x', '/home/x', '/workspace/x', '/dev/x', sys.prefix + '/x', os.path.dirname(os.__file__) + '/x']"
+    paths = "[p + '/x' for p in ('', '/usr', '/etc', '/bin', '/home', '/workspace', '/dev', "
+    paths += "sys.prefix, os.path.dirname(os.__file__))]"
     assert set(inside.ask(f"[attempt(write, path, '1') for path in {paths}]")) <= {"EROFS", "EACCES"}
     assert inside.ask("[attempt(write, path, '1') for path in ('/etc/passwd', os.__file__)]") == ["EROFS", "EROFS"]
 
@@ -268,7 +271,9 @@ tell([path for path in found if os.path.exists(path) and attempt(lambda: write(p
     assert inside.probe(code) == []
 
 
-@pytest.mark.parametrize("name", ["kcore", "kallsyms", "keys", "timer_list", "sysrq-trigger", "kmsg", "kpagemap", "sched_debug"])
+@pytest.mark.parametrize(
+    "name", ["kcore", "kallsyms", "keys", "timer_list", "sysrq-trigger", "kmsg", "kpagemap", "sched_debug"]
+)
 def test_kernel_files_tell_nothing(inside, name):
     assert inside.ask(f"attempt(lambda: read('/proc/{name}', 100))") in ("", *DENIED, *ABSENT)
 
@@ -284,8 +289,8 @@ def test_devices_cannot_be_made_and_fifos_can(inside):
     code = """
 made = []
 for place in ('/sandbox', '/tmp', '/run', '/dev/shm'):
-    for kind, device in ((stat.S_IFBLK, os.makedev(7, 0)), (stat.S_IFCHR, os.makedev(1, 1)), (stat.S_IFCHR, os.makedev(5, 1))):
-        made.append(attempt(os.mknod, place + '/device', kind | 0o666, device))
+    for kind, major in ((stat.S_IFBLK, 7), (stat.S_IFCHR, 1), (stat.S_IFCHR, 5)):
+        made.append(attempt(os.mknod, place + '/device', kind | 0o666, os.makedev(major, 1)))
     made.append(attempt(os.mkfifo, place + '/fifo'))
     os.unlink(place + '/fifo')
 tell(made)"""
@@ -311,17 +316,37 @@ def test_no_process_of_the_host_is_visible(inside):
     assert "sandbox-agent" in names
     assert len(names) < 8
     assert not {"sandbox-zygote", "systemd", "sshd"} & set(names)
-    assert inside.ask("attempt(os.kill, %d, 0)" % os.getpid()) == "ESRCH"
+    assert inside.ask(f"attempt(os.kill, {os.getpid()}, 0)") == "ESRCH"
 
 
 def test_no_name_path_or_secret_of_the_host_is_visible(inside):
     host = inside.host
     assert inside.ask("[socket.gethostname(), read('/proc/sys/kernel/hostname').strip()]") == ["sandbox", "sandbox"]
     assert inside.ask("read('/etc/passwd').count(':x:')") == 2
-    assert inside.ask("[line.split(':')[2] for line in read('/proc/self/cgroup').splitlines() if line.split(':')[1] in ('memory', 'pids', 'cpu', '')]").count("/") > 0
-    paths = [host.home, host.directory / "config", "/root", "/home/" + os.environ.get("USER", "x"), "/var/lib", "/etc/shadow", "/etc/machine-id", "/sys/kernel", "/work/shared"]
+    assert (
+        inside.ask(
+            "[line.split(':')[2] for line in read('/proc/self/cgroup').splitlines() "
+            "if line.split(':')[1] in ('memory', 'pids', 'cpu', '')]"
+        ).count("/")
+        > 0
+    )
+    paths = [
+        host.home,
+        host.directory / "config",
+        "/root",
+        "/home/" + os.environ.get("USER", "x"),
+        "/var/lib",
+        "/etc/shadow",
+        "/etc/machine-id",
+        "/sys/kernel",
+        "/work/shared",
+    ]
     assert not any(inside.ask(f"[os.path.exists(path) for path in {[str(path) for path in paths]!r}]"))
-    assert not [line for line in inside.ask("read('/proc/self/cgroup')").splitlines() if "sbx_" in line and ("memory" in line or "pids" in line)]
+    assert not [
+        line
+        for line in inside.ask("read('/proc/self/cgroup')").splitlines()
+        if "sbx_" in line and ("memory" in line or "pids" in line)
+    ]
 
 
 def test_the_servers_environment_is_not_visible(inside):
@@ -333,7 +358,25 @@ for path in glob.glob('/proc/[0-9]*/environ') + glob.glob('/proc/[0-9]*/cmdline'
     except OSError: pass
 tell([sorted(os.environ), ''.join(texts)])"""
     names, text = inside.probe(code)
-    assert set(names) <= {"HOME", "PATH", "LANG", "JPY_PARENT_PID", "PWD", "SHLVL", "_", "PYDEVD_USE_FRAME_EVAL", "CLICOLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "PAGER", "GIT_PAGER", "MPLBACKEND", "COLUMNS", "LINES"}, names
+    assert set(names) <= {
+        "HOME",
+        "PATH",
+        "LANG",
+        "JPY_PARENT_PID",
+        "PWD",
+        "SHLVL",
+        "_",
+        "PYDEVD_USE_FRAME_EVAL",
+        "CLICOLOR",
+        "FORCE_COLOR",
+        "CLICOLOR_FORCE",
+        "TERM",
+        "PAGER",
+        "GIT_PAGER",
+        "MPLBACKEND",
+        "COLUMNS",
+        "LINES",
+    }, names
     assert ENVIRONMENT_SECRET not in text
     assert HOME_SECRET not in text
     key = inside.do("box.key")
@@ -341,14 +384,22 @@ tell([sorted(os.environ), ''.join(texts)])"""
 
 
 def test_keys_of_other_kernels_and_the_brokers_sockets_are_not_in_the_tree(inside):
-    line = "find / -path /proc -prune -o \\( -name 'kernel-*.json' -o -name 'jpserver-*' -o -type s \\) -print 2>/dev/null"
+    line = (
+        "find / -path /proc -prune -o \\( -name 'kernel-*.json' -o -name 'jpserver-*' -o -type s \\) -print 2>/dev/null"
+    )
     found = inside.probe(f"tell(shell({line!r}).split())")
     seat = inside.do("box.seat")
     assert all(seat in path for path in found), found
     directory = str(inside.host.directory)
     tag = next(path.name for path in inside.host.directory.iterdir() if (path / "lock").exists())
-    names = [f"{directory}/{tag}/broker", f"{directory}/{tag}/a/{inside.id[4:]}", f"/proc/1/root{directory}/{tag}/broker"]
-    said = inside.ask(f"[attempt(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect, path) for path in {names!r}]")
+    names = [
+        f"{directory}/{tag}/broker",
+        f"{directory}/{tag}/a/{inside.id[4:]}",
+        f"/proc/1/root{directory}/{tag}/broker",
+    ]
+    said = inside.ask(
+        f"[attempt(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect, path) for path in {names!r}]"
+    )
     assert set(said) <= {*ABSENT, *DENIED}
 
 
@@ -386,7 +437,9 @@ tell(found)"""
     assert {row[5] for row in listeners} == {repr(f"{inside.do('box.prefix')}-{port}") for port in range(1, 6)}
     for row in found:
         if row[1] == "socket":
-            local = row[2] == socket.AF_INET and row[5].startswith("('127.0.0.1'")  # the debugger's, in its own namespace
+            local = row[2] == socket.AF_INET and row[5].startswith(
+                "('127.0.0.1'"
+            )  # the debugger's, in its own namespace
             assert row[2] == socket.AF_UNIX or local, row
             assert row[3] == socket.SOCK_STREAM, f"{row}: the agent's and broker's sockets are SOCK_SEQPACKET"
         else:
@@ -402,17 +455,19 @@ def test_a_command_inherits_nothing_but_its_streams(inside):
 
 
 def test_a_child_of_the_kernel_does_not_inherit_the_kernels_sockets(inside):
-    """os.system closes nothing: only close-on-exec keeps the listeners, which clients trust, from what the kernel runs."""
+    """os.system closes nothing: only close-on-exec keeps the listeners, which clients trust, to the kernel."""
     code = "os.system('ls -l /proc/self/fd > /tmp/fds 2>&1')\ntell(read('/tmp/fds'))"
     assert "socket:" not in inside.probe(code)
 
 
 def test_other_sandboxes_cannot_be_seen_or_signalled(inside, claim):
     other = claim()
-    other.execute("open('/tmp/mine', 'w').write('x'); open('/dev/shm/mine', 'w').write('x'); open('/sandbox/mine', 'w').write('x')")
+    other.execute("for place in ('/tmp', '/dev/shm', '/sandbox'): write(place + '/mine', 'x')")
     assert inside.ask("[os.path.exists(p + '/mine') for p in ('/tmp', '/dev/shm', '/sandbox', '/run')]") == [False] * 4
     inside.ask("[attempt(os.kill, pid, 9) for pid in range(2, 3000) if not os.path.exists(f'/proc/self/task/{pid}')]")
     inside.ask("attempt(os.kill, -1, 9)")  # everything but the caller and pid 1
     assert other.ask("1 + 1") == 2
     for kind in ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup"):
-        assert inside.ask(f"os.readlink('/proc/self/ns/{kind}')") != other.ask(f"os.readlink('/proc/self/ns/{kind}')"), kind
+        assert inside.ask(f"os.readlink('/proc/self/ns/{kind}')") != other.ask(
+            f"os.readlink('/proc/self/ns/{kind}')"
+        ), kind

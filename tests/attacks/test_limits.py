@@ -149,7 +149,7 @@ def test_a_memory_bomb_takes_its_kernel_and_nobody_else(host, inside, claim):
 
 @only_unprivileged
 def test_without_control_groups_memory_is_limited_for_each_process_only(host, claim):
-    """A documented limit (`jupyter sandbox doctor` tells it): shared memory escapes RLIMIT_DATA, and every process has its own."""
+    """A documented limit (`jupyter sandbox doctor` tells it): shared memory escapes RLIMIT_DATA."""
     box = claim()
     code = """
 descriptor = os.memfd_create('x')
@@ -218,7 +218,9 @@ def test_fork_bomb_hurts_nobody_else(host, inside, claim):
     neighbour = claim()
     assert neighbour.ask("[1 + 1, shell('echo fine').strip()]") == [2, "fine"]
     box.release()
-    assert box.id not in host.run("result = [row.sandbox for row in call(verbs.List(after=''), verbs.Listing).sandboxes]")
+    assert box.id not in host.run(
+        "result = [row.sandbox for row in call(verbs.List(after=''), verbs.Listing).sandboxes]"
+    )
 
 
 @pytest.mark.parametrize("detach", [False, True], ids=["in-its-group", "in-sessions-of-their-own"])
@@ -242,9 +244,13 @@ def test_a_flood_on_raw_standard_output_is_bounded_everywhere(host, inside, clai
     box = claim()
     broker = host.broker_pid()
     before = resident_mib(broker)
-    box.execute(f"{RAW}import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: os.write(raw, b'x' * 65536)")
+    box.execute(
+        f"{RAW}import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: os.write(raw, b'x' * 65536)"
+    )
     assert inside.ask("2 + 2") == 4
-    agent = box.ask("int([line for line in read('/proc/1/status').splitlines() if line.startswith('VmRSS')][0].split()[1])")
+    agent = box.ask(
+        "int([line for line in read('/proc/1/status').splitlines() if line.startswith('VmRSS')][0].split()[1])"
+    )
     assert agent < 250 * 1024
     assert resident_mib(broker) - before < 10
     box.submit("os.write(raw, b'x' * 60000 + b'the end\\n'); os._exit(3)")
@@ -265,7 +271,9 @@ def test_last_words_cannot_write_control_characters_into_logs(claim):
     box.submit(f"{RAW}os.write(raw, b'\\x1b]0;owned\\x07\\x1b[2J\\r\\nfake log line\\xe2\\x80\\xae'); os._exit(3)")
     message = box.end()["message"]
     assert "owned" in message
-    assert [character for character in message if ord(character) < 32 and character != "\n" or character in "\x7f\u202e"] == []
+    assert [
+        character for character in message if (ord(character) < 32 and character != "\n") or character in "\x7f\u202e"
+    ] == []
 
 
 @only_privileged
@@ -283,7 +291,8 @@ def test_a_processor_hog_leaves_a_share_to_its_neighbour(inside, claim):
 @only_privileged
 def test_a_full_disk_is_named_when_the_kernel_dies_of_it(claim):
     box = claim()
-    code = "file = open('/sandbox/f', 'wb', buffering=0)\ntry:\n    while True: file.write(bytes(1 << 20))\nexcept OSError: pass\n"
+    code = "file = open('/sandbox/f', 'wb', buffering=0)\n"
+    code += "try:\n    while True: file.write(bytes(1 << 20))\nexcept OSError: pass\n"
     code += "try:\n    while True: file.write(bytes(512))\nexcept OSError: os._exit(1)"
     box.submit(code)
     end = box.end()
@@ -304,6 +313,6 @@ for _ in range(200):
     number += 1
 tell(number)"""
     taken = box.probe(code)
-    assert inside.probe("c = _ctypes.c_ulong(0)\nr = syscall(206, 64, _ctypes.byref(c))\nsyscall(207, c.value)\ntell(r)") in (
-        (0,) if taken else ("EPERM", "ENOSYS")
-    )
+    assert inside.probe(
+        "c = _ctypes.c_ulong(0)\nr = syscall(206, 64, _ctypes.byref(c))\nsyscall(207, c.value)\ntell(r)"
+    ) in ((0,) if taken else ("EPERM", "ENOSYS"))

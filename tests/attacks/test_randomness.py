@@ -7,14 +7,17 @@ import pytest
 DRAWS = """
 import random, uuid, secrets, tempfile, ssl, hashlib
 drawn = {
-    'random': random.random(), 'randbytes': random.randbytes(8).hex(), 'getrandbits': random.getrandbits(64), 'uuid1': str(uuid.uuid1())[-17:],
-    'uuid4': str(uuid.uuid4()), 'node': uuid.getnode(), 'secrets': secrets.token_hex(8), 'choice': secrets.choice(range(10 ** 12)),
+    'random': random.random(), 'randbytes': random.randbytes(8).hex(), 'getrandbits': random.getrandbits(64),
+    'uuid1': str(uuid.uuid1())[-17:],
+    'uuid4': str(uuid.uuid4()), 'node': uuid.getnode(), 'secrets': secrets.token_hex(8),
+    'choice': secrets.choice(range(10 ** 12)),
     'tempfile': next(tempfile._get_candidate_names()), 'mkstemp': os.path.basename(tempfile.mkstemp()[1]),
     'ssl': ssl.RAND_bytes(8).hex(), 'urandom': os.urandom(8).hex(),
 }
 try:
     import numpy
-    drawn |= {'numpy': float(numpy.random.rand()), 'numpy_rng': float(numpy.random.default_rng().random()), 'numpy_state': numpy.random.get_state()[1][:8].tolist()}
+    drawn |= {'numpy': float(numpy.random.rand()), 'numpy_rng': float(numpy.random.default_rng().random())}
+    drawn |= {'numpy_state': numpy.random.get_state()[1][:8].tolist()}
 except ImportError: pass
 import multiprocessing.process
 drawn['multiprocessing_key'] = bytes(multiprocessing.process.current_process().authkey).hex()
@@ -41,7 +44,25 @@ def draws(host):
 
 @pytest.mark.parametrize(
     "name",
-    ["random", "randbytes", "getrandbits", "uuid1", "uuid4", "node", "secrets", "choice", "tempfile", "mkstemp", "ssl", "urandom", "numpy", "numpy_rng", "numpy_state", "session", "ident"],
+    [
+        "random",
+        "randbytes",
+        "getrandbits",
+        "uuid1",
+        "uuid4",
+        "node",
+        "secrets",
+        "choice",
+        "tempfile",
+        "mkstemp",
+        "ssl",
+        "urandom",
+        "numpy",
+        "numpy_rng",
+        "numpy_state",
+        "session",
+        "ident",
+    ],
 )
 def test_forked_kernels_draw_different_numbers(draws, name):
     values = [str(drawn[name]) for drawn in draws[0] if name in drawn]
@@ -58,7 +79,7 @@ def test_connection_keys_differ_between_sandboxes(draws):
 
 
 def test_the_key_of_multiprocessing_differs(draws):
-    """It is drawn when `multiprocessing.process` is imported, in the zygote; managers and listeners trust who knows it."""
+    """It is drawn when `multiprocessing.process` is imported, in the zygote; managers trust whoever knows it."""
     keys = [drawn["multiprocessing_key"] for drawn in draws[0][:3]]
     assert len(set(keys)) == 3
 

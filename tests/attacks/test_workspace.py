@@ -1,4 +1,4 @@
-"""The notebook's directory in a sandbox: nothing else of the host shows, and only `rw` changes it, by the owner's rights."""
+"""The notebook's directory in a sandbox: nothing else of the host shows, and only `rw` changes it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_what_the_overlay_keeps_is_not_in_the_sandboxs_own_files(claim, project)
 
 def test_a_disk_full_of_overlay_files_is_full(claim, project):
     box = claim(mode="overlay", directory=project)
-    code = "error = 'none'\ntry:\n    with open('big', 'wb') as f:\n        for _ in range(100): f.write(bytes(1 << 20))\n"
+    code = (
+        "error = 'none'\ntry:\n    with open('big', 'wb') as f:\n        for _ in range(100): f.write(bytes(1 << 20))\n"
+    )
     code += "except OSError as failure: error = _errno.errorcode[failure.errno]\ntell(error)"
     assert box.probe(code) == "ENOSPC"
 
@@ -211,7 +213,10 @@ async def attack(descriptor, name):
 
 def offered(host, opening, name="x"):
     """What the broker says to a descriptor that is the value of `opening` in the client."""
-    return host.run(f"{WITH}\ndescriptor = {opening}\nresult = asyncio.run(attack(descriptor, name))\nos.close(descriptor)", name=name)
+    return host.run(
+        f"{WITH}\ndescriptor = {opening}\nresult = asyncio.run(attack(descriptor, name))\nos.close(descriptor)",
+        name=name,
+    )
 
 
 def test_a_descriptor_that_proves_no_right_to_read_is_refused(host, project):
@@ -242,7 +247,22 @@ def test_a_replaced_directory_is_not_shown(host, project):
 
 @pytest.mark.parametrize(
     "name",
-    ["..", ".", "", "a/b", "../../etc", "x" * 5000, "new\nline", "\x1b[2J", "\u202egnp.exe", "\0", "ünï " * 60, "\udc80\udcff", "\ud800", "  "],
+    [
+        "..",
+        ".",
+        "",
+        "a/b",
+        "../../etc",
+        "x" * 5000,
+        "new\nline",
+        "\x1b[2J",
+        "\u202egnp.exe",
+        "\0",
+        "ünï " * 60,
+        "\udc80\udcff",
+        "\ud800",
+        "  ",
+    ],
     ids=range(14),
 )
 def test_weird_workspace_names_become_one_harmless_component(host, project, name):
@@ -284,7 +304,8 @@ def test_read_write_changes_only_what_the_owner_may_change(host, claim, project)
         (project / name).write_text("x")
         os.chown(project / name, 54321, 54321)
     box = claim(mode="rw", directory=project)
-    code = "tell([attempt(write, 'foreign', 'y'), attempt(os.chmod, 'foreign', 0o777), attempt(os.chown, 'foreign', 1000, 1000),"
+    code = "tell([attempt(write, 'foreign', 'y'), attempt(os.chmod, 'foreign', 0o777), "
+    code += "attempt(os.chown, 'foreign', 1000, 1000),"
     code += " attempt(os.chown, 'data.csv', 0, 0), attempt(write, 'mine', 'y')])"
     wrote, *changed, mine = box.probe(code)
     assert (wrote, mine) == ("EACCES", "done")
@@ -331,14 +352,17 @@ def test_the_roots_of_other_mounts_in_the_directory_do_not_show(host, claim, pro
 
 
 def test_without_root_the_sandbox_is_the_user_itself_on_the_host(host, claim, project):
-    """A documented limit: no uid of its own, so private files of the user in the workspace are readable; with root they are
-    only because the workspace maps exactly that owner."""
+    """A documented limit: a sandbox has no uid of its own there; with root it has, and a workspace maps the owner."""
     (project / "private").write_text("x")
     os.chown(project / "private", host.uid, host.uid)
     (project / "private").chmod(0o600)
     box = claim(mode="ro", directory=project)
     assert box.ask("read('private')") == "x"
-    line = next(line for line in Path(f"/proc/{worker_pid(host, box)}/status").read_text().splitlines() if line.startswith("Uid"))
+    line = next(
+        line
+        for line in Path(f"/proc/{worker_pid(host, box)}/status").read_text().splitlines()
+        if line.startswith("Uid")
+    )
     uid = int(line.split()[1])
     assert uid == USER if not host.is_privileged else uid > 0x70000000
 

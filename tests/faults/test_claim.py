@@ -1,4 +1,4 @@
-"""Registry.claim, each step of the binding made to fail in turn, with a fake engine and an agent that says what a test wants."""
+"""Registry.claim, each step of the binding made to fail in turn, by a fake engine whose agents say what we want."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class FakeWorker:
     id: str
     slot: int
     disk: FakeDisk | None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     uid: int = 70001
     inner_uid: int = 1
     pid: int = field(default_factory=os.getpid)
@@ -112,6 +112,7 @@ class FakeEngine:
         listener = channel.listen(self.places.agent_socket(sandbox), kind=socket.SOCK_SEQPACKET, mode=0o600)
         self.tasks[sandbox] = asyncio.create_task(self._agent(sandbox, listener))
         self.made.append(worker)
+        await asyncio.sleep(0)  # a task that has not begun would not close the listener
         return worker
 
     async def _agent(self, sandbox: str, listener: socket.socket) -> None:
@@ -129,6 +130,9 @@ class FakeEngine:
                     return
                 if isinstance(answer, bytes):
                     accepted.send(answer)
+                elif isinstance(answer, list):
+                    for message in answer:
+                        await agent.send(message)
                 elif answer is not None:
                     await agent.send(answer)
         except OSError:
@@ -148,6 +152,14 @@ class FakeEngine:
 
     async def reap(self, _known, *, dry_run):
         return []
+
+    async def recover(self, record, template):
+        worker = FakeWorker(record.id, record.slot, None, template.limits)
+        listener = channel.listen(self.places.agent_socket(record.id), kind=socket.SOCK_SEQPACKET, mode=0o600)
+        self.tasks[record.id] = asyncio.create_task(self._agent(record.id, listener))
+        self.made.append(worker)
+        await asyncio.sleep(0)  # a task that has not begun would not close the listener
+        return worker
 
 
 class FakeMounter:
@@ -278,7 +290,7 @@ def _second_time(bench: Bench):
 
 @pytest.mark.parametrize("what", BINDING)
 async def test_a_claim_that_fails_leaves_nothing(bench, monkeypatch, what):
-    # bug shown ("no disk", "record"): AgentClient.close() cancels a task that has not begun, so nobody closes the channel
+    # bug shown ("no disk", "record"): AgentClient.close() cancels a task that has not begun; nobody closes the channel
     monkeypatch.setattr(agents, "ANSWER_TIMEOUT_S", 0.3)
     arrange, error = BINDING[what]
     arrange(bench)
@@ -434,3 +446,46 @@ async def test_an_engine_that_fails_to_destroy_does_not_keep_the_sandbox_s_place
         await bench.registry.release(sandbox)
     # bug shown: the doomed sandbox is never forgotten and counts against max_total for ever
     assert bench.registry._count(TEMPLATES["one"]) == 0
+
+
+RECORD = Record(id="sbx_" + "1" * 20, template="python", slot=4, pid=5, started=6, owner=OWNER, workspace="/sandbox")
+
+
+async def test_a_recovered_sandbox_has_its_owner_and_its_kernels(bench):
+    bench.ledger.write(RECORD)
+    bench.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12, "cmd_" + "1" * 20))
+    await bench.registry.recover(grace_s=60)
+    sandbox = bench.registry.get(OWNER, RECORD.id)
+    assert list(sandbox.kernels) == ["0" * 12]
+    assert sandbox.commands == {"cmd_" + "1" * 20}
+    with pytest.raises(UnknownSandboxError):
+        bench.registry.get(OWNER + 1, RECORD.id)
+
+
+async def test_a_kernel_that_ends_during_the_recovery_does_not_cost_the_sandbox(bench):
+    # bug shown: its Exited comes before the Description, and _exited() now takes it for a lie
+    bench.ledger.write(RECORD)
+    ended = protocol.Exited(target="0" * 12, status=0, disk_full=False, log="")
+    bench.engine.answers[protocol.Describe] = [ended, protocol.Description(bound=True, running=())]
+    await bench.registry.recover(grace_s=60)
+    assert bench.registry.get(OWNER, RECORD.id).kernels == {}
+
+
+@pytest.mark.parametrize("answer", [protocol.Description(bound=False, running=()), protocol.Failed(reason="x"), b"x"])
+async def test_a_worker_that_cannot_be_recovered_is_destroyed(bench, answer):
+    bench.ledger.write(RECORD)
+    bench.engine.answers[protocol.Describe] = answer
+    await bench.registry.recover(grace_s=60)
+    await bench.assert_nothing_left()
+
+
+async def test_a_warm_worker_of_a_dead_broker_is_destroyed(bench):
+    bench.ledger.write(Record(id=RECORD.id, template="python", slot=4, pid=5, started=6))
+    await bench.registry.recover(grace_s=60)
+    await bench.assert_nothing_left()
+
+
+async def test_a_recovered_sandbox_that_nobody_takes_over_ends(bench):
+    bench.ledger.write(RECORD)
+    await bench.registry.recover(grace_s=0)
+    await bench.assert_nothing_left()

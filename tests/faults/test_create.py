@@ -25,7 +25,7 @@ from jupyter_sandbox.specs import Limits, Template
 from sandbox_worker import linux
 from tests.conftest import eventually
 
-from .conftest import _UID_BASES, Tree
+from .conftest import _UID_BASES, ORPHAN_TIMEOUT_S, Tree
 from .test_disks import loops
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_root, pytest.mark.timeout(120)]
@@ -309,7 +309,7 @@ async def test_a_root_that_cannot_be_built_is_a_lack_of_isolation(tree, tmp_path
 
 
 async def test_a_zygote_that_answers_too_late_leaves_no_worker(tree, tmp_path, monkeypatch):
-    # bug shown: the request waits in the zygote's socket; it forks later, cannot tell anybody, and the worker lives for ever
+    # the request waits in the zygote's socket; it forks later and can tell nobody
     zygote = await _zygote(tree)
     listener = channel.listen(tmp_path / "agent", kind=embedded.socket.SOCK_SEQPACKET, mode=0o600)
     try:
@@ -320,7 +320,7 @@ async def test_a_zygote_that_answers_too_late_leaves_no_worker(tree, tmp_path, m
         os.kill(zygote.pid, signal.SIGCONT)
         await zygote.stop()
         listener.close()
-        await eventually(lambda: tree.processes() == [], 5)
+        await eventually(lambda: tree.processes() == [], ORPHAN_TIMEOUT_S)
     finally:
         listener.close()
         for pid in tree.processes():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
@@ -20,7 +19,7 @@ from jupyter_sandbox.specs import Limits
 from sandbox_worker import linux
 from tests.conftest import wait_until
 
-from .conftest import claim, running_kernel, status
+from .conftest import claim, running_kernel, status, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_root, pytest.mark.timeout(180)]
 
@@ -229,7 +228,9 @@ async def test_a_host_that_is_full_for_a_while_recovers(tree):
     with pytest.raises(DiskSpaceError):
         await claim()
     ballast.unlink()
-    async with asyncio.timeout(60):
-        while not (await status()).warm:
-            await asyncio.sleep(0.05)
+    await until(_warm, 60)
     (await claim()).close()
+
+
+async def _warm() -> bool:
+    return (await status()).warm == 1

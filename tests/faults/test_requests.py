@@ -102,7 +102,7 @@ async def _warm_is(number: int) -> bool:
 
 @pytest.mark.parametrize("name", ["caf\udce9", "\ud800"])
 async def test_a_directory_whose_name_is_no_utf8_is_shown(tree, name, tmp_path):
-    # bug shown: UnicodeEncodeError in workspace.target; a person whose directory has a Latin-1 name cannot start a kernel
+    # bug shown: UnicodeEncodeError in workspace.target; in a directory with a Latin-1 name no kernel starts
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         lease = await client.Lease.claim("python", "ro", name, descriptor)
@@ -336,8 +336,8 @@ async def test_the_pool_is_filled_again_after_a_claim_and_after_a_release(tree):
 
 
 async def test_a_client_that_reads_nothing_and_dies_frees_its_sandbox(tree):
-    # bug shown: the answer and an event wait for the same socket to become writable; add_writer() keeps only the second,
-    # so the connection's task never ends, and its sandbox lives for ever
+    # bug shown: the answer and an event wait for the same socket to become writable; add_writer() keeps the second:
+    # the connection's task never ends, and its sandbox lives for ever
     with connected() as raw:
         messages.send(raw, verbs.Claim(template="python", workspace_mode="none", workspace_name=""))
         claimed = messages.receive(raw, verbs.ANSWERS)[0]
@@ -391,8 +391,8 @@ async def test_a_kernel_that_ends_at_once_says_why(tree, tmp_path):
 
 
 async def test_more_connections_than_descriptors_do_not_end_the_broker(another_tree):
-    # bug shown: accept() raises EMFILE, which ends Server.serve, the broker and everybody's sandboxes. MAX_CONNECTIONS is
-    # 4096, a process may usually open 1024 files, and with socket_mode 0o666 every local user can do this.
+    # bug shown: accept() raises EMFILE, which ends Server.serve, the broker and everybody's sandboxes. MAX_CONNECTIONS
+    # is 4096, a process may usually open 1024 files, and with socket_mode 0o666 every local user can do this.
     pid = another_tree.start("prlimit", "--nofile=160:160")
     lease = await claim()
     crowd = []

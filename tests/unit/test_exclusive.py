@@ -6,26 +6,36 @@ from types import SimpleNamespace
 
 import pytest
 
-from jupyter_sandbox import exclusive
+from jupyter_sandbox import exclusive, kernel_specs
 
 pytestmark = pytest.mark.unit
 
-OURS = {"metadata": {"kernel_provisioner": {"provisioner_name": "sandbox-provisioner"}}}
+
+class OurSpecs(kernel_specs.SandboxKernelSpecManager):
+    """Our manager, with one kernelspec on a disk that is not there."""
+
+    def find_kernel_specs(self):
+        return {"sandbox-python": "/x"}
+
+
+class StockSpecs:
+    """Any other manager: whatever it lists, it starts every name it finds."""
+
+    ensure_native_kernel = False
+
+    def find_kernel_specs(self):
+        return {"sandbox-python": "/x"}
 
 
 def _server(**changes):
     """A ServerApp as far as `findings` looks at it, locked down; `changes` open one way each."""
-    specs = changes.pop("specs", {"sandbox-python": OURS})
+    specs = OurSpecs(ensure_native_kernel=changes.pop("ensure_native_kernel", False))
     closed = {
-        "kernel_spec_manager": SimpleNamespace(
-            ensure_native_kernel=changes.pop("ensure_native_kernel", False),
-            get_all_specs=lambda: {name: {"resource_dir": "/x", "spec": spec} for name, spec in specs.items()},
-        ),
+        "kernel_spec_manager": specs,
         "kernel_manager": SimpleNamespace(default_kernel_name=changes.pop("default_kernel_name", "sandbox-python")),
         "gateway_config": SimpleNamespace(gateway_enabled=changes.pop("gateway_enabled", False)),
         "terminals_enabled": False,
         "extension_manager": SimpleNamespace(extensions=changes.pop("extensions", {})),
-        "default_services": ("api", "kernels"),
         "allow_root": True,
         "password_required": False,
         "identity_provider": SimpleNamespace(token=changes.pop("token", "secret")),
@@ -43,14 +53,12 @@ TERMINALS = {"jupyter_server_terminals": SimpleNamespace(enabled=True)}
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
-        ({"ensure_native_kernel": True}, "ensure_native_kernel = False"),
-        ({"specs": {"sandbox-python": OURS, "python3": {"metadata": {}}}}, "allowed_kernelspecs"),
-        ({"specs": {"sandbox-python": OURS, "ir": {}}}, "'ir'"),
+        ({"ensure_native_kernel": True}, "SandboxKernelSpecManager"),
+        ({"kernel_spec_manager": StockSpecs()}, "SandboxKernelSpecManager"),
         ({"default_kernel_name": "python3"}, "default_kernel_name"),
         ({"gateway_enabled": True}, "c.GatewayClient.url"),
         ({"terminals_enabled": True}, "terminals_enabled = False"),
         ({"extensions": TERMINALS}, "jupyter_server_terminals"),
-        ({"default_services": ("api", "nbconvert")}, "default_services"),
         ({"token": ""}, "token or a password"),
     ],
 )
@@ -84,14 +92,25 @@ def test_a_disabled_terminals_extension_is_no_way():
         {"provisioner_name": ["sandbox-provisioner"]},
         {},
         None,
-        # bug shown: AttributeError; the server calls it an extension that failed to load and goes on, not exclusive
         "sandbox-provisioner",
         ["sandbox-provisioner"],
         7,
     ],
 )
-def test_a_spec_that_does_not_name_our_provisioner_is_a_finding(stanza):
-    spec = {"metadata": {"kernel_provisioner": stanza}}
-    found = exclusive.findings(_server(specs={"sandbox-python": OURS, "odd": spec}))
-    assert len(found) == 1
-    assert "'odd'" in found[0]
+def test_a_spec_that_does_not_name_our_provisioner_is_not_ours(stanza):
+    assert not kernel_specs.is_ours({"kernel_provisioner": stanza})
+
+
+@pytest.mark.parametrize("metadata", [None, {}, [], "sandbox-provisioner"])
+def test_a_spec_without_usable_metadata_is_not_ours(metadata):
+    assert not kernel_specs.is_ours(metadata)
+
+
+def test_a_spec_that_names_our_provisioner_is_ours():
+    assert kernel_specs.is_ours({"kernel_provisioner": {"provisioner_name": "sandbox-provisioner", "config": {}}})
+
+
+def test_an_unknown_kernel_is_a_404_and_a_no_such_kernel():
+    with pytest.raises(kernel_specs.NoSuchKernel) as raised:
+        kernel_specs.SandboxKernelSpecManager(kernel_dirs=[]).get_kernel_spec("python3")
+    assert raised.value.status_code == 404

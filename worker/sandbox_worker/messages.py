@@ -8,6 +8,7 @@ along are closed.
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import functools
 import json
@@ -52,7 +53,7 @@ def decode(data: bytes, kinds: Sequence[type]) -> object:
     name = fields.pop("type", None)
     for kind in kinds:
         if _type_name(kind) == name:
-            return _build(kind, fields)
+            return build(kind, fields)
     raise MessageError(f"unknown message type {str(name)[:40]!r}")
 
 
@@ -67,9 +68,10 @@ def send(channel: socket.socket, message: object, descriptors: Sequence[int] = (
 
 def receive(channel: socket.socket, kinds: Sequence[type]) -> tuple[object, list[int]] | None:
     """Return the next message and its descriptors (the caller's to close), or None at the end of the stream."""
-    data, descriptors, flags, _ = socket.recv_fds(
-        channel, MAX_MESSAGE_BYTES + 1, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-    )
+    space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+    # Not socket.recv_fds: before Python 3.12 it drops its flags, and the descriptors would reach every child.
+    data, ancillary, flags, _ = channel.recvmsg(MAX_MESSAGE_BYTES + 1, space, socket.MSG_CMSG_CLOEXEC)
+    descriptors = _descriptors(ancillary)
     try:
         if not data:
             close_all(descriptors)
@@ -80,6 +82,14 @@ def receive(channel: socket.socket, kinds: Sequence[type]) -> tuple[object, list
     except MessageError:
         close_all(descriptors)
         raise
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
 
 
 def close_all(descriptors: Sequence[int]) -> None:
@@ -105,7 +115,8 @@ def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
     }
 
 
-def _build(kind: type, values: Mapping[str, object]) -> object:
+def build(kind: type, values: Mapping[str, object]) -> object:
+    """Return an instance of the dataclass `kind` with `values`, strictly judged; raises MessageError."""
     fields = _fields(kind)
     unknown = values.keys() - fields.keys()
     missing = {name for name, (_, required) in fields.items() if required} - values.keys()
@@ -117,6 +128,7 @@ def _build(kind: type, values: Mapping[str, object]) -> object:
 
 
 def _value(hint: Any, value: object, where: str) -> object:
+    hint = getattr(hint, "__supertype__", hint)  # a NewType is judged as what it is made of
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -128,7 +140,7 @@ def _value(hint: Any, value: object, where: str) -> object:
     if origin is dict and isinstance(value, dict):
         return {_value(arguments[0], key, where): _value(arguments[1], item, where) for key, item in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return _build(typing.cast("type", hint), value)
+        return build(typing.cast("type", hint), value)
     if hint is float and type(value) is int:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:

@@ -135,7 +135,7 @@ class Zygote:
             if between == 0:
                 self._fork_inside(theirs, listener)
             theirs.close()
-            data, descriptors, _, _ = socket.recv_fds(ours, 64, 1, socket.MSG_CMSG_CLOEXEC)
+            data, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
             if not data or not descriptors:
                 raise OSError("a worker could not be forked")
             return int(data), descriptors[0]

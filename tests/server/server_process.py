@@ -1,0 +1,53 @@
+"""A Jupyter server in a process of its own, as an operator starts it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tornado.httpclient import AsyncHTTPClient
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKEN = "operator"
+TIMEOUT_S = 30
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    """How the server is started."""
+    return [
+        *(sys.executable, "-m", "jupyter_server", "--no-browser", "--ServerApp.port=0", "--ServerApp.ip=127.0.0.1"),
+        *(f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--allow-root", *more),
+    ]
+
+
+@contextmanager
+def a_server(tree, folder: Path, *more: str):
+    """A server in a process of its own, as an operator starts it; yields the process and its address."""
+    runtime = folder / "runtime"
+    environment = tree.environment() | {"JUPYTER_RUNTIME_DIR": str(runtime)}
+    process = subprocess.Popen(
+        command(folder, *more), env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (found := list(runtime.glob("jpserver-*.json")) if runtime.exists() else []):
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.05)
+        yield process, json.loads(found[0].read_text())["url"]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def request(url: str, method: str = "GET", body: object = None):
+    headers = {"Authorization": f"token {TOKEN}"}
+    text = None if body is None else json.dumps(body)
+    response = await AsyncHTTPClient().fetch(url, method=method, body=text, headers=headers, request_timeout=TIMEOUT_S)
+    return json.loads(response.body) if response.body else None

@@ -1,0 +1,150 @@
+"""A server's beginning and end: what it holds while it lives, and what is left when it stops or is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import eventually
+from tests.server.brokers import nothing_is_claimed, sandboxes
+from tests.server.server_process import a_server, request
+
+KERNELS = 5
+BLOCKED_S = 0.1
+
+
+async def test_a_stopped_server_leaves_no_sandbox_and_no_broker(own_tree, jp_serverapp, new_notebook):
+    notebook = await new_notebook()
+    await notebook.run("1")
+    assert own_tree.pid() is not None
+    await jp_serverapp._cleanup()
+    await eventually(lambda: own_tree.pid() is None, timeout_s=30)
+    assert own_tree.leftovers() == []
+
+
+async def test_a_server_that_never_started_a_kernel_lets_its_broker_go(own_tree, jp_serverapp):
+    await jp_serverapp.extension_manager.start_all_extensions()
+    await eventually(lambda: "serves with engine" in own_tree.log(), timeout_s=30)
+    await jp_serverapp._cleanup()
+    await eventually(lambda: own_tree.pid() is None, timeout_s=30)
+    assert own_tree.leftovers() == []
+
+
+async def test_a_server_that_stops_while_its_broker_starts_is_not_held_up(own_tree, jp_serverapp):
+    await jp_serverapp.extension_manager.start_all_extensions()
+    await asyncio.sleep(0)  # the first step of waking the broker
+    async with asyncio.timeout(5):
+        await jp_serverapp._cleanup()
+
+
+async def test_a_stopping_server_leaves_the_sandboxes_of_others(tree, jp_serverapp, new_notebook):
+    from jupyter_sandbox.broker import client
+
+    lease = await client.Lease.claim("python", "none", "", None)
+    try:
+        await (await new_notebook()).run("1")
+        await jp_serverapp._cleanup()
+        assert [sandbox.sandbox for sandbox in await sandboxes()] == [lease.sandbox]
+    finally:
+        lease.close()
+
+
+class Ticker:
+    """Measures how long the loop could not run something else, less what the whole process or machine stood still."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._stalls: list[tuple[float, float]] = []
+        self._gaps: list[tuple[float, float]] = []
+        self._thread = threading.Thread(target=self._tick_in_thread)
+
+    def _tick_in_thread(self) -> None:
+        before = time.monotonic()
+        while not self._stop.is_set():
+            time.sleep(0.002)
+            now = time.monotonic()
+            self._stalls.append((before, now))
+            before = now
+
+    async def _tick_in_loop(self) -> None:
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(0.002)
+            now = time.monotonic()
+            self._gaps.append((before, now))
+            before = now
+
+    async def __aenter__(self) -> Ticker:
+        self._thread.start()
+        self._task = asyncio.create_task(self._tick_in_loop())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0.01)
+        self._task.cancel()
+        self._stop.set()
+        self._thread.join()
+
+    def longest_block_s(self) -> float:
+        """The longest gap of the loop in which a thread of the same process could still run."""
+        longest = 0.0
+        for start, end in self._gaps:
+            stalls = [min(end, e) - max(start, s) for s, e in self._stalls if s < end and e > start]
+            longest = max(longest, end - start - max(stalls, default=0.0))
+        return longest
+
+
+async def test_the_ticker_sees_a_blocked_loop():
+    async with Ticker() as ticker:
+        await asyncio.sleep(0.02)
+        time.sleep(0.2)  # noqa: ASYNC251 - this is what is to be seen
+        await asyncio.sleep(0.02)
+    assert ticker.longest_block_s() > BLOCKED_S
+
+
+async def test_starting_kernels_does_not_block_the_servers_loop(jp_fetch, start_kernel, open_notebook):
+    await start_kernel()  # imports and caches are paid for
+    async with Ticker() as ticker:
+        kernel_ids = await asyncio.gather(*(start_kernel() for _ in range(KERNELS)))
+        notebooks = await asyncio.gather(*(open_notebook(kernel_id) for kernel_id in kernel_ids))
+        said = await asyncio.gather(*(notebook.run("print('here')") for notebook in notebooks))
+        await asyncio.gather(*(jp_fetch("api", "kernels", kernel_id, method="DELETE") for kernel_id in kernel_ids))
+    assert said == ["here\n"] * KERNELS
+    assert ticker.longest_block_s() < BLOCKED_S
+
+
+def worker_of(tree, sandbox: str) -> int:
+    """The pid 1 of a sandbox's worker."""
+    (record,) = tree.directory.glob(f"*/ledger/*{sandbox.removeprefix('sbx_')}*")
+    return json.loads(record.read_text())["pid"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_a_server_that_ends_frees_its_sandboxes(tree, tmp_path, number):
+    with a_server(tree, tmp_path) as (process, url):
+        for _ in range(2):
+            await request(f"{url}api/kernels", "POST", {"name": "sandbox-python"})
+        living = await sandboxes()
+        workers = [worker_of(tree, sandbox.sandbox) for sandbox in living]
+        assert len(workers) == 2
+        process.send_signal(number)
+        if number == signal.SIGINT:
+            process.send_signal(number)  # the second is the answer to `Shut down this Jupyter server (y/[n])?`
+        await nothing_is_claimed()
+        await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        await eventually(lambda: process.poll() is not None)
+
+
+async def test_a_server_started_by_an_operator_says_that_sandboxes_are_ready(tree, tmp_path):
+    with a_server(tree, tmp_path) as (process, url):
+        assert "sandbox-python" in (await request(f"{url}api/kernelspecs"))["kernelspecs"]
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read().decode()
+    assert "Sandbox kernels are ready (engine embedded, broker pid " in said
+    assert "Traceback" not in said
