@@ -84,13 +84,10 @@ def leftovers(directory: Path) -> list[str]:
         with contextlib.suppress(OSError):
             if backing.read_text().startswith(text):
                 found.append(f"loop device {backing.parts[3]}")
-    found += [
-        f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if text in line
-    ]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found += [f"mount {line.split()[4]}" for line in mounts if text in line]
     tag = places.find().run.name
-    for parent, names, _ in os.walk(
-        "/sys/fs/cgroup"
-    ):  # unlike glob it is not upset by a group that goes away meanwhile
+    for parent, names, _ in os.walk("/sys/fs/cgroup"):  # a group that goes away meanwhile upsets glob
         if parent.endswith(f"/jupyter-sandbox/{tag}"):
             found += [f"control group {parent}/{name}" for name in names if name.startswith("sbx_")]
     found += [f"image {path.name}" for path in directory.glob("images/*/*.img")]

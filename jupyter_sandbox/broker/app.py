@@ -14,6 +14,7 @@ import json
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import socket
 import sys
@@ -109,6 +110,8 @@ class BrokerApp(JupyterApp):
                 detach(where)
             self._log_to(where.log if self.background == "yes" else None)
             lock = lock_or_refuse(where)
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each sandbox takes some
             privileged = enter_namespaces()
             asyncio.run(self._run(where, privileged=privileged))
             os.close(lock)
@@ -125,6 +128,8 @@ class BrokerApp(JupyterApp):
     def _log_to(self, file: Path | None) -> None:
         handler: logging.Handler = logging.StreamHandler()
         if file is not None:
+            file.touch(mode=0o600)
+            file.chmod(0o600)
             handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=1)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         root = logging.getLogger("jupyter_sandbox")

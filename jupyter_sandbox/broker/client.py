@@ -34,7 +34,11 @@ async def connect(*, start: bool = True) -> Channel:
     deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
     while True:
         try:
-            return await Channel.connect(where.socket, verbs.ANSWERS)
+            channel = await Channel.connect(where.socket, verbs.ANSWERS)
+            if places.SOCKET_VARIABLE not in os.environ and channel.peer_uid() not in (0, os.getuid()):
+                channel.close()
+                raise errors.BrokerUnavailableError("the broker's socket was made by another user; remove it")
+            return channel
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if not start or places.SOCKET_VARIABLE in os.environ:
                 raise errors.BrokerUnavailableError("no broker runs; start it with `jupyter sandbox broker`") from error

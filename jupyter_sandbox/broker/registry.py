@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
 
+_MAX_SEATS: Final = 64
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 log = logging.getLogger(__name__)
@@ -130,9 +131,10 @@ class Registry:
     async def start_kernel(self, sandbox: Sandbox, request: verbs.StartKernel) -> str:
         """Start a kernel; return the prefix of its socket paths. Raises SandboxError."""
         seat = ids.seat(request.seat)
-        others = [other for other in self._sandboxes.values() if other is not sandbox and seat in other.kernels]
-        if seat in sandbox.kernels or others:
-            raise StartError(f"kernel {seat} is running already")
+        others = [other for other in self._sandboxes.values() if other is not sandbox and seat in other.seats]
+        if seat in sandbox.kernels or others or len(sandbox.seats | {seat}) > _MAX_SEATS:
+            raise StartError(f"kernel {seat} cannot be started here: its seat is taken, or there are too many")
+        sandbox.seats.add(seat)
         prefix = self._places.kernel_sockets(seat)
         start = protocol.StartKernel(
             kernel=seat,
@@ -179,9 +181,10 @@ class Registry:
 
     async def signal(self, sandbox: Sandbox, target: str, number: int) -> None:
         """Signal a kernel or command; quiet when it has ended."""
-        if processes.signal_number(number) in _ENDING_SIGNALS:
-            sandbox.ending.add(target)
+        ending = processes.signal_number(number) in _ENDING_SIGNALS
         if target in sandbox.kernels or target in sandbox.commands:
+            if ending:
+                sandbox.ending.add(target)
             await self._agent(sandbox).signal(target, number)
 
     # -- the broker's own life
@@ -315,6 +318,7 @@ class Registry:
         sandbox.cwd = record.workspace or HOME
         kills = sandbox.worker.out_of_memory_kills()
         sandbox.kernels = {name: kills for name in description.running if not name.startswith("cmd_")}
+        sandbox.seats = set(sandbox.kernels)
         sandbox.commands = {name for name in description.running if name.startswith("cmd_")}
         return description.bound
 

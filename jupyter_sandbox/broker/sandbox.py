@@ -36,6 +36,8 @@ class Sandbox:
     holder: Holder | None = None
     kernels: dict[str, int] = field(default_factory=dict)
     """Seats of running kernels, with the count of memory kills when they started."""
+    seats: set[str] = field(default_factory=set)
+    """Seats of all its kernels, the ended ones too: their socket paths are theirs until the sandbox ends."""
     commands: set[str] = field(default_factory=set)
     ending: set[str] = field(default_factory=set)
     """Kernels and commands that we were asked to end."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS: Final = 4096
 _MAX_EVENTS: Final = 256
 _PAGE: Final = 100
+_BREATHER_S: Final = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Connection:
         try:
             self._events.put_nowait(event)
         except asyncio.QueueFull:
-            self.channel.close()
+            self.channel.hang_up()
 
     async def deliver(self) -> None:
         """Send events until the connection ends."""
@@ -87,7 +88,12 @@ class Server:
         loop = asyncio.get_running_loop()
         self._settle()
         while True:
-            accepted, _ = await loop.sock_accept(self._listener)
+            try:
+                accepted, _ = await loop.sock_accept(self._listener)
+            except OSError as error:  # too many open files: those who are connected go on, others wait
+                log.warning("no connection can be accepted now: %s", error)
+                await asyncio.sleep(_BREATHER_S)
+                continue
             if len(self._connections) >= MAX_CONNECTIONS:
                 accepted.close()
                 continue
@@ -145,7 +151,7 @@ class Server:
         try:
             return await self._serve(connection, request, descriptors)
         except SandboxError as error:
-            log.info("uid %d: %s refused: %s", connection.uid, type(request).__name__, error)
+            log.debug("uid %d: %s refused: %s", connection.uid, type(request).__name__, error)
             return verbs.Refused(code=error.code, message=str(error), retry_after_s=error.retry_after_s), []
         except Exception:
             log.exception("uid %d: %s failed", connection.uid, type(request).__name__)
@@ -190,6 +196,7 @@ class Server:
                 self._require_operator(uid)
                 return verbs.Reaped(found=tuple((await registry.reap(dry_run=request.dry_run))[:500])), []
             case verbs.Retire():
+                self._require_operator(uid)
                 self._retiring = True
         return verbs.Done(), []
 
@@ -245,4 +252,4 @@ class Server:
     @staticmethod
     def _require_operator(uid: int) -> None:
         if uid != os.getuid():
-            raise InvalidRequestError("only the user that the broker runs as may reap")
+            raise InvalidRequestError("only the user that the broker runs as may do this")

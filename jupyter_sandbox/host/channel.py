@@ -7,6 +7,7 @@ The codec is `sandbox_worker.messages`. A channel may be used from different loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -86,8 +87,13 @@ class Channel:
         except ConnectionError:
             return None
 
+    def hang_up(self) -> None:
+        """End the connection in both directions; whoever waits to receive on it sees its end."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Close; quiet when done twice."""
+        """Close; quiet when done twice. Nobody may be waiting on it any more."""
         self._socket.close()
 
     async def _ready(self, *, write: bool) -> None:

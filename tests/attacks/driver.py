@@ -76,7 +76,7 @@ class Sandbox:
         )
         self.kernel.start_channels()
         if wait:
-            self.kernel.wait_for_ready(timeout=30)
+            self.kernel.wait_for_ready(timeout=45)
 
     def execute(self, code, timeout=20):
         """Run code; return {status, out, error}. Status `dead` or `timeout` when there is no reply."""

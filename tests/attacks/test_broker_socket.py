@@ -338,7 +338,7 @@ def test_a_flood_of_connections_does_not_end_the_broker():
                 time.sleep(0.05)
             except OSError:
                 break
-        assert len(connections) > 190, "not a flood"
+        assert len(connections) > 150, "not a flood"
         assert Path(f"/proc/{broker}").exists()
         for connection in connections:
             connection.close()

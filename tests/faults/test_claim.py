@@ -15,6 +15,7 @@ import pytest
 from jupyter_sandbox import agents
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.broker.registry import Registry
+from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Usage
 from jupyter_sandbox.errors import (
     CapacityError,
@@ -488,4 +489,28 @@ async def test_a_warm_worker_of_a_dead_broker_is_destroyed(bench):
 async def test_a_recovered_sandbox_that_nobody_takes_over_ends(bench):
     bench.ledger.write(RECORD)
     await bench.registry.recover(grace_s=0)
+    await bench.assert_nothing_left()
+
+
+async def test_a_client_that_is_dropped_for_not_reading_loses_its_sandbox(bench):
+    # bug shown: Channel.close() removes the socket from under a task that waits for it, and nobody wakes that task
+    path = bench.places.socket
+    with channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
+        server = Server(listener, bench.registry, bench.engine)
+        serving = asyncio.create_task(server.serve())
+        lease = await channel.Channel.connect(path, verbs.ANSWERS)
+        try:
+            await lease.send(verbs.Claim(template="python", workspace_mode="none", workspace_name=""))
+            assert await lease.receive() is not None
+            (sandbox,) = bench.registry.claimed()
+            gone = verbs.SandboxGone(sandbox=sandbox.id, message="x")
+            for _ in range(1000):  # more than a connection's queue holds, before it can deliver one
+                sandbox.holder(gone)
+            await eventually(lambda: bench.registry.claimed() == [], 5)
+            await eventually(lambda: server.is_idle, 5)
+        finally:
+            serving.cancel()
+            lease.close()
+            await asyncio.wait([serving])
+            await server.stop()
     await bench.assert_nothing_left()

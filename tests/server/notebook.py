@@ -97,7 +97,7 @@ class Notebook:
                 while not messages or not condition(messages[-1]):
                     messages.append(await self.receive(timeout_s))
         except TimeoutError:
-            raise AssertionError(f"what was waited for did not come within {timeout_s} s; there came {messages}") from None
+            raise AssertionError(f"not within {timeout_s} s; there came {messages}") from None
         return messages
 
     def start(self, code: str, *, allow_stdin: bool = False) -> str:

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_server.gateway.gateway_client import GatewayClient
 from tornado.httpclient import HTTPClientError
 from traitlets.config import Config
 
@@ -18,7 +20,8 @@ CONFIG_FILE = Path(__file__).resolve().parents[2] / "jupyter_server_config.py"
 @pytest.fixture
 def closed_config(add_kernelspec):
     """The least configuration that is exclusive and closed."""
-    return Config(
+    GatewayClient.clear_instance()
+    yield Config(
         {
             "SandboxExtension": {"exclusive": True},
             "ServerApp": {
@@ -29,6 +32,7 @@ def closed_config(add_kernelspec):
             "MultiKernelManager": {"default_kernel_name": "sandbox-python"},
         }
     )
+    GatewayClient.clear_instance()
 
 
 def test_a_closed_server_starts(jp_configurable_serverapp, closed_config):
@@ -39,7 +43,6 @@ def test_a_closed_server_starts(jp_configurable_serverapp, closed_config):
 STOCK_SPECS = "jupyter_client.kernelspec.KernelSpecManager"
 OPEN_WAYS = {
     "stock kernelspecs": ({"ServerApp": {"kernel_spec_manager_class": STOCK_SPECS}}, "native kernels"),
-    "native kernel": ({"SandboxKernelSpecManager": {"ensure_native_kernel": True}}, "native kernels"),
     "foreign default": ({"MultiKernelManager": {"default_kernel_name": "echo"}}, "the default kernel 'echo'"),
     "gateway": ({"GatewayClient": {"url": "http://127.0.0.1:9"}}, "a gateway runs kernels elsewhere"),
     "terminals": ({"ServerApp": {"terminals_enabled": True}}, "terminals"),
@@ -52,15 +55,33 @@ OPEN_WAYS = {
 
 
 @pytest.mark.parametrize("way", OPEN_WAYS)
-def test_an_open_way_keeps_the_server_from_starting(jp_configurable_serverapp, closed_config, caplog, way):
+def test_an_open_way_keeps_the_server_from_starting(jp_configurable_serverapp, closed_config, capfd, way):
     change, words = OPEN_WAYS[way]
     closed_config.merge(Config(change))
     with pytest.raises(SystemExit) as ending:
         jp_configurable_serverapp(config=closed_config)
     assert ending.value.code == 1
-    told = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
-    assert len(told) == 1
-    assert words in told[0]
+    _, _, told = capfd.readouterr().err.partition("but this configuration opens ways round it:")
+    assert words in told
+
+
+def test_a_gateway_with_its_own_managers_keeps_the_server_from_starting(jp_configurable_serverapp, closed_config):
+    del closed_config.ServerApp["kernel_spec_manager_class"]
+    closed_config.GatewayClient.url = "http://127.0.0.1:9"
+    with pytest.raises(SystemExit) as ending:
+        jp_configurable_serverapp(config=closed_config)
+    assert ending.value.code == 1
+
+
+def test_asking_for_the_native_kernel_does_not_bring_it(jp_configurable_serverapp, closed_config):
+    for name in ("KernelSpecManager", "SandboxKernelSpecManager"):
+        closed_config[name].ensure_native_kernel = True
+        closed_config[name].allowed_kernelspecs = {"python3", "echo", "sandbox-python"}
+    server = jp_configurable_serverapp(config=closed_config)
+    assert set(server.kernel_spec_manager.get_all_specs()) == {"sandbox-python"}
+    for name in ("python3", "echo"):
+        with pytest.raises(NoSuchKernel):
+            server.kernel_spec_manager.get_kernel_spec(name)
 
 
 def test_a_server_that_cannot_be_judged_does_not_start(jp_configurable_serverapp, closed_config, monkeypatch):
@@ -76,9 +97,8 @@ def test_a_server_that_cannot_be_judged_does_not_start(jp_configurable_serverapp
 
 def test_the_operator_reads_why_the_server_does_not_start(tree, tmp_path):
     more = [f"--config={CONFIG_FILE}", "--ServerApp.terminals_enabled=True"]
-    done = subprocess.run(
-        command(tmp_path, *more), env=tree.environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    process = {"env": tree.environment(), "cwd": tmp_path, "timeout": 60}
+    done = subprocess.run(command(tmp_path, *more), capture_output=True, text=True, check=False, **process)
     assert done.returncode == 1
     assert "opens ways round it" in done.stderr
     assert "set c.ServerApp.terminals_enabled = False" in done.stderr

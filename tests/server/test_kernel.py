@@ -133,7 +133,8 @@ async def test_restart_ends_what_the_kernel_had_started(new_notebook, jp_fetch):
 
 async def test_restart_from_a_busy_loop_works(new_notebook, jp_fetch):
     notebook = await new_notebook()
-    running = notebook.start("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('go', flush=True)\nwhile True: pass")
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('go', flush=True)\nwhile True: pass"
+    running = notebook.start(deaf)
     await notebook.printed(running, "go")
     response = await jp_fetch(
         "api", "kernels", notebook.kernel_id, "restart", method="POST", body="{}", request_timeout=60
@@ -167,7 +168,7 @@ async def test_an_idle_kernel_is_culled_with_its_sandbox(new_notebook, jp_fetch)
     await notebook.run("1")
     notebook.close()
     async with asyncio.timeout(20):
-        while json.loads((await jp_fetch("api", "kernels")).body):
+        while json.loads((await jp_fetch("api", "kernels")).body):  # noqa: ASYNC110 - a server has no event for it
             await asyncio.sleep(0.1)
     await nothing_is_claimed()
 

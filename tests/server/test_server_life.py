@@ -103,7 +103,7 @@ class Ticker:
 async def test_the_ticker_sees_a_blocked_loop():
     async with Ticker() as ticker:
         await asyncio.sleep(0.02)
-        time.sleep(0.2)  # noqa: ASYNC251 - this is what is to be seen
+        time.sleep(0.2)
         await asyncio.sleep(0.02)
     assert ticker.longest_block_s() > BLOCKED_S
 

@@ -54,7 +54,7 @@ def decode(data: bytes, kinds: Sequence[type]) -> object:
     for kind in kinds:
         if _type_name(kind) == name:
             return build(kind, fields)
-    raise MessageError(f"unknown message type {str(name)[:40]!r}")
+    raise MessageError(f"unknown message type {ascii(str(name)[:40])}")
 
 
 def send(channel: socket.socket, message: object, descriptors: Sequence[int] = ()) -> None:
@@ -121,7 +121,8 @@ def build(kind: type, values: Mapping[str, object]) -> object:
     unknown = values.keys() - fields.keys()
     missing = {name for name, (_, required) in fields.items() if required} - values.keys()
     if unknown or missing:
-        raise MessageError(f"{_type_name(kind)}: unknown {sorted(unknown)[:5]}, missing {sorted(missing)}")
+        names = ascii(sorted(unknown)[:5])[:120]
+        raise MessageError(f"{_type_name(kind)}: unknown fields {names}, missing {sorted(missing)}")
     return kind(
         **{name: _value(fields[name][0], value, f"{_type_name(kind)}.{name}") for name, value in values.items()}
     )
