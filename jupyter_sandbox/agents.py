@@ -72,8 +72,8 @@ class AgentClient:
             if self._task.done():
                 raise StartError(f"the agent of {self._worker} is gone")
             try:
-                await self._channel.send(request, descriptors)
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await self._channel.send(request, descriptors)
                     answer = await self._answers.get()
             except TimeoutError as error:
                 self._task.cancel()
@@ -89,8 +89,9 @@ class AgentClient:
 
     async def signal(self, target: str, number: int) -> None:
         """Signal a kernel or command of the worker; quiet when the agent is gone."""
-        with contextlib.suppress(OSError):
-            await self._channel.send(protocol.Signal(target=target, number=number))
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._channel.send(protocol.Signal(target=target, number=number))
 
     async def close(self) -> None:
         """Drop the connection; the worker lives on."""
@@ -103,6 +104,7 @@ class AgentClient:
             while (received := await self._channel.receive()) is not None:
                 message, descriptors = received
                 messages.close_all(descriptors)  # an agent has nothing to pass
+                await asyncio.sleep(0)  # one that never pauses must not keep the loop from the others
                 if isinstance(message, protocol.Exited):
                     self._on_exited(message)
                 elif self._lock.locked() and self._answers.empty():

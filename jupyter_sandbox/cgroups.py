@@ -36,7 +36,7 @@ class Hierarchy:
         group = self.group(name)
         try:
             for directory in group.directories():
-                directory.mkdir(exist_ok=True)
+                directory.mkdir(parents=True, exist_ok=True)
             for file, value in _settings(self.version, limits):
                 controller, _, _ = file.partition(".")
                 path = group.paths[controller if self.version == 1 else "unified"] / file
@@ -160,7 +160,7 @@ def _memberships(text: str) -> dict[str, str]:
 
 
 def _base(mount: Path, own: str) -> Path | None:
-    for base in (mount / own.lstrip("/"), mount):
+    for base in (mount, mount / own.lstrip("/")):  # the first is the same for every broker, whoever starts it
         if (base / "cgroup.procs").exists():
             return base
     return None

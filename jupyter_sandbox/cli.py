@@ -148,7 +148,7 @@ async def _status(_options: argparse.Namespace) -> int:
     try:
         status = await client.call(verbs.Status(), verbs.StatusReport, start=False)
     except SandboxError as error:
-        print(f"No broker runs ({error}); the first kernel starts one.")
+        print(f"{str(error).capitalize()}; the first kernel does that too.")
         return 0
     print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
     print(f"templates: {', '.join(status.templates)}")

@@ -197,7 +197,7 @@ def _disk() -> list[Finding]:
 
 
 def _limits() -> list[Finding]:
-    hierarchy = cgroups.find(places.find().run.name)
+    hierarchy = cgroups.find(places.find().instance)
     if hierarchy is None:
         return [
             Finding(

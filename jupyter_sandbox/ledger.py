@@ -34,6 +34,8 @@ class Record:
     """Host uid of the owner; None while the worker is warm."""
     workspace: str = ""
     created_at: str = ""
+    seats: tuple[str, ...] = ()
+    """Kernels that were ever started in it: what an agent says of others is a lie."""
 
 
 class Ledger:

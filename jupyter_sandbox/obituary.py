@@ -40,7 +40,8 @@ def write(*, status: int, limits: Limits, out_of_memory: bool, disk_full: bool, 
         )
     if status == 0:
         return Obituary(reason="finished", message="The kernel ended by itself (exit status 0).")
-    tail = f" Its last words: {log.strip()[-600:]}" if log.strip() else ""
+    words = "".join(c if c.isprintable() or c == "\n" else "?" for c in log).strip()[-600:]
+    tail = f" Its last words: {words}" if words else ""
     if status < 0:
         return Obituary(reason="signal", message=f"The kernel was ended by {_signal_name(-status)}.{tail}")
     return Obituary(reason="failed", message=f"The kernel ended with exit status {status}.{tail}")

@@ -14,6 +14,7 @@ import os
 import posixpath
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
 
 _POLL_S: Final = 0.01
-_MAX_REATTACHMENTS: Final = 3
+_GIVE_UP_S: Final = 60
+"""How long a broker may be away before its sandboxes count as lost."""
 
 
 class SandboxProvisioner(KernelProvisionerBase):
@@ -62,7 +64,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._arguments: tuple[str, ...] | None = None
         self._launched = False
         self._shutdown_requested = False
-        self._reattachments = 0
+        self._broker_away_since: float | None = None
 
     # -- what others may ask
 
@@ -230,15 +232,16 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def _reattach(self, lease: client.Lease) -> None:
         """The broker died: find the sandbox again with the next one."""
-        self._reattachments += 1
+        now = time.monotonic()
+        self._broker_away_since = self._broker_away_since or now
         try:
             await lease.reattach()
         except BrokerUnavailableError as error:
             self.log.warning("Kernel %s: the broker is gone: %s", self.kernel_id, error)
-            if self._reattachments >= _MAX_REATTACHMENTS:
+            if now - self._broker_away_since > _GIVE_UP_S:
                 lease.loss = "The sandbox was lost: its broker is gone and none could be started."
             return
-        self._reattachments = 0
+        self._broker_away_since = None
         if not lease.is_running_after_reattach(self._seat) and lease.loss is None:
             lease.exits[self._seat] = verbs.ProcessExited(
                 sandbox=lease.sandbox,

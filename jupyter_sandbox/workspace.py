@@ -45,10 +45,10 @@ def target(workspace: Workspace) -> str:
 class Mounter:
     """Makes detached mounts. Blocking: call it in a thread. Lives in a mount namespace that the host does not see."""
 
-    def __init__(self, stage: Path, *, own_home: Path | None) -> None:
-        """`own_home`: None for root; else the home of the one user we serve, whose user namespace we are in."""
+    def __init__(self, stage: Path, *, homes: tuple[Path, ...] | None) -> None:
+        """`homes`: None for root; else the home directories of the one user we serve, in whose namespace we are."""
         self._stage = stage
-        self._own_home = own_home
+        self._homes = homes
         self._layers_in_use = threading.Lock()
 
     def mount(self, workspace: Workspace, directory: int, disk: Disk, *, owner: int, uid: int) -> int:
@@ -58,8 +58,11 @@ class Mounter:
         """
         try:
             path = _identified(directory)
-            if path == "/":
-                raise WorkspaceError("the root directory is not shown in a sandbox; start the notebook elsewhere")
+            homes = self._homes or _homes(owner)
+            if path == "/" or any(home.is_relative_to(path) and str(home) != path for home in homes):
+                raise WorkspaceError(f"{path} is not shown in a sandbox: homes lie below it; start elsewhere")
+            if str(Path(path)) in map(str, homes) and workspace.mode is not WorkspaceMode.OVERLAY:
+                raise WorkspaceError("a home directory is shown as `overlay` only, which hides its dot files")
             with contextlib.ExitStack() as undo:
                 opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 undo.callback(os.close, opened)
@@ -69,7 +72,7 @@ class Mounter:
                 undo.callback(os.close, lower)
                 self._map_owner(lower, owner, uid, read_only=workspace.mode is not WorkspaceMode.READ_WRITE)
                 if workspace.mode is WorkspaceMode.OVERLAY:
-                    hidden = _hidden_names(path, opened, self._own_home or _home(owner))
+                    hidden = _hidden_names(opened) if path in map(str, homes) else []
                     return self._overlay(lower, disk, hidden)
                 undo.pop_all()
                 os.close(opened)
@@ -93,7 +96,7 @@ class Mounter:
     def _map_owner(self, mount: int, owner: int, uid: int, *, read_only: bool) -> None:
         attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
         attributes |= linux.MOUNT_ATTR_RDONLY if read_only else 0
-        if self._own_home is not None:
+        if self._homes is not None:
             linux.set_mount_attributes(mount, attributes)
             return
         group = pwd.getpwuid(owner).pw_gid if _known(owner) else owner
@@ -118,7 +121,7 @@ class Mounter:
                 "upperdir": f"{self._stage}/disk/upper",
                 "workdir": f"{self._stage}/disk/work",
             }
-            if self._own_home is not None:
+            if self._homes is not None:
                 options["userxattr"] = None
             attributes = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
             return linux.new_filesystem("overlay", options, attributes)
@@ -135,14 +138,12 @@ def _identified(directory: int) -> str:
     return path
 
 
-def _hidden_names(path: str, directory: int, home: Path | None) -> list[str]:
-    if home is None or os.path.realpath(home) != path:
-        return []
+def _hidden_names(directory: int) -> list[str]:
     return [name for name in os.listdir(directory) if name.startswith(".")]
 
 
-def _home(uid: int) -> Path | None:
-    return Path(pwd.getpwuid(uid).pw_dir) if _known(uid) else None
+def _homes(uid: int) -> tuple[Path, ...]:
+    return (Path(pwd.getpwuid(uid).pw_dir).resolve(),) if _known(uid) else ()
 
 
 def _known(uid: int) -> bool:

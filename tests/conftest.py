@@ -86,7 +86,7 @@ def leftovers(directory: Path) -> list[str]:
                 found.append(f"loop device {backing.parts[3]}")
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     found += [f"mount {line.split()[4]}" for line in mounts if text in line]
-    tag = places.find().run.name
+    tag = places.find().instance
     for parent, names, _ in os.walk("/sys/fs/cgroup"):  # a group that goes away meanwhile upsets glob
         if parent.endswith(f"/jupyter-sandbox/{tag}"):
             found += [f"control group {parent}/{name}" for name in names if name.startswith("sbx_")]

@@ -14,6 +14,7 @@ import json
 import logging
 import logging.handlers
 import os
+import pwd
 import resource
 import signal
 import socket
@@ -41,8 +42,17 @@ from sandbox_worker import linux
 ENGINE_VARIABLE: Final = "JUPYTER_SANDBOX_ENGINE"
 ENGINES: Final = ("auto", "embedded", "docker")
 _LOG_BYTES: Final = 1 << 20
+_FIRST_UID: Final = 0x70000000
 
 log = logging.getLogger(__name__)
+
+
+class Mode(Int[int, int]):
+    """File permissions; on a command line octal, as `chmod` takes them."""
+
+    def from_string(self, s: str) -> int:
+        """Return the number that `600`, `0600` or `0o600` means."""
+        return int(s, 8)
 
 
 class BrokerApp(JupyterApp):
@@ -68,13 +78,13 @@ class BrokerApp(JupyterApp):
         help="Directories with template files (*.toml). Default: `sandbox-templates` in Jupyter's config directories.",
     ).tag(config=True)
     uid_base = Int(
-        0x70000000,
-        help="Root only: first host uid of the 65536 that workers use. No account or container may use one of them.",
+        help="Root only: first host uid of the 65536 that workers use. No account or container may use one of them. "
+        "Default: a range of its own for each broker, at 1879048192 or above.",
     ).tag(config=True)
     disk_reserve_mib = Int(
         1024, min=0, help="Root only: no new sandbox if the host's disk would have less than this left."
     ).tag(config=True)
-    socket_mode = Int(
+    socket_mode = Mode(
         0o600, help="Permissions of the broker's socket; 0o666 lets every local user claim sandboxes of its own."
     ).tag(config=True)
     idle_exit_s = Float(
@@ -87,6 +97,9 @@ class BrokerApp(JupyterApp):
 
     def _config_file_name_default(self) -> str:
         return "jupyter_sandbox_config"
+
+    def _uid_base_default(self) -> int:
+        return _FIRST_UID + 65536 * (int(places.find().instance[:3], 16))
 
     def _engine_default(self) -> str:
         named = os.environ.get(ENGINE_VARIABLE, "auto")
@@ -109,11 +122,13 @@ class BrokerApp(JupyterApp):
             if self.background == "yes":
                 detach(where)
             self._log_to(where.log if self.background == "yes" else None)
+            homes = own_homes()
+            os.environ.setdefault("HOME", str(homes[0]))
             lock = lock_or_refuse(where)
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each sandbox takes some
             privileged = enter_namespaces()
-            asyncio.run(self._run(where, privileged=privileged))
+            asyncio.run(self._run(where, None if privileged else homes))
             os.close(lock)
         except SandboxError as error:
             self._fail(error)
@@ -136,10 +151,11 @@ class BrokerApp(JupyterApp):
         root.addHandler(handler)
         root.setLevel(min(cast("int", self.log_level), logging.INFO))
 
-    async def _run(self, where: places.Places, *, privileged: bool) -> None:
-        """Everything between the lock and the exit."""
+    async def _run(self, where: places.Places, homes: tuple[Path, ...] | None) -> None:
+        """Everything between the lock and the exit; `homes` is None for root."""
+        privileged = homes is None
         known = templates.load(Path(directory) for directory in self.template_directories)
-        hierarchy = cgroups.find(where.run.name)
+        hierarchy = cgroups.find(where.instance)
         ledger = Ledger(where.ledger)
         engine = EmbeddedEngine(
             places=where,
@@ -149,19 +165,19 @@ class BrokerApp(JupyterApp):
             uid_base=self.uid_base if privileged else None,
             default=known["python"],
         )
-        mounter = Mounter(where.stage, own_home=None if privileged else Path.home())
+        mounter = Mounter(where.stage, homes=homes)
         registry = Registry(engine=engine, ledger=ledger, places=where, mounter=mounter, known_templates=known)
         stop = asyncio.Event()
-        everything = True
+        everything = False  # claimed sandboxes live on for the broker that comes next, whatever ends this one
 
-        def on_term() -> None:
+        def on_interrupt() -> None:
             nonlocal everything
-            everything = False  # claimed sandboxes live on for the broker that comes next
+            everything = True
             stop.set()
 
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, stop.set)
-        loop.add_signal_handler(signal.SIGTERM, on_term)
+        loop.add_signal_handler(signal.SIGINT, on_interrupt)
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
         await engine.start()
         await registry.recover(self.recover_grace_s)
         await registry.reap(dry_run=False)
@@ -204,6 +220,14 @@ class BrokerApp(JupyterApp):
                     return
                 await asyncio.sleep(0.1 if waited < 2 else 1)
             server.idle.clear()
+
+
+def own_homes() -> tuple[Path, ...]:
+    """Return this user's home directories: by the environment and by the account."""
+    found = {Path.home().resolve()}
+    with contextlib.suppress(KeyError):
+        found.add(Path(pwd.getpwuid(os.getuid()).pw_dir).resolve())
+    return tuple(sorted(found))
 
 
 def enter_namespaces() -> bool:

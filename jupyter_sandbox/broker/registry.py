@@ -29,7 +29,6 @@ from jupyter_sandbox.errors import (
 from jupyter_sandbox.guards import ids, processes
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
-from jupyter_sandbox.ledger import Ledger, Record
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import Pool
 from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
@@ -40,8 +39,10 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
+    from jupyter_sandbox.ledger import Ledger, Record
 
 _MAX_SEATS: Final = 64
+_MAX_RUNNING: Final = 1024
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,9 @@ class Registry:
         others = [other for other in self._sandboxes.values() if other is not sandbox and seat in other.seats]
         if seat in sandbox.kernels or others or len(sandbox.seats | {seat}) > _MAX_SEATS:
             raise StartError(f"kernel {seat} cannot be started here: its seat is taken, or there are too many")
-        sandbox.seats.add(seat)
+        if seat not in sandbox.seats:
+            sandbox.seats.add(seat)
+            self._record(sandbox)
         prefix = self._places.kernel_sockets(seat)
         start = protocol.StartKernel(
             kernel=seat,
@@ -153,7 +156,7 @@ class Registry:
                 sandbox.kernels[seat] = sandbox.worker.out_of_memory_kills()
                 sandbox.ending.discard(seat)
                 undo.callback(sandbox.kernels.pop, seat, None)
-                await self._agent(sandbox).ask(start, protocol.Started, descriptors)
+                await sandbox.reach().ask(start, protocol.Started, descriptors)
             finally:
                 for listener in listeners:
                     listener.close()
@@ -162,7 +165,7 @@ class Registry:
 
     async def run_command(self, sandbox: Sandbox, request: verbs.RunCommand, descriptors: Sequence[int]) -> str:
         """Run a command with three descriptors; return its id. Raises SandboxError."""
-        command = f"cmd_{os.urandom(10).hex()}"
+        command = ids.new_command_id()
         start = protocol.StartCommand(
             command=command,
             argv=processes.argv(request.argv),
@@ -173,7 +176,7 @@ class Registry:
             raise StartError("a command needs standard input, output and error")
         sandbox.commands.add(command)
         try:
-            await self._agent(sandbox).ask(start, protocol.Started, descriptors)
+            await sandbox.reach().ask(start, protocol.Started, descriptors)
         except BaseException:
             sandbox.commands.discard(command)
             raise
@@ -185,7 +188,7 @@ class Registry:
         if target in sandbox.kernels or target in sandbox.commands:
             if ending:
                 sandbox.ending.add(target)
-            await self._agent(sandbox).signal(target, number)
+            await sandbox.reach().signal(target, number)
 
     # -- the broker's own life
 
@@ -282,44 +285,31 @@ class Registry:
                 hostname="sandbox",
                 rlimits=worker.rlimits(),
             )
-            await self._agent(sandbox).ask(bind, protocol.Bound, mounts)
+            await sandbox.reach().ask(bind, protocol.Bound, mounts)
         finally:
             messages.close_all(mounts)
 
-    def _agent(self, sandbox: Sandbox) -> AgentClient:
-        if sandbox.agent is None:
-            raise StartError(f"{sandbox.id} is ending")
-        return sandbox.agent
-
     def _record(self, sandbox: Sandbox) -> None:
-        worker = sandbox.worker
-        self._ledger.write(
-            Record(
-                id=sandbox.id,
-                template=sandbox.template.name,
-                slot=worker.slot,
-                pid=worker.pid,
-                started=host_processes.start_time(worker.pid),
-                owner=sandbox.owner,
-                workspace=sandbox.cwd,
-                created_at=sandbox.created_at,
-            )
-        )
+        self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
 
     async def _take_over(self, sandbox: Sandbox, record: Record) -> bool:
         try:
             await self._connect(sandbox)
-            description = await self._agent(sandbox).ask(protocol.Describe(), protocol.Description)
+            description = await sandbox.reach().ask(protocol.Describe(), protocol.Description)
         except SandboxError as error:
             log.warning("sandbox %s cannot be recovered: %s", sandbox.id, error)
             return False
         sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
         sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
         sandbox.cwd = record.workspace or HOME
+        running = set(description.running)
+        sandbox.seats = set(record.seats)
+        sandbox.commands = {name for name in running if ids.is_command_id(name)}
+        if running - sandbox.seats - sandbox.commands or len(running) > _MAX_RUNNING:
+            log.warning("sandbox %s is given up: its agent speaks of kernels that never were", sandbox.id)
+            return False
         kills = sandbox.worker.out_of_memory_kills()
-        sandbox.kernels = {name: kills for name in description.running if not name.startswith("cmd_")}
-        sandbox.seats = set(sandbox.kernels)
-        sandbox.commands = {name for name in description.running if name.startswith("cmd_")}
+        sandbox.kernels = dict.fromkeys(running & sandbox.seats, kills)
         return description.bound
 
     async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:

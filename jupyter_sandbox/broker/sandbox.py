@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.ledger import Record
 from jupyter_sandbox.lifecycle import WorkerState
 
 if TYPE_CHECKING:
@@ -46,3 +48,23 @@ class Sandbox:
     def id(self) -> ids.SandboxId:
         """The id."""
         return self.worker.id
+
+    def reach(self) -> AgentClient:
+        """Return its agent; raises StartError when it is ending."""
+        if self.agent is None:
+            raise StartError(f"{self.id} is ending")
+        return self.agent
+
+    def record(self, started: int) -> Record:
+        """Return what the ledger has to know of it; `started` is when its pid 1 did."""
+        return Record(
+            id=self.id,
+            template=self.template.name,
+            slot=self.worker.slot,
+            pid=self.worker.pid,
+            started=started,
+            owner=self.owner,
+            workspace=self.cwd,
+            created_at=self.created_at,
+            seats=tuple(sorted(self.seats)),
+        )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS: Final = 4096
 _MAX_EVENTS: Final = 256
 _PAGE: Final = 100
+_NOBODY: Final = 65534
 _BREATHER_S: Final = 0.5
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,8 @@ class Server:
     async def _attend(self, connection: Connection) -> None:
         delivery = asyncio.create_task(connection.deliver())
         try:
+            if connection.uid == _NOBODY:  # in our user namespace there is only one user, and this is another
+                raise ProtocolError("this broker serves the user that started it only")
             while (received := await connection.channel.receive()) is not None:
                 request, descriptors = received
                 self.idle.clear()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _KILL_TIMEOUT_S = 10
 _SLOTS = 65535
+_NO_CORE = 1
+"""Not 0: a crash would still start the host's core handler, if that is a pipe; core(5)."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class EmbeddedWorker:
 
     def rlimits(self) -> dict[str, int]:
         """See Worker. Without control groups, processes and memory are limited here too, per process at least."""
-        limits = {"RLIMIT_NOFILE": self.limits.open_files, "RLIMIT_CORE": 0}
+        limits = {"RLIMIT_NOFILE": self.limits.open_files, "RLIMIT_CORE": _NO_CORE}
         if self.group is None:
             limits |= {"RLIMIT_NPROC": self.limits.processes, "RLIMIT_DATA": self.limits.memory_mib << 20}
         return limits
@@ -235,7 +237,8 @@ class EmbeddedEngine:
         for name in sorted((self._hierarchy.names() if self._hierarchy else set()) - set(known)):
             found.append(f"control group {name}")
             if not dry_run and self._hierarchy:
-                await asyncio.to_thread(self._hierarchy.group(name).remove)
+                with contextlib.suppress(OSError):  # in use after all: the next time, then
+                    await asyncio.to_thread(self._hierarchy.group(name).remove)
         sockets = {path.name for path in (self._places.run / "a").iterdir()}
         for name in sorted(sockets - {sandbox.removeprefix("sbx_") for sandbox in known}):
             found.append(f"agent socket {name}")

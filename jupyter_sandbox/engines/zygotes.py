@@ -40,10 +40,18 @@ def environment_paths() -> tuple[str, ...]:
     if site.ENABLE_USER_SITE and Path(site.getusersitepackages()).is_dir():
         candidates.add(site.getusersitepackages())
     paths: list[str] = []
-    for path in sorted(candidates):
+    for path in sorted(part for candidate in candidates for part in _parts_to_show(Path(candidate))):
         if not any(Path(path).is_relative_to(other) for other in ["/usr", *paths]):
             paths.append(path)
     return tuple(paths)
+
+
+def _parts_to_show(prefix: Path) -> list[str]:
+    """Return `prefix`, or only its code when people keep more there than a Python: a home directory, or its .local."""
+    home = Path.home()
+    if home.is_relative_to(prefix) or prefix == home / ".local":
+        return [str(prefix / part) for part in ("bin", "include", "lib", "lib64") if (prefix / part).is_dir()]
+    return [str(prefix)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ KernelSeat = NewType("KernelSeat", str)
 """Names one kernel's identity towards its clients (socket paths) for life; chosen by the provisioner, random."""
 
 _SANDBOX_ID: Final = re.compile(r"sbx_[0-9a-f]{20}")
+_COMMAND_ID: Final = re.compile(r"cmd_[0-9a-f]{20}")
 _SEAT: Final = re.compile(r"[0-9a-f]{12}")
 _TEMPLATE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
@@ -25,6 +26,16 @@ def new_sandbox_id() -> SandboxId:
 def new_seat() -> KernelSeat:
     """Return a fresh seat; short, because it becomes part of a socket path of at most 107 bytes."""
     return KernelSeat(secrets.token_hex(6))
+
+
+def new_command_id() -> str:
+    """Return a fresh command id."""
+    return f"cmd_{secrets.token_hex(10)}"
+
+
+def is_command_id(value: str) -> bool:
+    """Whether `value` is an id that `new_command_id` could have made."""
+    return _COMMAND_ID.fullmatch(value) is not None
 
 
 def sandbox_id(value: str) -> SandboxId:

@@ -33,6 +33,11 @@ class Places:
     socket: Path
 
     @property
+    def instance(self) -> str:
+        """A name for this tree that no other tree on this machine has."""
+        return hashlib.sha256(bytes(self.run)).hexdigest()[:12]
+
+    @property
     def lock(self) -> Path:
         """Held by the one broker that may use this tree."""
         return self.run / "lock"

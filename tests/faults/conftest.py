@@ -190,7 +190,7 @@ class Tree:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for group in Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{places.find().run.name}/sbx_*"):
+        for group in Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{places.find().instance}/sbx_*"):
             with contextlib.suppress(OSError):
                 group.rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 HOME: Final = "/sandbox"
 _LOG_BYTES: Final = 8192
+_MAX_DRAINS: Final = 16
 _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
 _WARM_ORPHAN_S: Final = 30
@@ -231,7 +232,13 @@ class Agent:
     ) -> Started:
         """Fork a process that calls `run`; its raw output goes into a ring of which Exited shows the end."""
         output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            messages.close_all([output, child_output])
+            for relay in relays or []:
+                self._drop(relay)
+            raise
         if pid == 0:
             os.set_blocking(child_output, True)
             _become(env, cwd, run, child_output, keep)
@@ -279,16 +286,25 @@ class Agent:
                 if process.pid == pid:
                     self._ended(target, process, os.waitstatus_to_exitcode(status))
 
+    def _drop(self, relay: Relay) -> None:
+        if relay in self._starting:
+            self._starting.remove(relay)
+        relay.close()
+
     def _ended(self, target: str, process: _Process, status: int) -> None:
         del self._processes[target]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what a kernel started goes with it
-        self._drain(process)
+        if not self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(
+                    -1, signal.SIGKILL
+                )  # whatever hid in sessions of its own would hold the limits of the next kernel
+        for _ in range(_MAX_DRAINS):
+            self._drain(process)
         self._close_output(process)
         for relay in process.relays:
-            if relay in self._starting:
-                self._starting.remove(relay)
-            relay.close()
+            self._drop(relay)
         disk = os.statvfs(HOME)
         full = disk.f_bavail * disk.f_frsize < _DISK_FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
         log = b"".join(process.log)[-_LOG_BYTES // 4 :].decode(errors="replace")
@@ -304,6 +320,7 @@ def _become(env: dict[str, str], cwd: str, run: Callable[[], object], output: in
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
+        linux.set_process_name("sandbox-kernel")
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(output, 1)

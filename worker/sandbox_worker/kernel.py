@@ -59,6 +59,7 @@ class SandboxKernelApp(IPKernelApp):
     def attach(self, request: StartKernel, listeners: Sequence[int]) -> None:
         """Take the identity of one kernel: its key, its socket paths and the listeners in the order of PORTS."""
         self._listeners = dict(enumerate(listeners, start=1))
+        self.parent_handle = 1  # nobody to watch, and no banner on the raw output
         self.connection_file = f"{CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
         info: Any = {"transport": "ipc", "ip": request.prefix, "key": request.key, "signature_scheme": "hmac-sha256"}
         info |= {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
@@ -237,6 +238,8 @@ def renew_randomness() -> None:
     loaded: dict[str, Any] = dict(sys.modules)
     if "numpy.random" in loaded:
         loaded["numpy.random"].seed()
+    if "multiprocessing.process" in loaded:
+        loaded["multiprocessing.process"].current_process().authkey = os.urandom(32)
     if "ssl" in loaded:
         loaded["ssl"].RAND_add(os.urandom(32), 32.0)
     if "tempfile" in loaded:

@@ -54,7 +54,7 @@ def decode(data: bytes, kinds: Sequence[type]) -> object:
     for kind in kinds:
         if _type_name(kind) == name:
             return build(kind, fields)
-    raise MessageError(f"unknown message type {ascii(str(name)[:40])}")
+    raise MessageError(f"unknown message type {str(name)[:40]!a}")
 
 
 def send(channel: socket.socket, message: object, descriptors: Sequence[int] = ()) -> None:

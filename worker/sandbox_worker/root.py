@@ -99,11 +99,17 @@ def specialize(read_only_paths: Sequence[str], *, tmp_mib: int, shm_mib: int) ->
     for name in _MASKED:
         if Path("/proc", name).exists():
             linux.mount("/dev/null", f"/proc/{name}", None, linux.MS_BIND)
+    for name in ("sys", "irq", "bus", "fs"):  # without root, some of it would be ours to write
+        if Path("/proc", name).is_dir():
+            linux.mount(f"/proc/{name}", f"/proc/{name}", None, linux.MS_BIND)
+            linux.mount(None, f"/proc/{name}", None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | flags)
     linux.mount("tmpfs", "/tmp", "tmpfs", flags, f"mode=1777,size={tmp_mib}m,nr_inodes={tmp_mib * 64}")
     linux.mount("tmpfs", "/run", "tmpfs", flags | linux.MS_NOEXEC, "mode=1777,size=1m,nr_inodes=256")
     linux.mount("tmpfs", "/dev/shm", "tmpfs", flags, f"mode=1777,size={shm_mib}m,nr_inodes=4096")
     linux.mount("tmpfs", "/workspace", "tmpfs", flags, "mode=755,size=64k,nr_inodes=64")  # mount points, see `seal`
-    linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    linux.mount(
+        "devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,max=64"
+    )
     _show_stashed(read_only_paths)
 
 

@@ -31,6 +31,7 @@ _ENVIRONMENT: Final = {
     "OPENBLAS_NUM_THREADS": "1",  # a thread would not survive the fork
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else it warns about frozen modules in every log
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
 }
 
