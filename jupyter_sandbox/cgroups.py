@@ -122,13 +122,15 @@ def find(instance: str, *, root: Path = Path("/sys/fs/cgroup"), own: str | None 
     memberships = _memberships(Path("/proc/self/cgroup").read_text() if own is None else own)
     if (root / "cgroup.controllers").exists():
         return _find_v2(root, memberships.get("", "/"), instance)
-    parents = {}
-    for controller in _V1_CONTROLLERS:
-        base = _base(root / controller, memberships.get(controller, "/"))
-        if base is None:
-            return None
-        parents[controller] = base / _PARENT / instance
-    return Hierarchy(version=1, parents=parents) if _makeable(parents.values()) else None
+    for own_groups in (False, True):  # the root of each controller is the same for every broker, whoever starts it
+        parents = {}
+        for controller in _V1_CONTROLLERS:
+            base = root / controller / (memberships.get(controller, "/").lstrip("/") if own_groups else "")
+            if (base / "cgroup.procs").exists():
+                parents[controller] = base / _PARENT / instance
+        if len(parents) == len(_V1_CONTROLLERS) and _makeable(parents.values()):
+            return Hierarchy(version=1, parents=parents)
+    return None
 
 
 def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:
@@ -157,13 +159,6 @@ def _memberships(text: str) -> dict[str, str]:
         for controller in controllers.split(","):
             found[controller] = path
     return found
-
-
-def _base(mount: Path, own: str) -> Path | None:
-    for base in (mount, mount / own.lstrip("/")):  # the first is the same for every broker, whoever starts it
-        if (base / "cgroup.procs").exists():
-            return base
-    return None
 
 
 def _makeable(parents: Iterable[Path]) -> bool:

@@ -16,7 +16,7 @@ os.symlink('plain', '/sandbox/directory')
 os.symlink('/proc/self/root/etc/passwd', '/sandbox/magic')
 os.mkfifo('/sandbox/fifo')
 os.link('/sandbox/plain/file', '/sandbox/hard')
-write('/sandbox/setuid', '#!/bin/sh\\nid\\n'); os.chmod('/sandbox/setuid', 0o6755)
+write('/sandbox/setuid', '#!/bin/sh\\nid\\n'); attempt(os.chmod, '/sandbox/setuid', 0o6755)
 s = socket.socket(socket.AF_UNIX); s.bind('/sandbox/socket'); s.listen()
 tell(read('/sandbox/directory/file'))
 """

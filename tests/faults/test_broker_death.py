@@ -63,7 +63,7 @@ async def test_a_kernel_survives_the_death_of_its_broker(broker, tmp_path):
         assert await kernel.run("print(x + 1)") == "42"
         await kernel.manager.interrupt_kernel()
         await kernel.manager.restart_kernel()
-        await kernel.channels.wait_for_ready(timeout=40)
+        await kernel.ready_again()
         assert kernel.provisioner.sandbox_id == sandbox
         assert kernel.provisioner.connection_info == connection
         assert await kernel.run("import os; print(os.path.exists('/sandbox/file'), 'x' in globals())") == "True False"
@@ -102,7 +102,7 @@ async def test_a_kernel_that_ends_while_no_broker_runs_is_noticed(broker, tmp_pa
         assert await kernel.provisioner.poll() == 1
         assert "while its broker was away" in kernel.provisioner.last_words()
         await kernel.manager.restart_kernel()
-        await kernel.channels.wait_for_ready(timeout=40)
+        await kernel.ready_again()
 
 
 async def test_a_sandbox_that_died_with_its_broker_is_noticed_and_replaced(broker, tmp_path):
@@ -115,7 +115,7 @@ async def test_a_sandbox_that_died_with_its_broker_is_noticed_and_replaced(broke
         assert await kernel.provisioner.poll() == 1
         assert "lost together with its broker" in kernel.provisioner.last_words()
         await kernel.manager.restart_kernel()
-        await kernel.channels.wait_for_ready(timeout=40)
+        await kernel.ready_again()
         assert kernel.provisioner.sandbox_id != sandbox
         assert await kernel.run("print(1)") == "1"
 

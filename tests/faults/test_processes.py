@@ -101,7 +101,7 @@ async def test_after_a_lost_sandbox_a_restart_gets_a_new_one_under_the_same_iden
         await until(lambda: _has_ended(kernel))
         assert "The sandbox was lost" in kernel.provisioner.last_words()
         await kernel.manager.restart_kernel()
-        await kernel.channels.wait_for_ready(timeout=40)
+        await kernel.ready_again()
         assert kernel.provisioner.sandbox_id != sandbox
         assert kernel.provisioner.connection_info == connection
         assert kernel.provisioner.last_words() is None
@@ -124,7 +124,7 @@ async def test_a_killed_kernel_keeps_its_sandbox_and_its_files(tree, tmp_path):
             raise RuntimeError(kernel.provisioner.last_words())
         assert "SIGKILL" in kernel.provisioner.last_words()
         await kernel.manager.restart_kernel()
-        await kernel.channels.wait_for_ready(timeout=40)
+        await kernel.ready_again()
         assert kernel.provisioner.sandbox_id == sandbox
         assert await kernel.run("import os; print(os.path.exists('/sandbox/file'))") == "True"
 

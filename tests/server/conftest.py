@@ -75,7 +75,7 @@ def add_kernelspec(jp_data_dir):
     def add(name, **config):
         spec = json.loads((KERNELSPEC / "kernel.json").read_text())
         spec["env"] = config.pop("env", {})
-        spec["metadata"]["kernel_provisioner"]["config"] |= config
+        spec["metadata"]["kernel_provisioner"].setdefault("config", {}).update(config)
         directory = kernels / name
         directory.mkdir()
         (directory / "kernel.json").write_text(json.dumps(spec))

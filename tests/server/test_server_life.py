@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import threading
@@ -41,6 +42,8 @@ async def test_a_server_that_stops_while_its_broker_starts_is_not_held_up(own_tr
     await asyncio.sleep(0)  # the first step of waking the broker
     async with asyncio.timeout(5):
         await jp_serverapp._cleanup()
+    gc.collect()  # a forgotten child process is told as a warning, and so an error, of this test
+    await eventually(lambda: own_tree.pid() is None, timeout_s=30)
 
 
 async def test_a_stopping_server_leaves_the_sandboxes_of_others(tree, jp_serverapp, new_notebook):

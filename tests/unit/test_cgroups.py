@@ -61,13 +61,13 @@ def test_memberships_by_controller():
     assert cgroups._memberships("") == {}
 
 
-def test_version_1_makes_groups_below_our_own_in_each_controller(v1):
+def test_version_1_makes_groups_at_the_root_of_each_controller(v1):
     hierarchy = cgroups.find("tag", root=v1, own=V1_OWN)
     assert hierarchy is not None
     assert hierarchy.version == 1
     assert hierarchy.parents == {
-        "memory": v1 / "memory/user/jupyter-sandbox/tag",
-        "cpu": v1 / "cpu/user/jupyter-sandbox/tag",
+        "memory": v1 / "memory/jupyter-sandbox/tag",
+        "cpu": v1 / "cpu/jupyter-sandbox/tag",
         "pids": v1 / "pids/jupyter-sandbox/tag",
     }
     assert all(parent.is_dir() for parent in hierarchy.parents.values())
@@ -86,15 +86,23 @@ def test_version_1_without_a_controller_is_none(v1):
 
 
 def test_version_1_that_may_not_be_written_is_none(v1):
-    (v1 / "cpu/user/jupyter-sandbox").touch()  # mkdir below it fails
+    for group in ("cpu", "cpu/user"):
+        (v1 / group / "jupyter-sandbox").touch()  # mkdir below it fails
     assert cgroups.find("tag", root=v1, own=V1_OWN) is None
+
+
+def test_version_1_falls_back_to_our_own_group_where_the_root_may_not_be_written(v1):
+    (v1 / "cpu/jupyter-sandbox").touch()
+    hierarchy = cgroups.find("tag", root=v1, own=V1_OWN)
+    assert hierarchy is not None
+    assert hierarchy.parents["cpu"] == v1 / "cpu/user/jupyter-sandbox/tag"
 
 
 def test_version_1_limits(v1):
     hierarchy = cgroups.find("tag", root=v1, own=V1_OWN)
     group = hierarchy.create("sbx_1", LIMITS)
     memory, cpu, pids = (group.paths[name] for name in ("memory", "cpu", "pids"))
-    assert memory == v1 / "memory/user/jupyter-sandbox/tag/sbx_1"
+    assert memory == v1 / "memory/jupyter-sandbox/tag/sbx_1"
     assert (memory / "memory.limit_in_bytes").read_text() == str(100 << 20)
     assert not (memory / "memory.memsw.limit_in_bytes").exists()  # a kernel without swap accounting has no such file
     assert (cpu / "cpu.cfs_period_us").read_text() == "100000"

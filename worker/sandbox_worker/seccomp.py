@@ -63,6 +63,8 @@ _SPECIAL: Final[dict[str, dict[str, int]]] = {
         "fchmodat2": 452,
         "mknod": 133,
         "mknodat": 259,
+        "mkdir": 83,
+        "mkdirat": 258,
     },
     "aarch64": {
         "clone": 220,
@@ -77,11 +79,22 @@ _SPECIAL: Final[dict[str, dict[str, int]]] = {
         "fchmodat": 53,
         "fchmodat2": 452,
         "mknodat": 33,
+        "mkdirat": 34,
     },
 }
 
 # Where the mode is: a setuid file in a directory that the host shares would be the owner's setuid file there.
-_MODE_ARGUMENT: Final = {"creat": 1, "chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "mknod": 1, "mknodat": 2}
+_MODE_ARGUMENT: Final = {
+    "creat": 1,
+    "chmod": 1,
+    "fchmod": 1,
+    "fchmodat": 2,
+    "fchmodat2": 2,
+    "mkdir": 1,
+    "mkdirat": 2,
+    "mknod": 1,
+    "mknodat": 2,
+}
 _FLAGS_ARGUMENT: Final = {"open": 1, "openat": 2}  # the mode follows
 
 Instruction = tuple[int, int, int, int]

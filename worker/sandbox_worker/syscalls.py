@@ -28,7 +28,7 @@ inotify_init:253:- inotify_init1:294:26 inotify_rm_watch:255:28 ioprio_get:252:3
 landlock_add_rule:445:445 landlock_create_ruleset:444:444 landlock_restrict_self:446:446 lchown:94:- lgetxattr:192:9
 link:86:- linkat:265:37 listen:50:201 listxattr:194:11 llistxattr:195:12 lremovexattr:198:15 lseek:8:62
 lsetxattr:189:6 lstat:6:- madvise:28:233 membarrier:324:283 memfd_create:319:279 memfd_secret:447:447 mincore:27:232
-mkdir:83:- mkdirat:258:34 mlock:149:228 mlock2:325:284 mlockall:151:230 mmap:9:222 mprotect:10:226
+mlock:149:228 mlock2:325:284 mlockall:151:230 mmap:9:222 mprotect:10:226
 mq_getsetattr:245:185 mq_notify:244:184 mq_open:240:180 mq_timedreceive:243:183 mq_timedsend:242:182
 mq_unlink:241:181 mremap:25:216 msgctl:71:187 msgget:68:186 msgrcv:70:188 msgsnd:69:189 msync:26:227 munlock:150:229
 munlockall:152:231 munmap:11:215 nanosleep:35:101 newfstatat:262:79 pause:34:- pidfd_open:434:434

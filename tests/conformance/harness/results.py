@@ -58,6 +58,7 @@ class Exceptions:
     reasons: Mapping[str, Mapping[str, Mapping[str, str]]]
 
     def of(self, suite: str, provisioner: Provisioner) -> dict[str, str]:
+        """The reasons that count for one suite on one provisioner."""
         scopes = self.reasons.get(suite, {})
         return {**scopes.get("both", {}), **scopes.get(provisioner, {})}
 
@@ -111,8 +112,12 @@ def judge(result: SuiteResult, exceptions: Mapping[str, str]) -> Verdict:
         result=result,
         expected=[test for test in failed if test in exceptions],
         unexpected=[test for test in failed if test not in exceptions],
-        stale=sorted(test for test in exceptions if result.outcomes.get(test) in (None, "passed")),
+        stale=[] if result.provisioner is Provisioner.LOCAL else _stale(result, exceptions),
     )
+
+
+def _stale(result: SuiteResult, exceptions: Mapping[str, str]) -> list[str]:
+    return sorted(test for test in exceptions if result.outcomes.get(test) in (None, "passed"))
 
 
 def describe(verdict: Verdict, exceptions: Mapping[str, str], stock_failures: Iterable[str]) -> str:

@@ -43,7 +43,6 @@ IPYKERNEL_PARTS = (
     "eventloop",
     "kernel",
     "kernelapp",
-    "matplotlib_eventloops",
     "message_spec",
     "start_kernel",
     "subshell_wedge",
