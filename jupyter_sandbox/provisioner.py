@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
 
 _POLL_S: Final = 0.01
+_REPLACE_S: Final = 10
 _GIVE_UP_S: Final = 60
 """How long a broker may be away before its sandboxes count as lost."""
 
@@ -198,6 +199,10 @@ class SandboxProvisioner(KernelProvisionerBase):
             lease = None
         if lease is None:
             lease = self._lease = await self._claim(str(cwd) if cwd else None)
+        if self._launched and await self.poll() is None:  # a second start without a shutdown replaces the kernel
+            await self.kill()
+            async with asyncio.timeout(_REPLACE_S):
+                await self.wait()
         lease.exits.pop(self._seat, None)
         request = verbs.StartKernel(
             sandbox=lease.sandbox,

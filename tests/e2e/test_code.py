@@ -29,7 +29,7 @@ def test_timeit_measures(kernel):
 def test_files_written_by_a_magic_can_be_run(kernel):
     kernel.run("%%writefile tool.py\nprint('from the tool')\n")
     assert kernel.run("%run tool.py") == "from the tool\n"
-    assert kernel.run("import sys; !{sys.executable} tool.py").strip() == "from the tool"
+    assert kernel.run("import sys\n!{sys.executable} tool.py").strip() == "from the tool"
 
 
 def test_changing_the_directory_lasts(kernel):
@@ -54,12 +54,12 @@ def test_a_dataframe_is_shown_as_a_table(kernel):
 
 
 def test_await_works_in_a_cell(kernel):
-    code = "import asyncio\nasync def f(x):\n    await asyncio.sleep(0.01)\n    return x\nprint(await asyncio.gather(f(1), f(2)))"
-    assert kernel.run(code) == "[1, 2]\n"
+    kernel.run("import asyncio\nasync def f(x):\n    await asyncio.sleep(0.01)\n    return x")
+    assert kernel.run("print(await asyncio.gather(f(1), f(2)))") == "[1, 2]\n"
 
 
 def test_a_background_task_goes_on_between_cells(kernel):
-    kernel.run("done = asyncio.Event() if 'asyncio' in globals() else None\nimport asyncio; done = asyncio.Event()")
+    kernel.run("import asyncio; done = asyncio.Event()")
     kernel.run("task = asyncio.create_task(asyncio.sleep(0.05)); task.add_done_callback(lambda _: done.set())")
     assert kernel.run("async with asyncio.timeout(10): print(await done.wait())") == "True\n"
 

@@ -183,9 +183,10 @@ async def test_a_cancelled_start_leaves_nothing(bench, monkeypatch, step):
     if step == "fork":
         waiting, go_on = asyncio.Event(), asyncio.Event()
 
-        async def fork(*_):
+        async def fork(*args):
             waiting.set()
             await go_on.wait()
+            return await bench.fork(*args)
 
         monkeypatch.setattr(bench.engine, "_fork", fork)
     else:
@@ -207,7 +208,9 @@ async def test_a_cancelled_start_leaves_nothing(bench, monkeypatch, step):
         await eventually(entered.is_set)
     creation.cancel()
     await asyncio.sleep(0)
-    if step != "fork":
+    if step == "fork":
+        go_on.set()
+    else:
         leave.set()
     with pytest.raises(asyncio.CancelledError):
         await creation

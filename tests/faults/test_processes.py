@@ -83,6 +83,7 @@ async def _is_claimed(expected: list[str]) -> bool:
 async def test_a_warm_worker_that_dies_is_replaced(tree):
     await until(_warm)
     await until(lambda: _is_claimed([]))
+    await eventually(lambda: len(tree.records()) == 1)
     ((sandbox, record),) = tree.records().items()
     os.kill(record["pid"], signal.SIGKILL)
     await eventually(lambda: sandbox not in tree.records())

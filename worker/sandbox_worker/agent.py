@@ -12,6 +12,7 @@ import collections
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -196,6 +197,7 @@ class Agent:
             return self._spawn(
                 request.kernel, request.env, request.cwd, lambda: self._start_prepared(request, listeners), listeners
             )
+        _require_program(request.argv[0])
         relays = []
         prefix = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}"
         connection_file = f"{prefix}.json"
@@ -213,6 +215,7 @@ class Agent:
     def _start_command(self, request: StartCommand, descriptors: list[int]) -> object:
         if request.command in self._processes or len(descriptors) != 3:
             raise ValueError("a command needs an unused id and three descriptors")
+        _require_program(request.argv[0])
 
         def execute() -> None:
             for number, descriptor in enumerate(descriptors):
@@ -342,6 +345,12 @@ def _become(env: dict[str, str], cwd: str, run: Callable[[], object], output: in
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _require_program(name: str) -> None:
+    """Raise ValueError when there is no such program in the worker: after a fork nobody could be told."""
+    if shutil.which(name, path=_ENVIRONMENT["PATH"]) is None:
+        raise ValueError(f"the sandbox has no program {name[:200]!r}")
 
 
 def _close_all_but(keep: Sequence[int]) -> None:

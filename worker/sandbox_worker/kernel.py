@@ -183,6 +183,7 @@ class SandboxKernelApp(IPKernelApp):
         shell.displayhook.topic = kernel._topic("execute_result")  # noqa: SLF001 - as IPythonKernel.__init__ does
         for name in ("stdout", "stderr"):
             shell._orig_sys_module_state[name] = getattr(sys, name)  # noqa: SLF001 - else `exit` restores the zygote's
+        shell.init_environment()  # the zygote's environment is gone
         session_name = os.environ.get("JPY_SESSION_NAME")
         if session_name:
             shell.user_ns["__session__"] = session_name

@@ -24,17 +24,27 @@ INSTALL_TIMEOUT_S = 900.0
 DOWNLOAD_TIMEOUT_S = 300.0
 CHECK_TIMEOUT_S = 60.0
 
+# The last lines matter most: a switch that does not work would compare the stock provisioner with itself.
 CHECK_PROGRAM = """
 import sys
 from importlib.metadata import entry_points
 from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import start_new_kernel
 entry_point, kernel_name = sys.argv[1:]
-names = sorted(found.name for found in entry_points(group="jupyter_client.kernel_provisioners"))
-if entry_point not in names:
-    sys.exit(f"no kernel provisioner {entry_point!r}, only {names}")
+provisioners = {found.name: found for found in entry_points(group="jupyter_client.kernel_provisioners")}
+if entry_point not in provisioners:
+    sys.exit(f"no kernel provisioner {entry_point!r}, only {sorted(provisioners)}")
 specs = sorted(KernelSpecManager().find_kernel_specs())
 if kernel_name not in specs:
     sys.exit(f"no kernelspec {kernel_name!r}, only {specs}")
+wanted = provisioners[entry_point].load()
+for name in {"python3", kernel_name}:
+    manager, client = start_new_kernel(kernel_name=name)
+    found = type(manager.provisioner)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+    if found is not wanted:
+        sys.exit(f"the kernelspec {name!r} is started by {found.__name__}, not by {wanted.__name__}")
 """
 
 
