@@ -1,7 +1,7 @@
 """A Jupyter server that runs nothing outside sandboxes: the worked example for operators.
 
-Start it with `jupyter lab --config=jupyter_server_config.py`. Every setting that matters for isolation is here once, with its
-reason; the end-to-end tests run with this file. Settings of the host side (engine, disks, limits) belong to the broker, in
+Start it with `jupyter lab --config=jupyter_server_config.py`. Every setting that matters for isolation is here once,
+with its reason; tests run with this file. Settings of the host side (engine, disks, limits) belong to the broker, in
 `jupyter_sandbox_config.py`: see `jupyter sandbox broker --help-all`.
 """
 

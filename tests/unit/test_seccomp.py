@@ -150,7 +150,9 @@ def test_every_call_of_the_table_is_judged_as_the_table_says(verdict, machine):
 
 
 @MACHINES
-@pytest.mark.parametrize("name", ["read", "write", "execve", "mmap", "futex", "openat", "mkdirat", "exit_group", "wait4", "kill"])
+@pytest.mark.parametrize(
+    "name", ["read", "write", "execve", "mmap", "futex", "openat", "mkdirat", "exit_group", "wait4", "kill"]
+)
 def test_everyday_calls_pass(verdict, machine, name):
     assert verdict(machine, name) == ALLOW
 
