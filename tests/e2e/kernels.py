@@ -87,9 +87,6 @@ class Kernel:
         self.manager.restart_kernel(now=False)
         self.client.wait_for_ready(timeout=TIMEOUT_S)
 
-    def provisioner(self):
-        return self.manager.provisioner
-
 
 @contextmanager
 def started(name: str = "sandbox-python", **kwargs):

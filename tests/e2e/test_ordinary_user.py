@@ -138,8 +138,9 @@ def test_two_kernels_of_one_user_do_not_see_each_other(person):
     script = (
         "from jupyter_client.manager import start_new_kernel\n"
         "kernels = [start_new_kernel(kernel_name='sandbox-python', startup_timeout=60) for _ in range(2)]\n"
-        'codes = [\'open("/sandbox/x", "w")\', \'import os, glob; print(os.listdir("/sandbox"), len(glob.glob("/proc/[0-9]*")) < 5)\']\n'
-        "for (_, client), code in zip(kernels, codes):\n"
+        "write = \"open('/sandbox/x', 'w');\"\n"
+        "look = \"import os, glob; print(os.listdir('/sandbox'), len(glob.glob('/proc/[0-9]*')) < 5)\"\n"
+        "for (_, client), code in zip(kernels, [write, look]):\n"
         "    client.execute_interactive(code, timeout=60)\n"
         "for manager, client in kernels:\n"
         "    client.stop_channels(); manager.shutdown_kernel(now=True)\n"

@@ -111,6 +111,8 @@ class SandboxKernelApp(IPKernelApp):
             stdin_socket=None,
         )
         self.init_path()
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # modules beside the notebook; the zygote itself runs without (-P)
         self.init_shell()
         self.init_gui_pylab()
         self.init_extensions()
