@@ -286,6 +286,7 @@ class Kernel:
             with contextlib.suppress(TimeoutError):
                 await self.channels.execute_interactive("", silent=True, timeout=4, output_hook=lambda _message: None)
                 return
+            assert await self.manager.is_alive(), f"the restarted kernel ended: {self.provisioner.last_words()}"
         raise AssertionError("a restarted kernel's outputs do not arrive")
 
     async def run(self, code: str) -> str:

@@ -231,7 +231,7 @@ async def test_clients_that_come_together_start_one_broker(tree):
 
 
 async def test_two_trees_leave_each_other_s_sandboxes_alone(tree, another_tree):
-    # bug shown: the trees of one Python environment share a control group directory, and each reaps what it does not
+    # once: the trees of one Python environment share a control group directory, and each reaps what it does not
     # know: the second broker does not start ([Errno 16]), or it removes the group of a worker that the first is making
     tree.start()
     lease = await claim()

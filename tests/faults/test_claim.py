@@ -398,7 +398,7 @@ async def test_a_socket_that_cannot_be_made_leaves_none(bench, monkeypatch, port
 
 
 async def test_signals_for_what_does_not_run_are_forgotten(bench):
-    # bug shown: every target ever signalled stays in Sandbox.ending, 64 KiB each, as long as the sandbox lives
+    # once: every target ever signalled stays in Sandbox.ending, 64 KiB each, as long as the sandbox lives
     sandbox = await bench.claim()
     for number in range(100):
         await bench.registry.signal(sandbox, f"{number:060000}", 9)
@@ -449,7 +449,16 @@ async def test_an_engine_that_fails_to_destroy_does_not_keep_the_sandbox_s_place
     assert bench.registry._count(TEMPLATES["one"]) == 0
 
 
-RECORD = Record(id="sbx_" + "1" * 20, template="python", slot=4, pid=5, started=6, owner=OWNER, workspace="/sandbox")
+RECORD = Record(
+    id="sbx_" + "1" * 20,
+    template="python",
+    slot=4,
+    pid=5,
+    started=6,
+    owner=OWNER,
+    workspace="/sandbox",
+    seats=("0" * 12,),
+)
 
 
 async def test_a_recovered_sandbox_has_its_owner_and_its_kernels(bench):

@@ -171,7 +171,7 @@ async def test_a_step_that_fails_leaves_nothing(bench, monkeypatch, step):
 
 @pytest.mark.parametrize("step", ["listener", "record", "group", "second record", "group member"])
 async def test_a_step_that_fails_is_an_error_of_ours(bench, monkeypatch, step):
-    # bug shown: OSError leaves the engine; claims answer internal_error, and in the pool's loop it ends the broker
+    # once: OSError leaves the engine; claims answer internal_error, and in the pool's loop it ends the broker
     STEPS[step](bench, monkeypatch.setattr)
     with pytest.raises(SandboxError):
         await bench.create()
@@ -269,7 +269,7 @@ async def test_what_belongs_to_nobody_is_found_and_reaped(bench):
 
 
 async def test_a_group_that_cannot_be_reaped_does_not_keep_the_rest(bench):
-    # bug shown: OSError from Group.remove leaves reap(), and a broker that finds such a group does not start
+    # once: OSError from Group.remove leaves reap(), and a broker that finds such a group does not start
     if bench.hierarchy is None:
         pytest.skip("no control groups can be made here")
     worker = await bench.create()

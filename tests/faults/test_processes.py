@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -128,6 +129,20 @@ async def test_a_killed_kernel_keeps_its_sandbox_and_its_files(tree, tmp_path):
         await kernel.ready_again()
         assert kernel.provisioner.sandbox_id == sandbox
         assert await kernel.run("import os; print(os.path.exists('/sandbox/file'))") == "True"
+
+
+async def test_a_dead_kernel_s_shutdown_request_does_not_end_the_next_kernel(tree, tmp_path):
+    # bug shown: jupyter_client asks the dead kernel to shut down, and its control socket lingers for 100 ms. Ours is back
+    # within them, under the same path and key, and obeys: about every second restart in this test
+    async with running_kernel(tmp_path) as kernel:
+        await kernel.ready()
+        for moment_s in (0, 0.03, 0.06, 0.1, 0.14, 0.18, 0.22, 0.26):
+            kernel.channels.execute("import os; os._exit(3)")
+            await until(lambda: _has_ended(kernel))
+            await asyncio.sleep(moment_s)  # the client's sockets reconnect every 100 ms or so: meet every phase of that
+            await kernel.manager.restart_kernel()
+            await kernel.ready_again()
+            assert await kernel.run("print(1)") == "1"
 
 
 async def test_a_command_ends_with_its_sandbox(tree):

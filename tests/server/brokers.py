@@ -15,9 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import BrokerUnavailableError
 from jupyter_sandbox.host import places
+from tests.conftest import leftovers
 
 TEMPLATES = {
     "small-memory": "min_idle = 0\n[limits]\nmemory_mib = 256\n",
@@ -88,25 +91,9 @@ class Tree:
 
     def leftovers(self) -> list[str]:
         """What on this machine still belongs to this tree."""
-        text = str(self.directory)
-        found = [f"{path.parent.name}/{path.name}" for path in self.directory.glob("*/[ak]/*")]
-        found += [f"ledger/{path.name}" for path in self.directory.glob("*/ledger/*")]
-        found += [f"image {path.name}" for path in self.directory.glob("images/*/*.img")]
-        found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if text in line]
-        for run in self.directory.glob("*/lock"):
-            groups = Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{run.parent.name}/sbx_*")
-            found += [f"control group {path}" for path in groups] if not self._shared_tag(run.parent.name) else []
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-            with contextlib.suppress(OSError):
-                if backing.read_text().startswith(text):
-                    found.append(f"loop device {backing.parts[3]}")
-        return found
-
-    @staticmethod
-    def _shared_tag(tag: str) -> bool:
-        """Whether other brokers of this Python environment may be running: their groups have the same parent."""
-        others = list(Path("/tmp").glob(f"jsbt*/{tag}/lock")) + list(Path("/run/jupyter-sandbox").glob(f"{tag}/lock"))
-        return len(others) > 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(places.DIRECTORY_VARIABLE, str(self.directory))
+            return leftovers(self.directory)
 
     def _forget(self) -> None:
         keeper, self._keeper = self._keeper, None

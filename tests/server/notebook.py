@@ -50,6 +50,7 @@ class Notebook:
     def __init__(self, websocket, protocol: str | None) -> None:
         self._websocket = websocket
         self._protocol = protocol
+        self.received: list[dict[str, Any]] = []
         self._session = Session(key=b"")  # not the server's session: its message ids would be the same as ours
 
     def close(self) -> None:
@@ -81,13 +82,15 @@ class Notebook:
             channel = message["channel"]
             header, parent = message["header"], message["parent_header"]
             metadata, content = message["metadata"], message["content"]
-        return {
+        message = {
             "channel": channel,
             "msg_type": header["msg_type"],
             "parent_id": parent.get("msg_id"),
             "metadata": metadata,
             "content": content,
         }
+        self.received.append(message)
+        return message
 
     async def receive_until(self, condition, timeout_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
         """Return all messages up to the first that fulfils `condition`, which is the last of them."""

@@ -91,7 +91,7 @@ def test_output_that_mentions_a_reply_ends_nothing(wire):
     executions, request = Executions(), _request()
     executions.sent(wire(request, "shell"))
     executions.received(wire(SESSION.msg("stream", {"text": "execute_reply"}, parent=request), "iopub"))
-    # bug shown: received() looks for the word anywhere in the message and never asks for the message's type
+    # once: received() looks for the word anywhere in the message and never asks for the message's type
     assert executions.take_oldest().get("msg_id") == request["header"]["msg_id"]
 
 
@@ -112,7 +112,7 @@ GARBAGE = [
     '{"header": "execute_request", "parent_header": "execute_reply"}',
     '{"header": null, "parent_header": null, "x": "execute_request execute_reply"}',
     '{"header": {"msg_type": "execute_request execute_reply"}}',
-    "[" * 50_000 + '"execute_request execute_reply"',  # bug shown: RecursionError ends the websocket
+    "[" * 50_000 + '"execute_request execute_reply"',  # once: RecursionError ends the websocket
     b"",
     struct.pack("<4Q", 3, 32, 40, 400) + b"execute_request execute_reply",
     struct.pack("<4Q", 3, 400, 40, 32) + b"execute_request execute_reply",
@@ -158,7 +158,7 @@ def half_a_second_of_work():
 @pytest.mark.parametrize("direction", ["sent", "received"])
 @pytest.mark.parametrize("data", [_with_buffers(), b"execute_request execute_reply"], ids=["with buffers", "text"])
 def test_bytes_of_another_format_do_not_stop_the_server(half_a_second_of_work, direction, data):
-    # bug shown: the first 8 bytes are read as a number of offsets, and a list of 10**17 numbers is begun. A kernel can
+    # once: the first 8 bytes are read as a number of offsets, and a list of 10**17 numbers is begun. A kernel can
     # send such a message (comm_msg or display_data with buffers) to every client that did not choose the v1 protocol.
     executions = Executions()
     executions.sent(_v1(_request(), "shell"))

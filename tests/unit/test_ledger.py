@@ -107,7 +107,7 @@ def _text(**changes: object) -> str:
         (f"{ONE}.new", _text()),
         (f"{TWO}.json", _text()),
         ("passwd", _text()),
-        # bug shown: wrong types are taken for a record, and the broker that recovers it dies of a TypeError
+        # once: wrong types are taken for a record, and the broker that recovers it dies of a TypeError
         (f"{ONE}.json", _text(pid="42")),
         (f"{ONE}.json", _text(slot=None)),
         (f"{ONE}.json", _text(template=["python"])),
@@ -130,7 +130,7 @@ def test_bytes_that_are_no_text_are_no_record(ledger, directory):
 
 
 def test_a_directory_among_the_records_hides_no_other(ledger, directory):
-    # bug shown: unlink() of a directory raises, and no broker starts any more
+    # once: unlink() of a directory raises, and no broker starts any more
     (directory / "lost+found").mkdir()
     ledger.write(full(ONE))
     assert list(ledger.records()) == [full(ONE)]

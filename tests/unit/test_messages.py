@@ -192,7 +192,7 @@ def test_descriptors_come_along_and_are_not_inherited(pair, tmp_path):
     assert received is not None
     assert len(received[1]) == MAX_DESCRIPTORS
     assert all(os.path.samestat(os.fstat(descriptor), (tmp_path / "file").stat()) for descriptor in received[1])
-    # bug shown: socket.recv_fds() of Python 3.11 drops its flags, MSG_CMSG_CLOEXEC with them
+    # once: socket.recv_fds() of Python 3.11 drops its flags, MSG_CMSG_CLOEXEC with them
     assert not any(os.get_inheritable(descriptor) for descriptor in received[1])
     messages.close_all(received[1])
 

@@ -58,7 +58,7 @@ def test_waiting_grows_to_a_limit():
 
 @pytest.mark.parametrize("failures", [100, 1024, 1025, 1026, 5000, 10**6])
 def test_waiting_has_a_limit_after_a_night_of_failures(failures):
-    # bug shown: 0.5 * 2**1025 is an OverflowError; it ends the broker, and all sandboxes, after 8.5 h of a full disk
+    # once: 0.5 * 2**1025 is an OverflowError; it ends the broker, and all sandboxes, after 8.5 h of a full disk
     assert backoff_s(failures) == 30.0
 
 
@@ -228,7 +228,7 @@ async def test_one_broken_template_does_not_starve_another(impatient):
 
 
 async def test_an_unforeseen_error_of_one_start_does_not_end_the_pool(impatient):
-    # bug shown: OSError (state directory full, control group refused) ends run(), and so the broker and every sandbox
+    # once: OSError (state directory full, control group refused) ends run(), and so the broker and every sandbox
     async with running() as (subject, factory, task):
         factory.failures = [OSError(28, "No space left on device")]
         subject.want(PYTHON)

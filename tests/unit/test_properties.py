@@ -50,7 +50,7 @@ def test_the_plan_keeps_to_its_bounds(min_idle, max_total, warm, starting, claim
 
 @given(some.integers(0, 10**7))
 def test_waiting_is_never_more_than_half_a_minute(failures):
-    assert 0 <= backoff_s(failures) <= backoff_s(failures + 1) <= 30  # bug shown: OverflowError from 1025 on
+    assert 0 <= backoff_s(failures) <= backoff_s(failures + 1) <= 30  # once: OverflowError from 1025 on
 
 
 @given(some.text())
@@ -75,7 +75,7 @@ def test_a_working_directory_is_inside_or_refused(text, top):
     some.text(some.characters() | some.characters(categories=["Cs"]))
 )  # surrogates too: names of files that are no UTF-8
 def test_a_workspace_is_one_component_below_its_top(name):
-    where = workspace.target(Workspace(mode=WorkspaceMode.OVERLAY, name=name))  # bug shown: UnicodeEncodeError
+    where = workspace.target(Workspace(mode=WorkspaceMode.OVERLAY, name=name))  # once: UnicodeEncodeError
     top, component = posixpath.split(where)
     assert top == "/workspace"
     assert 0 < len(component.encode()) <= 128

@@ -99,14 +99,14 @@ BAD = [
     ("preload = 'numpy'", "preload"),
     ("preload = [1]", "preload"),
     ("preload = {}", "preload"),
-    ("environment = 'A=1'", "environment"),  # bug shown: "'str' object has no attribute 'items'"
-    ("environment = {A = 1}", "environment"),  # bug shown: "object of type 'int' has no len()"
+    ("environment = 'A=1'", "environment"),  # once: "'str' object has no attribute 'items'"
+    ("environment = {A = 1}", "environment"),  # once: "object of type 'int' has no len()"
     ("environment = {'A B' = 'x'}", "environment"),
-    ("limits = 5", "limits"),  # bug shown: "'int' object has no attribute 'items'"
-    ("limits = []", "limits"),  # bug shown
-    ("shares = 5", "shares"),  # bug shown: "'int' object is not iterable"
+    ("limits = 5", "limits"),  # once: "'int' object has no attribute 'items'"
+    ("limits = []", "limits"),  # once: the same
+    ("shares = 5", "shares"),  # once: "'int' object is not iterable"
     ("shares = ['/data']", "shares"),
-    ("shares = [1]", "shares"),  # bug shown
+    ("shares = [1]", "shares"),  # once: the same
     *[(f"[limits]\n{field.name} = 'x'", f"limits.{field.name}") for field in fields(Limits)],
     *[(f"[limits]\n{field.name} = true", f"limits.{field.name}") for field in fields(Limits)],
     *[(f"[limits]\n{field.name} = 0", f"limits.{field.name}") for field in fields(Limits)],
@@ -172,7 +172,7 @@ def test_a_bad_file_is_named_when_a_directory_is_loaded(tmp_path):
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
-    # bug shown: UnicodeDecodeError leaves the package
+    # once: UnicodeDecodeError leaves the package
     (tmp_path / "latin.toml").write_bytes(b'description = "caf\xe9"')
     with pytest.raises(TemplateError, match=r"latin\.toml"):
         templates.load([tmp_path])

@@ -41,7 +41,7 @@ HOSTILE = [
     "日" * 100,
     "日" * 42 + "ab" + "日",
     "./" * 50,
-    "caf\udce9",  # bug shown: a directory named in Latin-1 (surrogateescape) makes target() raise UnicodeEncodeError
+    "caf\udce9",  # once: a directory named in Latin-1 (surrogateescape) makes target() raise UnicodeEncodeError
     "\ud800",
 ]
 
