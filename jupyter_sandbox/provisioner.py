@@ -197,12 +197,12 @@ class SandboxProvisioner(KernelProvisionerBase):
         if lease is not None and (lease.loss is not None or not lease.is_connected):
             lease.close()
             lease = None
-        if lease is None:
-            lease = self._lease = await self._claim(str(cwd) if cwd else None)
-        if self._launched and await self.poll() is None:  # a second start without a shutdown replaces the kernel
-            await self.kill()
+        elif lease is not None and await self.poll() is None:
+            await self.kill()  # a second start without a shutdown replaces the kernel
             async with asyncio.timeout(_REPLACE_S):
                 await self.wait()
+        if lease is None:
+            lease = self._lease = await self._claim(str(cwd) if cwd else None)
         lease.exits.pop(self._seat, None)
         request = verbs.StartKernel(
             sandbox=lease.sandbox,
