@@ -45,7 +45,7 @@ def broker_pid() -> int | None:
     inode = lock.stat().st_ino
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()
-        if len(fields) > 5 and fields[5].endswith(f":{inode}"):
+        if len(fields) > 5 and fields[5].endswith(f":{inode}") and int(fields[4]) > 0:  # never signal a group
             return int(fields[4])
     return None
 

@@ -62,7 +62,9 @@ class Tree:
         inodes = {str(lock.stat().st_ino) for lock in self.directory.glob("*/lock")}
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
-            if len(fields) > 5 and fields[5].rpartition(":")[2] in inodes:
+            if (
+                len(fields) > 5 and fields[5].rpartition(":")[2] in inodes and int(fields[4]) > 0
+            ):  # never signal a group
                 return int(fields[4])
         return None
 
