@@ -107,7 +107,7 @@ def test_run_that_takes_too_long_exits_with_124(here):
 
 
 def test_run_of_code_that_kills_its_kernel_says_so(here):
-    done = cli("run", "import os; os._exit(3)")
+    done = cli("run", "import os; os._exit(3)", timeout=30)
     assert done.returncode == 1
     assert "The kernel ended with exit status 3" in done.stderr
     assert "Traceback" not in done.stderr
@@ -147,7 +147,7 @@ def test_run_into_a_closed_pipe_ends_and_frees_its_sandbox(here):
 
 def test_run_of_code_that_prints_more_than_its_memory_holds_ends(here):
     """The kernel dies of its own output; whoever waits for it must be told."""
-    done = cli("run", "while True: print('x' * 10000)", timeout=120)
+    done = cli("run", "while True: print('x' * 10000)", timeout=50)
     assert (done.returncode, "of memory" in done.stderr) == (1, True), done.stderr
 
 

@@ -59,12 +59,13 @@ class Tree:
 
     def pid(self) -> int | None:
         """The pid of the broker, by the lock that it holds."""
-        inodes = {str(lock.stat().st_ino) for lock in self.directory.glob("*/lock")}
+        locks = set()
+        for lock in self.directory.glob("*/lock"):
+            status = lock.stat()
+            locks.add(f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}")
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
-            if (
-                len(fields) > 5 and fields[5].rpartition(":")[2] in inodes and int(fields[4]) > 0
-            ):  # never signal a group
+            if len(fields) > 5 and fields[5] in locks and int(fields[4]) > 0:  # never signal a group
                 return int(fields[4])
         return None
 

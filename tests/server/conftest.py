@@ -113,7 +113,7 @@ def open_notebook(jp_ws_fetch, jp_asyncio_loop):
 
     yield connect
     for notebook in opened:
-        notebook.close()
+        jp_asyncio_loop.run_until_complete(notebook.closed())
 
 
 @pytest.fixture

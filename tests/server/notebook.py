@@ -56,6 +56,14 @@ class Notebook:
     def close(self) -> None:
         self._websocket.close()
 
+    async def closed(self) -> None:
+        """Close, and wait for the other end: an unfinished farewell is a leaked socket."""
+        self.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while await self._websocket.read_message() is not None:
+                    pass
+
     def send(self, msg_type: str, content: dict[str, Any], channel: str = "shell") -> str:
         """Send a request; return its id."""
         message = self._session.msg(msg_type, content)
