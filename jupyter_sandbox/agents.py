@@ -98,6 +98,7 @@ class AgentClient:
         self._on_lost = lambda: None
         self._task.cancel()
         await asyncio.wait([self._task])
+        self._channel.close()  # a task that had not begun has no `finally`
 
     async def _read(self) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "run", _run, "Run code in a new sandbox, print what it prints, and destroy the sandbox.")
     command.add_argument("code", metavar="CODE", help="the code; `-` reads it from standard input")
     command.add_argument("--kernel", default=KERNEL_NAME, help="kernelspec to use (default: %(default)s)")
-    command.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="give up after so long")
+    command.add_argument("--timeout", type=_seconds, default=None, metavar="SECONDS", help="give up after so long")
 
     command = _add(commands, "release", _release, "Destroy sandboxes; their kernels die and their files are gone.")
     command.add_argument("sandbox", nargs="*", metavar="ID", help="ids as shown by `list`")
@@ -167,6 +168,13 @@ async def _doctor(options: argparse.Namespace) -> int:
     else:
         print(doctor.render(findings))
     return 1 if doctor.is_fatal(findings) else 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return seconds
 
 
 def _age(seconds: int) -> str:

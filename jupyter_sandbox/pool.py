@@ -78,6 +78,10 @@ class Pool(Generic[Item]):
         for warm in self._warm.values():
             with contextlib.suppress(ValueError):
                 warm.remove(item)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again how many workers there are."""
         self._wake.set()
 
     def warm(self) -> list[Item]:

@@ -22,11 +22,12 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from tornado import web
 from traitlets import Enum, List, Unicode
 
-from jupyter_sandbox import launch
+from jupyter_sandbox import launch, workspace
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError
+from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError, WorkspaceError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.specs import WorkspaceMode
+from sandbox_worker import messages
 from sandbox_worker.protocol import PORTS
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _POLL_S: Final = 0.01
 _REPLACE_S: Final = 10
+_LINGER_S: Final = 0.15
+"""How long a request to a dead kernel can still reach the next one: jupyter_client's control socket lingers 0.1 s."""
 _GIVE_UP_S: Final = 60
 """How long a broker may be away before its sandboxes count as lost."""
 
@@ -65,6 +68,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._arguments: tuple[str, ...] | None = None
         self._launched = False
         self._shutdown_requested = False
+        self._asked_when_dead = False
         self._broker_away_since: float | None = None
 
     # -- what others may ask
@@ -111,7 +115,7 @@ class SandboxProvisioner(KernelProvisionerBase):
                 reason="Transport encryption is not available for sandbox kernels",
             )
         extra = kwargs.pop("extra_arguments", None) or []
-        replacements = {"prefix": sys.prefix, "resource_dir": str(self._spec.resource_dir)}
+        replacements = {"prefix": sys.prefix, "resource_dir": workspace.KERNELSPEC}
         self._arguments = launch.argument_list(self._spec.argv, extra, replacements)
         prepared: dict[str, Any] = await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
         return prepared
@@ -178,11 +182,15 @@ class SandboxProvisioner(KernelProvisionerBase):
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Note that the coming end of the kernel is wanted."""
         self._shutdown_requested = True
+        self._asked_when_dead = await self.poll() is not None
 
     async def cleanup(self, restart: bool = False) -> None:
         """Release the sandbox, unless the kernel is being restarted in it; quiet when done twice."""
         if not restart:
             await self._give_back()
+        elif self._asked_when_dead:
+            self._asked_when_dead = False
+            await asyncio.sleep(_LINGER_S)  # or the next kernel, behind the same sockets, would obey and end
 
     # -- inside
 
@@ -217,7 +225,7 @@ class SandboxProvisioner(KernelProvisionerBase):
     async def _claim(self, cwd: str | None) -> client.Lease:
         """Claim a sandbox that shows the notebook's directory, if there is one to show."""
         mode, directory = self.workspace, os.path.realpath(cwd or ".")  # noqa: ASYNC240 - one lstat of a start
-        descriptor = None
+        descriptor = kernelspec = None
         if mode != WorkspaceMode.NONE and directory == "/":
             self.log.warning("Kernel %s gets no workspace: the root directory is not shown", self.kernel_id)
             mode = str(WorkspaceMode.NONE)
@@ -228,10 +236,13 @@ class SandboxProvisioner(KernelProvisionerBase):
                 self.log.warning("Kernel %s gets no workspace: %s", self.kernel_id, error)
                 mode = str(WorkspaceMode.NONE)
         try:
-            lease = await client.Lease.claim(self.template, mode, Path(directory).name, descriptor)
+            if any("{resource_dir}" in argument for argument in self._spec.argv):
+                kernelspec = os.open(self._spec.resource_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lease = await client.Lease.claim(self.template, mode, Path(directory).name, descriptor, kernelspec)
+        except OSError as error:
+            raise WorkspaceError(f"the kernelspec's directory cannot be shown in the sandbox: {error}") from error
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            messages.close_all([opened for opened in (descriptor, kernelspec) if opened is not None])
         self._directory = directory if descriptor is not None else None
         return lease
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
 from jupyter_sandbox.errors import InvalidRequestError, StartError
+
+if TYPE_CHECKING:
+    from jupyter_client.asynchronous.client import AsyncKernelClient
+
+_READY_S: Final = 60
+_LAST_OUTPUT_S: Final = 0.3
 
 
 async def run_code(code: str, *, kernel_name: str, timeout_s: float | None) -> int:
@@ -23,20 +29,42 @@ async def run_code(code: str, *, kernel_name: str, timeout_s: float | None) -> i
         raise StartError(str(error)) from error
     client = manager.client()
     client.start_channels()
+    execution = asyncio.create_task(_execute(client, code, timeout_s))
+    death = asyncio.create_task(_wait(manager))
     try:
-        await client.wait_for_ready(timeout=60)
-        reply = await client.execute_interactive(code, timeout=timeout_s, output_hook=_show, allow_stdin=False)
+        await asyncio.wait([execution, death], return_when=asyncio.FIRST_COMPLETED)
+        if not execution.done():  # what it printed may still be on its way
+            await asyncio.wait([execution], timeout=_LAST_OUTPUT_S)
+        if not execution.done():
+            raise StartError(_last_words(manager) or "the kernel ended")
+        return 0 if execution.result() == "ok" else 1
     except TimeoutError:
         print(f"no result within {timeout_s} s", file=sys.stderr)
         return 124
     except RuntimeError as error:
-        provisioner = manager.provisioner
-        words = getattr(provisioner, "last_words", lambda: None)()
-        raise StartError(words or str(error)) from error
+        raise StartError(_last_words(manager) or str(error)) from error
     finally:
+        for task in (execution, death):
+            task.cancel()
+        await asyncio.wait([execution, death])
         client.stop_channels()
         await asyncio.shield(manager.shutdown_kernel(now=True))
-    return 0 if reply["content"]["status"] == "ok" else 1
+
+
+async def _execute(client: AsyncKernelClient, code: str, timeout_s: float | None) -> str:
+    await client.wait_for_ready(timeout=_READY_S)
+    reply = await client.execute_interactive(code, timeout=timeout_s, output_hook=_show, allow_stdin=False)
+    return str(reply["content"]["status"])
+
+
+async def _wait(manager: AsyncKernelManager) -> None:
+    if manager.provisioner:
+        await manager.provisioner.wait()
+
+
+def _last_words(manager: AsyncKernelManager) -> str | None:
+    words: str | None = getattr(manager.provisioner, "last_words", lambda: None)()
+    return words
 
 
 def _show(message: dict[str, Any]) -> None:

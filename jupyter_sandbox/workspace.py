@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from jupyter_sandbox.disks import Disk
 
 TOP: Final = "/workspace"
+KERNELSPEC: Final = "/run/kernelspec"
+"""Where the directory of a kernelspec shows whose command names files in it."""
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f/\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_NAME_BYTES: Final = 128
 

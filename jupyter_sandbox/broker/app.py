@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
-from jupyter_core.application import JupyterApp
+from jupyter_core.application import JupyterApp, NoStart
 from jupyter_core.paths import jupyter_config_path
 from traitlets import Enum, Float, Int, List, Unicode
 
@@ -180,7 +180,6 @@ class BrokerApp(JupyterApp):
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         await engine.start()
         await registry.recover(self.recover_grace_s)
-        await registry.reap(dry_run=False)
         registry.pool.want(known["python"])
         listener = channel.listen(where.socket, kind=socket.SOCK_SEQPACKET, mode=self.socket_mode)
         server = Server(listener, registry, engine)
@@ -204,6 +203,7 @@ class BrokerApp(JupyterApp):
             listener.close()
             for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
             await server.stop()
             await registry.stop(everything=everything)
             await engine.stop()
@@ -312,5 +312,8 @@ def report(word: dict[str, str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the broker."""
-    BrokerApp.launch_instance(argv=argv)
+    """Run the broker. Not by `launch_instance`: that makes an event loop first, which `detach` would tear apart."""
+    app = BrokerApp.instance()
+    with contextlib.suppress(NoStart):
+        app.initialize(argv)
+        app.start()

@@ -47,6 +47,8 @@ async def connect(*, start: bool = True) -> Channel:
             raise errors.BrokerUnavailableError(
                 "this user may not use the broker's socket; see BrokerApp.socket_mode"
             ) from error
+        except OSError as error:
+            raise errors.BrokerUnavailableError(f"what lies at the broker's socket path is none: {error}") from error
 
 
 async def _start(deadline: float) -> None:
@@ -129,12 +131,28 @@ class Lease:
         """Why the whole sandbox is gone; None while it is not."""
 
     @classmethod
-    async def claim(cls, template: str, workspace_mode: str, workspace_name: str, directory: int | None) -> Lease:
-        """Claim a sandbox; raises SandboxError."""
+    async def claim(
+        cls,
+        template: str,
+        workspace_mode: str,
+        workspace_name: str,
+        directory: int | None,
+        kernelspec: int | None = None,
+    ) -> Lease:
+        """Claim a sandbox that shows the open directories, of the notebook and of the kernelspec.
+
+        Raises SandboxError.
+        """
         channel = await connect()
-        request = verbs.Claim(template=template, workspace_mode=workspace_mode, workspace_name=workspace_name)
+        request = verbs.Claim(
+            template=template,
+            workspace_mode=workspace_mode,
+            workspace_name=workspace_name,
+            kernelspec=kernelspec is not None,
+        )
+        shown = [descriptor for descriptor in (directory, kernelspec) if descriptor is not None]
         try:
-            claimed, _ = await ask(channel, request, verbs.Claimed, [] if directory is None else [directory])
+            claimed, _ = await ask(channel, request, verbs.Claimed, shown)
         except BaseException:
             channel.close()
             raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, obituary, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import binding, verbs
 from jupyter_sandbox.broker.sandbox import HOME, Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
@@ -32,10 +32,10 @@ from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import Pool
 from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
-from sandbox_worker import messages, protocol
+from sandbox_worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
@@ -67,16 +67,29 @@ class Registry:
         self._mounter = mounter
         self.templates = known_templates
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
-        self._pending: dict[str, int] = {}
+        self._making: dict[ids.SandboxId, Template] = {}
+        self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
         self.pool: Pool[Sandbox] = Pool(self._make, self._count)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_gone: Callable[[], None] = lambda: None
+        """Called whenever a sandbox has gone."""
 
     # -- claiming and ending
 
     async def claim(
-        self, owner: int, template_name: str, wanted: Workspace, directory: int | None, holder: Holder
+        self,
+        owner: int,
+        template_name: str,
+        wanted: Workspace,
+        directory: int | None,
+        holder: Holder,
+        *,
+        kernelspec: int | None = None,
     ) -> Sandbox:
-        """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind."""
+        """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
+
+        `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner.
+        """
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
             raise WorkspaceError("a workspace needs its directory, opened by the caller, and a mode other than none")
@@ -96,7 +109,7 @@ class Registry:
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
             self._record(sandbox)
-            await self._bind(sandbox, wanted, directory)
+            await binding.bind(sandbox, self._mounter, wanted, directory, kernelspec)
         except BaseException:
             await self._destroy(sandbox)
             raise
@@ -133,6 +146,9 @@ class Registry:
         """Start a kernel; return the prefix of its socket paths. Raises SandboxError."""
         seat = ids.seat(request.seat)
         others = [other for other in self._sandboxes.values() if other is not sandbox and seat in other.seats]
+        for other in [other for other in others if other.state is WorkerState.DOOMED]:
+            await self._destroy(other)  # a lost sandbox whose kernel starts anew in this one
+            others.remove(other)
         if seat in sandbox.kernels or others or len(sandbox.seats | {seat}) > _MAX_SEATS:
             raise StartError(f"kernel {seat} cannot be started here: its seat is taken, or there are too many")
         if seat not in sandbox.seats:
@@ -206,13 +222,12 @@ class Registry:
                 continue
             log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
             self._spawn(self._expire(sandbox, grace_s))
-        known = [sandbox.id for sandbox in self._sandboxes.values()]
-        for what in await self._engine.reap(known, dry_run=False):
+        for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
 
     async def reap(self, *, dry_run: bool) -> list[str]:
         """See Engine.reap; kernel sockets that belong to no kernel as well."""
-        found = await self._engine.reap(list(self._sandboxes), dry_run=dry_run)
+        found = await self._engine.reap([*self._sandboxes, *self._making], dry_run=dry_run)
         seats = {seat for sandbox in self._sandboxes.values() for seat in sandbox.kernels}
         for path in sorted((self._places.run / "k").iterdir()):
             if path.name.partition("-")[0] not in seats:
@@ -230,22 +245,25 @@ class Registry:
                 await self._destroy(sandbox)
             elif sandbox.agent:
                 await sandbox.agent.close()
+        if self._ends:
+            await asyncio.wait(list(self._ends.values()))
 
     # -- inside
 
     def _count(self, template: Template) -> int:
-        existing = sum(sandbox.template.name == template.name for sandbox in self._sandboxes.values())
-        return existing + self._pending.get(template.name, 0)
+        of = [*(sandbox.template for sandbox in self._sandboxes.values()), *self._making.values()]
+        return sum(other.name == template.name for other in of)
 
     async def _make(self, template: Template) -> Sandbox:
         """Start a worker and connect to its agent: it is warm."""
-        self._pending[template.name] = self._pending.get(template.name, 0) + 1
+        fresh = ids.new_sandbox_id()
+        self._making[fresh] = template
         try:
-            worker = await self._engine.create(ids.new_sandbox_id(), template)
+            worker = await self._engine.create(fresh, template)
             sandbox = Sandbox(worker=worker, template=template)
             self._sandboxes[sandbox.id] = sandbox
         finally:
-            self._pending[template.name] -= 1
+            del self._making[fresh]
         try:
             await self._connect(sandbox)
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.WARM)
@@ -262,37 +280,13 @@ class Registry:
             on_lost=lambda: self._lost(sandbox),
         )
 
-    async def _bind(self, sandbox: Sandbox, wanted: Workspace, directory: int | None) -> None:
-        """Give a warm worker its mounts and take its privileges."""
-        worker, disk = sandbox.worker, sandbox.worker.disk
-        if disk is None:
-            raise StartError(f"{sandbox.id} has no disk")
-        targets, mounts = [HOME], [await asyncio.to_thread(disk.home)]
-        try:
-            for share in sandbox.template.shares:
-                targets.append(share.target)
-                mounts.append(await asyncio.to_thread(self._mounter.share, share, owner=sandbox.owner, uid=worker.uid))
-            if directory is not None:
-                targets.append(sandbox.cwd)
-                mounts.append(
-                    await asyncio.to_thread(
-                        self._mounter.mount, wanted, directory, disk, owner=sandbox.owner, uid=worker.uid
-                    )
-                )
-            bind = protocol.Bind(
-                mounts=tuple(protocol.MountPoint(target=target) for target in targets),
-                uid=worker.inner_uid,
-                hostname="sandbox",
-                rlimits=worker.rlimits(),
-            )
-            await sandbox.reach().ask(bind, protocol.Bound, mounts)
-        finally:
-            messages.close_all(mounts)
-
     def _record(self, sandbox: Sandbox) -> None:
         self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
 
     async def _take_over(self, sandbox: Sandbox, record: Record) -> bool:
+        kills = sandbox.worker.out_of_memory_kills()
+        sandbox.seats = set(record.seats)
+        sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
         try:
             await self._connect(sandbox)
             description = await sandbox.reach().ask(protocol.Describe(), protocol.Description)
@@ -303,13 +297,11 @@ class Registry:
         sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
         sandbox.cwd = record.workspace or HOME
         running = set(description.running)
-        sandbox.seats = set(record.seats)
         sandbox.commands = {name for name in running if ids.is_command_id(name)}
         if running - sandbox.seats - sandbox.commands or len(running) > _MAX_RUNNING:
             log.warning("sandbox %s is given up: its agent speaks of kernels that never were", sandbox.id)
             return False
-        kills = sandbox.worker.out_of_memory_kills()
-        sandbox.kernels = dict.fromkeys(running & sandbox.seats, kills)
+        sandbox.kernels = dict.fromkeys(running & set(sandbox.kernels), kills)
         return description.bound
 
     async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:
@@ -321,6 +313,8 @@ class Registry:
     def _exited(self, sandbox: Sandbox, exited: protocol.Exited) -> None:
         """A process of a worker ended: tell the holder why. `exited` may lie, but only about its own sandbox."""
         kills_before = sandbox.kernels.pop(exited.target, None)
+        if sandbox.state is WorkerState.WARM:
+            return  # it is being taken over; nobody waits for this
         if kills_before is None and exited.target not in sandbox.commands:
             raise ProtocolError("it says that something ended which was never started")
         sandbox.commands.discard(exited.target)
@@ -368,19 +362,30 @@ class Registry:
             sandbox.holder(event)
 
     async def _destroy(self, sandbox: Sandbox) -> None:
-        """End a worker for good. The only way out of the registry."""
-        if sandbox.state in (WorkerState.DOOMED, WorkerState.GONE):
+        """End a worker for good, even if the caller is cancelled meanwhile. The only way out of the registry."""
+        if sandbox.state is WorkerState.GONE:
             return
-        sandbox.state = lifecycle.advance(sandbox.state, WorkerState.DOOMED)
+        if sandbox.state is not WorkerState.DOOMED:
+            sandbox.state = lifecycle.advance(sandbox.state, WorkerState.DOOMED)
+            self._ends[sandbox.id] = asyncio.create_task(self._end(sandbox), name=f"end of {sandbox.id}")
+        await asyncio.shield(self._ends[sandbox.id])
+
+    async def _end(self, sandbox: Sandbox) -> None:
         self.pool.discard(sandbox)
         agent, sandbox.agent = sandbox.agent, None
-        if agent:
-            await agent.close()
-        for seat in list(sandbox.kernels):
-            kernel_sockets.remove(self._places.kernel_sockets(seat))
-        await self._engine.destroy(sandbox.worker)
-        self._sandboxes.pop(sandbox.id, None)
-        sandbox.state = lifecycle.advance(sandbox.state, WorkerState.GONE)
+        try:
+            if agent:
+                await agent.close()
+            for seat in list(sandbox.kernels):
+                kernel_sockets.remove(self._places.kernel_sockets(seat))
+            await self._engine.destroy(sandbox.worker)
+        except Exception:
+            log.exception("sandbox %s did not end cleanly; the next reap looks for what it left", sandbox.id)
+        finally:
+            del self._sandboxes[sandbox.id], self._ends[sandbox.id]
+            sandbox.state = lifecycle.advance(sandbox.state, WorkerState.GONE)
+            self.pool.wake()
+            self.on_gone()
         log.info("sandbox %s destroyed", sandbox.id)
 
     def _spawn(self, work: Awaitable[None]) -> None:

@@ -22,6 +22,7 @@ from sandbox_worker import messages
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Sequence
 
     from jupyter_sandbox.broker.registry import Registry
     from jupyter_sandbox.broker.sandbox import Event, Sandbox
@@ -45,6 +46,7 @@ class Connection:
         self.uid = channel.peer_uid()
         self.held: set[Sandbox] = set()
         self._events: asyncio.Queue[Event] = asyncio.Queue(_MAX_EVENTS)
+        self._sending = asyncio.Lock()
 
     def tell(self, event: Event) -> None:
         """Queue an event; a client that does not read loses its connection, and so its sandboxes."""
@@ -53,11 +55,16 @@ class Connection:
         except asyncio.QueueFull:
             self.channel.hang_up()
 
+    async def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
+        """Send an answer or an event, one after the other; raises OSError when the client is gone."""
+        async with self._sending:
+            await self.channel.send(message, descriptors)
+
     async def deliver(self) -> None:
         """Send events until the connection ends."""
         with contextlib.suppress(OSError):
             while True:
-                await self.channel.send(await self._events.get())
+                await self.send(await self._events.get())
 
 
 class Server:
@@ -71,6 +78,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._retiring = False
+        registry.on_gone = self._settle
         self.idle = asyncio.Event()
         """Set whenever nobody is connected and nothing is claimed."""
 
@@ -127,13 +135,13 @@ class Server:
                 finally:
                     messages.close_all(descriptors)
                 try:
-                    await connection.channel.send(answer, passed)
+                    await connection.send(answer, passed)
                 finally:
                     messages.close_all(passed)
         except ProtocolError as error:
             log.warning("uid %d sent no request of ours: %s", connection.uid, error)
             with contextlib.suppress(OSError):
-                await connection.channel.send(verbs.Refused(code=error.code, message=str(error)))
+                await connection.send(verbs.Refused(code=error.code, message=str(error)))
         except OSError:
             log.debug("a client of uid %d went away", connection.uid)
         finally:
@@ -185,7 +193,7 @@ class Server:
                 disk = registry.get(uid, request.sandbox).worker.disk
                 if disk is None:
                     raise InvalidRequestError("the disk of a recovered sandbox can be reached from inside only")
-                return verbs.Done(), [await asyncio.to_thread(disk.host_view)]
+                return verbs.Done(), [disk.host_view()]
             case verbs.Release():
                 sandbox = registry.get(uid, request.sandbox)
                 for other in self._connections:
@@ -210,8 +218,12 @@ class Server:
             known = ", ".join(WorkspaceMode)
             raise InvalidRequestError(f"workspace mode {request.workspace_mode[:20]!r} is none of {known}") from error
         wanted = Workspace(mode=mode, name=request.workspace_name)
-        directory = descriptors[0] if descriptors else None
-        sandbox = await self._registry.claim(connection.uid, request.template, wanted, directory, connection.tell)
+        shown = list(descriptors)
+        kernelspec = shown.pop() if request.kernelspec and shown else None
+        directory = shown.pop() if shown else None
+        sandbox = await self._registry.claim(
+            connection.uid, request.template, wanted, directory, connection.tell, kernelspec=kernelspec
+        )
         self._retiring = False
         connection.held.add(sandbox)
         return verbs.Claimed(sandbox=sandbox.id, cwd=sandbox.cwd)

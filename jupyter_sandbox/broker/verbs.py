@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 class Claim:
     """Take a sandbox; this connection becomes its lease and its end the sandbox's end. Answer: Claimed.
 
-    For a workspace mode other than `none` the directory comes along, opened for reading by the caller.
+    For a workspace mode other than `none` the directory comes along, opened for reading by the caller; with
+    `kernelspec` so does, after it, the directory of the kernelspec.
     """
 
     template: str
     workspace_mode: str
     workspace_name: str
+    kernelspec: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

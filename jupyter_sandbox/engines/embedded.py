@@ -14,17 +14,18 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import Usage, Worker
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
 from jupyter_sandbox.errors import CapacityError, StartError
-from jupyter_sandbox.host import channel, processes
+from jupyter_sandbox.host import channel, processes, tasks
 from jupyter_sandbox.ledger import Ledger, Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jupyter_sandbox.cgroups import Group, Hierarchy
-    from jupyter_sandbox.disks import Disk, Disks
+    from jupyter_sandbox.disks import Disks
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.host.places import Places
     from jupyter_sandbox.specs import Limits, Template
@@ -161,15 +162,14 @@ class EmbeddedEngine:
             path = self._places.agent_socket(sandbox)
             undo.callback(path.unlink, missing_ok=True)
             listener = undo.enter_context(channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600))
-            disk = await asyncio.to_thread(self._disks.create, sandbox, template.limits, uid)
-            undo.callback(disk.close)
+            disk = await tasks.take(
+                undo, asyncio.to_thread(self._disks.create, sandbox, template.limits, uid), Disk.close
+            )
             group = None
             if self._hierarchy:
-                group = await asyncio.to_thread(self._hierarchy.create, sandbox, template.limits)
-                undo.push_async_callback(asyncio.to_thread, group.remove)
-            fresh = await self._fork(sandbox, template, listener.fileno())
-            undo.callback(os.close, fresh.pidfd)
-            undo.callback(processes.kill, fresh.pidfd)
+                making = asyncio.to_thread(self._hierarchy.create, sandbox, template.limits)
+                group = await tasks.take(undo, making, lambda made: asyncio.to_thread(made.remove))
+            fresh = await tasks.take(undo, self._fork(sandbox, template, listener.fileno()), _end)
             self._ledger.write(
                 Record(
                     id=sandbox,
@@ -245,9 +245,10 @@ class EmbeddedEngine:
             if not dry_run:
                 (self._places.run / "a" / name).unlink(missing_ok=True)
         for image in sorted(self._places.images.glob("*.img")):
-            found.append(f"disk image {image.name}")
-            if not dry_run:
-                image.unlink(missing_ok=True)
+            if image.stem not in known:
+                found.append(f"disk image {image.name}")
+                if not dry_run:
+                    image.unlink(missing_ok=True)
         return found
 
     async def _give_back(self, sandbox: SandboxId, group: Group | None) -> None:
@@ -299,6 +300,13 @@ class EmbeddedEngine:
             return
         self._zygotes[template.name] = fresh
         await old.stop()
+
+
+async def _end(fresh: Fresh) -> None:
+    """Kill a worker that nobody will have; its group and disk can be given back once it has ended."""
+    processes.kill(fresh.pidfd)
+    await processes.ended(fresh.pidfd, _KILL_TIMEOUT_S)
+    os.close(fresh.pidfd)
 
 
 def _host_uid(uid_base: int | None, slot: int) -> int:

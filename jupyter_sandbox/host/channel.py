@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_SOCKET_PATH: Final = 107
 """Bytes of a unix socket's path, unix(7)."""
+_QUEUE_FULL_S: Final = 0.01
 
 
 class Channel:
@@ -36,11 +37,17 @@ class Channel:
 
     @classmethod
     async def connect(cls, path: Path, kinds: Sequence[type]) -> Channel:
-        """Connect to the listener at `path`; raises OSError."""
+        """Connect to the listener at `path`, waiting while its queue is full; raises OSError."""
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         connected.setblocking(False)
         try:
-            await asyncio.get_running_loop().sock_connect(connected, str(path))
+            while True:
+                try:
+                    connected.connect(str(path))
+                except BlockingIOError:  # the listener's queue is full, and connect(2) does not wait in it
+                    await asyncio.sleep(_QUEUE_FULL_S)
+                else:
+                    break
         except BaseException:
             connected.close()
             raise

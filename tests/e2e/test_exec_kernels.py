@@ -56,8 +56,11 @@ def test_more_arguments_of_a_kernelspec_arrive(start):
     assert start("flag").run("print(flag)") == "42\n"
 
 
-def test_the_kernelspecs_directory_is_filled_in(start, tree):
-    assert start("resource").run("print(resource_dir)") == f"{tree.kernelspecs / 'exec-resource'}\n"
+def test_the_kernelspecs_directory_is_filled_in_and_cannot_be_changed(start, tree):
+    kernel = start("resource")
+    assert kernel.run("import os; print(resource_dir, os.listdir(resource_dir))") == "/run/kernelspec ['kernel.json']\n"
+    attempt = "try:\n    open(resource_dir + '/kernel.json', 'a')\nexcept OSError as error:\n    print(error.errno)"
+    assert kernel.run(attempt) == "30\n"
 
 
 @pytest.mark.parametrize("mode", ["signal", "message"])

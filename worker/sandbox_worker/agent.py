@@ -45,7 +45,7 @@ _LOG_BYTES: Final = 8192
 _MAX_DRAINS: Final = 16
 _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
-_WARM_ORPHAN_S: Final = 30
+_WARM_ORPHAN_S: Final = 8
 _BOUND_ORPHAN_S: Final = 900
 """How long an agent lives without a broker; whoever owns a kernel starts one in seconds. See `Agent._patience_s`."""
 _KERNEL_OOM_SCORE: Final = "500"

@@ -8,6 +8,7 @@ workers live on.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -111,18 +112,28 @@ class Zygote:
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, every shared page
         messages.send(self._channel, Ready(start_mode=mode, notes=tuple(self._notes)))
-        while (received := messages.receive(self._channel, TO_ZYGOTE)) is not None:
-            request, descriptors = received
-            try:
-                if not isinstance(request, Fork) or len(descriptors) != 1:
-                    raise messages.MessageError("Fork with one descriptor expected")
-                pid, pidfd = self._fork(descriptors[0])
-                messages.send(self._channel, Forked(worker=request.worker, pid=pid), [pidfd])
-                os.close(pidfd)
-            except (OSError, messages.MessageError) as error:
-                messages.send(self._channel, Failed(reason=str(error)))
-            finally:
-                messages.close_all(descriptors)
+        with contextlib.suppress(ConnectionError):  # the broker was killed
+            while (received := messages.receive(self._channel, TO_ZYGOTE)) is not None:
+                self._answer(*received)
+
+    def _answer(self, request: object, descriptors: Sequence[int]) -> None:
+        """Fork a worker and say so; one that nobody is there to hear of is killed. Raises ConnectionError."""
+        try:
+            if not isinstance(request, Fork) or len(descriptors) != 1:
+                raise messages.MessageError("Fork with one descriptor expected")
+            pid, pidfd = self._fork(descriptors[0])
+        except (OSError, messages.MessageError) as error:
+            messages.send(self._channel, Failed(reason=str(error)))
+            return
+        finally:
+            messages.close_all(descriptors)
+        try:
+            messages.send(self._channel, Forked(worker=request.worker, pid=pid), [pidfd])
+        except ConnectionError:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            raise
+        finally:
+            os.close(pidfd)
 
     def _fork(self, listener: int) -> tuple[int, int]:
         """Fork a worker; return its pid 1, seen from here, and a pidfd of it.

@@ -1,0 +1,57 @@
+"""Turn a warm worker into somebody's sandbox: give it its mounts, take its privileges.
+
+Every mount is a descriptor that the agent attaches inside; whatever fails or is cancelled, all of them are closed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Final
+
+from jupyter_sandbox import workspace
+from jupyter_sandbox.broker.sandbox import HOME, Sandbox
+from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.host import tasks
+from jupyter_sandbox.specs import Workspace, WorkspaceMode
+from sandbox_worker import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_KERNELSPEC: Final = Workspace(mode=WorkspaceMode.READ_ONLY, name="kernelspec")
+
+
+async def bind(
+    sandbox: Sandbox, mounter: workspace.Mounter, wanted: Workspace, directory: int | None, kernelspec: int | None
+) -> None:
+    """Bind the claimed `sandbox`; raises SandboxError, and its worker is then of no more use.
+
+    `directory` is the notebook's, shown as `wanted` says, and `kernelspec` the kernelspec's, both open.
+    """
+    worker, disk = sandbox.worker, sandbox.worker.disk
+    if disk is None:
+        raise StartError(f"{sandbox.id} has no disk")
+    async with contextlib.AsyncExitStack() as undo:
+        mounts: dict[str, int] = {}
+
+        async def mount(target: str, make: Callable[..., int], *what: object) -> None:
+            making = asyncio.to_thread(make, *what, owner=sandbox.owner, uid=worker.uid)
+            mounts[target] = await tasks.take(undo, making, os.close)
+
+        mounts[HOME] = disk.home()
+        undo.callback(os.close, mounts[HOME])
+        for share in sandbox.template.shares:
+            await mount(share.target, mounter.share, share)
+        if directory is not None:
+            await mount(sandbox.cwd, mounter.mount, wanted, directory, disk)
+        if kernelspec is not None:
+            await mount(workspace.KERNELSPEC, mounter.mount, _KERNELSPEC, kernelspec, disk)
+        request = protocol.Bind(
+            mounts=tuple(protocol.MountPoint(target=target) for target in mounts),
+            uid=worker.inner_uid,
+            hostname="sandbox",
+            rlimits=worker.rlimits(),
+        )
+        await sandbox.reach().ask(request, protocol.Bound, list(mounts.values()))

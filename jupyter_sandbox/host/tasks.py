@@ -1,0 +1,37 @@
+"""Work that must not be lost half-way: what a cancelled caller had begun to take is still given back."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Awaitable, Callable
+
+Taken = TypeVar("Taken")
+
+
+async def take(
+    undo: contextlib.AsyncExitStack,
+    work: Awaitable[Taken],
+    give_back: Callable[[Taken], Awaitable[object] | object],
+) -> Taken:
+    """Return the result of `work`, having put `give_back` of it on `undo`.
+
+    A thread or another process cannot be called back once it has been asked: when the caller is cancelled meanwhile,
+    unwinding `undo` waits for the result and gives that back. Raises what `work` raises; then nothing was taken.
+    """
+    task = asyncio.ensure_future(work)
+
+    async def unwind() -> None:
+        await asyncio.wait([task])
+        if task.cancelled() or task.exception() is not None:
+            return
+        result = give_back(task.result())
+        if inspect.isawaitable(result):
+            await result
+
+    undo.push_async_callback(unwind)
+    return await asyncio.shield(task)
