@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, Final
 
 from jupyter_client.restarter import KernelRestarter
 from jupyter_server.base.handlers import JupyterHandler
@@ -23,6 +23,8 @@ from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.provisioner import SandboxProvisioner
+
+_WAKING_S: Final = 3
 
 
 class ClosedHandler(JupyterHandler):
@@ -92,7 +94,8 @@ class SandboxExtension(ExtensionApp):
     async def stop_extension(self) -> None:
         """Shut the kernels down and let the broker go if nobody else needs it."""
         waking = getattr(self, "_waking", None)
-        if waking:
+        if waking:  # a broker that is just starting can be told to go when it serves
+            await asyncio.wait([waking], timeout=_WAKING_S)
             waking.cancel()
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
         # A failed start stays in the manager's list of pending kernels, and shutdown_all would wait for it for ever.

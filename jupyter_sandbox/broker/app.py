@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Final, NoReturn, cast
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from jupyter_core.application import JupyterApp, NoStart
 from jupyter_core.paths import jupyter_config_path
@@ -39,6 +39,9 @@ from jupyter_sandbox.ledger import Ledger
 from jupyter_sandbox.workspace import Mounter
 from sandbox_worker import linux
 
+if TYPE_CHECKING:
+    import io
+
 ENGINE_VARIABLE: Final = "JUPYTER_SANDBOX_ENGINE"
 ENGINES: Final = ("auto", "embedded", "docker")
 _LOG_BYTES: Final = 1 << 20
@@ -53,6 +56,15 @@ class Mode(Int[int, int]):
     def from_string(self, s: str) -> int:
         """Return the number that `600`, `0600` or `0o600` means."""
         return int(s, 8)
+
+
+class _PrivateLog(logging.handlers.RotatingFileHandler):
+    """A log that only its owner reads, also the file that follows a full one."""
+
+    def _open(self) -> io.TextIOWrapper:
+        Path(self.baseFilename).touch(mode=0o600)
+        Path(self.baseFilename).chmod(0o600)
+        return super()._open()
 
 
 class BrokerApp(JupyterApp):
@@ -143,9 +155,7 @@ class BrokerApp(JupyterApp):
     def _log_to(self, file: Path | None) -> None:
         handler: logging.Handler = logging.StreamHandler()
         if file is not None:
-            file.touch(mode=0o600)
-            file.chmod(0o600)
-            handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=1)
+            handler = _PrivateLog(file, maxBytes=_LOG_BYTES, backupCount=1)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         root = logging.getLogger("jupyter_sandbox")
         root.addHandler(handler)

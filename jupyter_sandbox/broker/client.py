@@ -65,8 +65,11 @@ async def _start(deadline: float) -> None:
         async with asyncio.timeout_at(deadline):
             _, said = await process.communicate()
     except TimeoutError as error:
-        process.kill()
         raise errors.BrokerUnavailableError("the broker did not start in time") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode == 0:
         return
     word = {"code": "broker_unavailable", "message": said.decode(errors="replace")[-500:]}

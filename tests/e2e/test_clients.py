@@ -104,7 +104,6 @@ def test_nbclients_run_side_by_side(folder):
 
 
 def test_papermill_runs_a_notebook_with_parameters(folder, run_module):
-    pytest.importorskip("papermill")
     write(folder / "parameters.ipynb", ["x = 1", "print(x * 6, open('data.csv').read(1))"])
     notebook = nbformat.read(folder / "parameters.ipynb", 4)
     notebook.cells[0].metadata.tags = ["parameters"]
@@ -142,7 +141,6 @@ def test_jupyter_run_runs_a_script(folder):
 
 
 def test_the_simple_console_runs_lines_and_ends(folder, run_module):
-    pytest.importorskip("jupyter_console")
     lines = "print(open('data.csv').read(1) + str(6 * 7))\nexit\n"
     done = run_module("jupyter_console", f"--kernel={KERNEL}", "--simple-prompt", cwd=folder, input=lines)
     assert done.returncode == 0, done.stderr
@@ -151,8 +149,8 @@ def test_the_simple_console_runs_lines_and_ends(folder, run_module):
 
 
 def test_the_console_in_a_terminal_takes_an_interrupt(folder):
-    pytest.importorskip("jupyter_console")
-    pexpect = pytest.importorskip("pexpect")
+    import pexpect
+
     command = ["-m", "jupyter_console", f"--kernel={KERNEL}", "--simple-prompt"]
     terminal = pexpect.spawn(sys.executable, command, cwd=str(folder), timeout=30, encoding="utf-8", echo=False)
     try:

@@ -254,6 +254,18 @@ def test_many_small_outputs_arrive_in_order(kernel):
     assert shown == list(range(2000))
 
 
+def test_outputs_wait_for_a_client_that_reads_later(kernel):
+    code = "from IPython.display import display\nfor i in range(20_000): display({'text/plain': str(i)}, raw=True)"
+    msg_id = kernel.client.execute(code)
+    assert kernel.reply_to(msg_id, timeout_s=60)["status"] == "ok"
+    shown = []
+    while len(shown) < 20_000:
+        message = kernel.client.get_iopub_msg(timeout=30)
+        if message["msg_type"] == "display_data" and message["parent_header"]["msg_id"] == msg_id:
+            shown.append(int(message["content"]["data"]["text/plain"]))
+    assert shown == list(range(20_000))
+
+
 def test_a_megabyte_of_code_runs(kernel):
     assert kernel.run(f"print(len('{'z' * 1_000_000}'))") == "1000000\n"
 

@@ -148,7 +148,7 @@ async def test_sigint_ends_everything(broker, tmp_path):
 
 @pytest.mark.parametrize("moment", ["a worker starts", "a sandbox ends"])
 def test_sigint_at_a_busy_moment_leaves_nothing(tree, moment):
-    # bug shown ("a sandbox ends"): the task that destroys it is cancelled half-way, and the rest is left lying
+    # once ("a sandbox ends"): the task that destroys it is cancelled half-way, and the rest is left lying
     for _ in range(4):
         tree.start()
         process, _ = tree.client()
@@ -181,7 +181,7 @@ async def test_a_sandbox_that_nobody_takes_over_ends_after_the_grace(tree):
 
 
 async def test_a_recovered_broker_that_nobody_needs_leaves(tree):
-    # bug shown: only the end of a connection sets Server.idle; a sandbox that ends for lack of an owner does not
+    # once: only the end of a connection sets Server.idle; a sandbox that ends for lack of an owner does not
     tree.configure(recover_grace_s=0.5, idle_exit_s=0.5)
     tree.start()
     process, _ = tree.client()

@@ -17,6 +17,7 @@ from .test_disks import loops
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_root]
 
+LIVES = 500
 AT_ONCE = 3
 
 
@@ -60,14 +61,16 @@ async def _is_quiet() -> bool:
     return (now.claimed, now.warm) == (0, 1)
 
 
-async def churn(tree: Tree, times: int) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_five_hundred_lives_leave_the_machine_as_it_was(tree):
     tree.start()
     for number in range(AT_ONCE):  # what is made once is made now
         await one_life(number)
     await until(_is_quiet)
     await eventually(lambda: len(tree.records()) == 1)
     before, open_before = figures(tree), descriptors()
-    numbers = iter(range(times))
+    numbers = iter(range(LIVES))
 
     async def live() -> None:
         for number in numbers:
@@ -82,16 +85,3 @@ async def churn(tree: Tree, times: int) -> None:
         assert figures(tree) == before
     await eventually(lambda: descriptors() <= open_before)
     assert "Traceback" not in tree.output()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-async def test_fifty_lives_leave_the_machine_as_it_was(tree):
-    await churn(tree, 50)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif("JUPYTER_SANDBOX_CHURN" not in os.environ, reason="takes minutes: set JUPYTER_SANDBOX_CHURN=500")
-async def test_many_lives_leave_the_machine_as_it_was(tree):
-    await churn(tree, int(os.environ["JUPYTER_SANDBOX_CHURN"]))

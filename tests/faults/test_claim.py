@@ -291,7 +291,7 @@ def _second_time(bench: Bench):
 
 @pytest.mark.parametrize("what", BINDING)
 async def test_a_claim_that_fails_leaves_nothing(bench, monkeypatch, what):
-    # bug shown ("no disk", "record"): AgentClient.close() cancels a task that has not begun; nobody closes the channel
+    # once ("no disk", "record"): AgentClient.close() cancels a task that has not begun; nobody closes the channel
     monkeypatch.setattr(agents, "ANSWER_TIMEOUT_S", 0.3)
     arrange, error = BINDING[what]
     arrange(bench)
@@ -406,7 +406,7 @@ async def test_signals_for_what_does_not_run_are_forgotten(bench):
 
 
 async def test_a_release_makes_room_for_a_warm_worker(bench):
-    # bug shown: _destroy wakes the pool before the sandbox is forgotten, and not after
+    # once: _destroy wakes the pool before the sandbox is forgotten, and not after
     refill = asyncio.create_task(bench.registry.pool.run())
     try:
         first = await bench.claim("kept")
@@ -421,7 +421,7 @@ async def test_a_release_makes_room_for_a_warm_worker(bench):
 
 
 async def test_the_end_of_the_broker_does_not_interrupt_the_end_of_a_sandbox(bench):
-    # bug shown: stop() cancels the task that destroys a lost sandbox, then skips it because it is doomed already
+    # once: stop() cancels the task that destroys a lost sandbox, then skips it because it is doomed already
     bench.engine.slow.clear()
     sandbox = await bench.claim()
     bench.engine.channels[sandbox.id].close()
@@ -445,7 +445,7 @@ async def test_an_engine_that_fails_to_destroy_does_not_keep_the_sandbox_s_place
     monkeypatch.setattr(bench.engine, "destroy", fail)
     with contextlib.suppress(OSError):
         await bench.registry.release(sandbox)
-    # bug shown: the doomed sandbox is never forgotten and counts against max_total for ever
+    # once: the doomed sandbox is never forgotten and counts against max_total for ever
     assert bench.registry._count(TEMPLATES["one"]) == 0
 
 
@@ -473,7 +473,7 @@ async def test_a_recovered_sandbox_has_its_owner_and_its_kernels(bench):
 
 
 async def test_a_kernel_that_ends_during_the_recovery_does_not_cost_the_sandbox(bench):
-    # bug shown: its Exited comes before the Description, and _exited() now takes it for a lie
+    # once: its Exited comes before the Description, and _exited() now takes it for a lie
     bench.ledger.write(RECORD)
     ended = protocol.Exited(target="0" * 12, status=0, disk_full=False, log="")
     bench.engine.answers[protocol.Describe] = [ended, protocol.Description(bound=True, running=())]
@@ -502,7 +502,7 @@ async def test_a_recovered_sandbox_that_nobody_takes_over_ends(bench):
 
 
 async def test_a_client_that_is_dropped_for_not_reading_loses_its_sandbox(bench):
-    # bug shown: Channel.close() removes the socket from under a task that waits for it, and nobody wakes that task
+    # once: Channel.close() removes the socket from under a task that waits for it, and nobody wakes that task
     path = bench.places.socket
     with channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
         server = Server(listener, bench.registry, bench.engine)

@@ -179,7 +179,7 @@ async def test_a_step_that_fails_is_an_error_of_ours(bench, monkeypatch, step):
 
 @pytest.mark.parametrize("step", ["disk", "group", "fork"])
 async def test_a_cancelled_start_leaves_nothing(bench, monkeypatch, step):
-    # bug shown (disk, group): the thread goes on after the cancellation, and what it makes belongs to nobody
+    # once (disk, group): the thread goes on after the cancellation, and what it makes belongs to nobody
     if step == "fork":
         waiting, go_on = asyncio.Event(), asyncio.Event()
 

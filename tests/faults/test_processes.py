@@ -132,7 +132,7 @@ async def test_a_killed_kernel_keeps_its_sandbox_and_its_files(tree, tmp_path):
 
 
 async def test_a_dead_kernel_s_shutdown_request_does_not_end_the_next_kernel(tree, tmp_path):
-    # bug shown: jupyter_client asks the dead kernel to shut down, and its control socket lingers for 100 ms. Ours is back
+    # once: jupyter_client asks the dead kernel to shut down, and its control socket lingers for 100 ms. Ours is back
     # within them, under the same path and key, and obeys: about every second restart in this test
     async with running_kernel(tmp_path) as kernel:
         await kernel.ready()

@@ -330,14 +330,14 @@ async def test_the_pool_is_filled_again_after_a_claim_and_after_a_release(tree):
     second = await claim("kept")
     await until(lambda: _warm_is(1))  # `kept` has reached its total
     first.close()
-    # bug shown: Registry._destroy wakes the pool before it forgets the sandbox, so the pool counts it and sleeps on
+    # once: Registry._destroy wakes the pool before it forgets the sandbox, so the pool counts it and sleeps on
     await until(lambda: _warm_is(2))
     second.close()
     await until(_nothing_is_claimed)
 
 
 async def test_a_client_that_reads_nothing_and_dies_frees_its_sandbox(tree):
-    # bug shown: the answer and an event wait for the same socket to become writable; add_writer() keeps the second:
+    # once: the answer and an event wait for the same socket to become writable; add_writer() keeps the second:
     # the connection's task never ends, and its sandbox lives for ever
     with connected() as raw:
         messages.send(raw, verbs.Claim(template="python", workspace_mode="none", workspace_name=""))
@@ -360,7 +360,7 @@ async def test_a_client_that_reads_nothing_and_dies_frees_its_sandbox(tree):
 
 
 async def test_a_burst_of_clients_is_served(tree):
-    # bug shown: connections beyond the backlog of 128 fail at once with "the broker went away" instead of waiting
+    # once: connections beyond the backlog of 128 fail at once with "the broker went away" instead of waiting
     pid = (await status()).pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -448,7 +448,7 @@ async def test_a_named_broker_is_never_started(another_tree, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("kind", ["stream", "file", "too long"])
 async def test_what_is_no_broker_s_socket_is_told(another_tree, monkeypatch, tmp_path, kind):
-    # bug shown: OSError (EPROTOTYPE, "AF_UNIX path too long") leaves the client instead of a SandboxError
+    # once: OSError (EPROTOTYPE, "AF_UNIX path too long") leaves the client instead of a SandboxError
     path = tmp_path / ("x" * 200 if kind == "too long" else "socket")
     monkeypatch.setenv(places.SOCKET_VARIABLE, str(path))
     with contextlib.ExitStack() as stack:

@@ -151,3 +151,10 @@ async def test_a_lost_worker_is_replaced_behind_the_same_sockets(new_notebook, j
     assert (await notebook.execute("1 + 1")).value == "2"
     assert manager.get_connection_info() == before[0]
     assert [sandbox.sandbox for sandbox in await sandboxes()] != before[1]
+
+
+async def test_a_death_is_looked_for_twice_a_second(new_notebook, jp_serverapp):
+    """Stock Jupyter looks every three seconds; what it finds is told by the tests above."""
+    notebook = await new_notebook()
+    restarter = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)._restarter
+    assert restarter.time_to_dead == 0.5

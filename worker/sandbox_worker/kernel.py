@@ -35,6 +35,10 @@ _ARGUMENTS = ("--HistoryManager.hist_file=:memory:", "--IPythonKernel._execute_s
 `idle` as well."""
 
 _WARM_UP = ("_=1", "def _(x):\n    return x + 1\n", "import sys as _", "_=[i for i in range(3)]")
+_MOST_WAITING = 100_000
+"""Messages that wait for a slow client. ZMQ drops the rest, at 1 000 by default, and a unix socket's buffer is small.
+They lie in the sandbox's own memory."""
+
 CONNECTION_DIRECTORY = "/run"
 """Where code in the worker finds the connection file that `%connect_info` shows."""
 
@@ -67,6 +71,7 @@ class SandboxKernelApp(IPKernelApp):
 
     def _try_bind_socket(self, s: Any, port: int) -> int:
         s.setsockopt(zmq.USE_FD, self._listeners[port])
+        s.set(zmq.SNDHWM, _MOST_WAITING)
         s.bind(f"ipc://{self.ip}-{port}")
         return port
 

@@ -1,0 +1,132 @@
+"""What is bounded in time or size, though nobody misbehaves: waiting, ages, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker.app import BrokerApp
+from jupyter_sandbox.engines import zygotes
+from jupyter_sandbox.engines.embedded import EmbeddedEngine
+from jupyter_sandbox.errors import BrokerUnavailableError
+from jupyter_sandbox.host import channel, places
+from jupyter_sandbox.specs import Template
+from sandbox_worker.agent import Agent
+from tests.conftest import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+
+TEMPLATE = Template(name="python")
+
+
+@pytest.fixture
+def agent(tmp_path):
+    with channel.listen(tmp_path / "agent", kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
+        made = Agent(listener, lambda _request, _listeners: None)
+        yield made
+        made._selector.close()
+
+
+@pytest.mark.parametrize(("bound", "limit_s"), [(False, 8), (True, 900)])
+def test_an_agent_waits_for_a_broker_so_long_and_no_longer(agent, bound, limit_s):
+    agent._bound = bound
+    assert limit_s - 5 < agent._patience_s() <= limit_s
+    agent._alone_since = time.monotonic() - limit_s
+    assert agent._patience_s() == 0
+
+
+class OldZygote:
+    """A zygote that is due, as `EmbeddedEngine` sees it."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def is_alive(self) -> bool:
+        return not self.stopped
+
+    def is_old(self) -> bool:
+        return True
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+async def test_an_old_zygote_is_replaced_and_nobody_waits_for_it(monkeypatch):
+    engine = EmbeddedEngine(places=None, ledger=None, disks=None, hierarchy=None, uid_base=None, default=TEMPLATE)
+    old, fresh, ready = OldZygote(), OldZygote(), asyncio.Event()
+
+    async def start(_template, _uid_base):
+        await ready.wait()
+        return fresh
+
+    monkeypatch.setattr(zygotes.Zygote, "start", start)
+    engine._zygotes[TEMPLATE.name] = old
+    assert await engine._zygote(TEMPLATE) is old, "the next one is still starting"
+    assert await engine._zygote(TEMPLATE) is old
+    ready.set()
+    await eventually(lambda: old.stopped)
+    assert await engine._zygote(TEMPLATE) is fresh
+    for task in engine._renewals:
+        task.cancel()
+    await asyncio.gather(*engine._renewals, return_exceptions=True)
+
+
+AGES = {
+    "an hour": lambda zygote: setattr(zygote, "_born", time.monotonic() - 3601),
+    "2000 forks": lambda zygote: setattr(zygote, "_forks", 2000),
+    "other packages": lambda zygote: setattr(zygote, "_packages", ()),
+}
+
+
+@pytest.mark.parametrize("reason", AGES)
+def test_a_zygote_grows_old_by_time_by_forks_and_by_a_change_of_packages(reason):
+    zygote = zygotes.Zygote(None, None, None)
+    assert not zygote.is_old()
+    AGES[reason](zygote)
+    assert zygote.is_old()
+
+
+async def test_a_broker_that_does_not_answer_is_given_up_in_time(tree, monkeypatch, tmp_path):
+    assert client._ANSWER_TIMEOUT_S == 60
+    monkeypatch.setattr(client, "_ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setenv(places.SOCKET_VARIABLE, str(tmp_path / "s"))
+    with (
+        channel.listen(tmp_path / "s", kind=socket.SOCK_SEQPACKET, mode=0o600),
+        pytest.raises(BrokerUnavailableError, match="did not answer"),
+    ):
+        await client.call(verbs.Status(), verbs.StatusReport)
+
+
+async def test_a_broker_that_does_not_start_is_given_up_in_time(tree, monkeypatch, tmp_path):
+    assert client._START_TIMEOUT_S == 90
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 1000\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(client, "_START_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client.sys, "executable", str(silent))
+    with pytest.raises(BrokerUnavailableError, match="did not start in time"):
+        await client.call(verbs.Status(), verbs.StatusReport)
+
+
+def test_the_brokers_log_is_two_files_of_a_mebibyte(tmp_path):
+    app, root = BrokerApp(), logging.getLogger("jupyter_sandbox")
+    before = list(root.handlers)
+    app._log_to(tmp_path / "broker.log")
+    try:
+        for _ in range(4096):
+            root.info("x" * 1000)
+    finally:
+        for handler in set(root.handlers) - set(before):
+            root.removeHandler(handler)
+            handler.close()
+    sizes = {path.name: path.stat().st_size for path in Path(tmp_path).iterdir()}
+    assert sorted(sizes) == ["broker.log", "broker.log.1"]
+    assert all(size <= 1 << 20 for size in sizes.values())
+    assert os.stat(tmp_path / "broker.log").st_mode & 0o777 == 0o600
