@@ -45,5 +45,17 @@ def environment(caller: Mapping[str, str], spec: Mapping[str, str], also: Collec
     return {name: value for name, value in caller.items() if name in allowed or name.startswith(_PASSED_PREFIXES)}
 
 
+def wants_curve(policy: str, metadata: Mapping[str, object]) -> bool:
+    """Whether a kernel's sockets are to be encrypted by CurveZMQ.
+
+    `policy` is jupyter_client's `transport_encryption`: `disabled`, `required`, or `auto`, that is if the kernelspec's
+    `metadata` says that its kernel can.
+    """
+    stated = metadata.get("supported_encryption")
+    stated = [stated] if isinstance(stated, str) else stated
+    able = isinstance(stated, list | tuple) and any(str(item).strip().lower() == "curve" for item in stated)
+    return policy == "required" or (policy == "auto" and able)
+
+
 def _replace(argument: str, replacements: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda found: replacements.get(found[1], found[0]), argument)

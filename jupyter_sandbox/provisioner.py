@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import zmq
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from tornado import web
 from traitlets import Enum, List, Unicode
@@ -28,7 +29,7 @@ from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError, Workspa
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.specs import WorkspaceMode
 from sandbox_worker import messages
-from sandbox_worker.protocol import PORTS
+from sandbox_worker.protocol import PORTS, CurveKeys
 
 if TYPE_CHECKING:
     from jupyter_client.connect import KernelConnectionInfo
@@ -64,6 +65,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._lease: client.Lease | None = None
         self._seat = ids.new_seat()
         self._key = os.urandom(32).hex()
+        self._curve: CurveKeys | None = None
         self._directory: str | None = None
         self._arguments: tuple[str, ...] | None = None
         self._launched = False
@@ -108,12 +110,8 @@ class SandboxProvisioner(KernelProvisionerBase):
         encryption = kwargs.pop("transport_encryption", None) or getattr(
             self.parent, "transport_encryption", "disabled"
         )
-        if encryption == "required":
-            raise web.HTTPError(
-                500,
-                "CurveZMQ encryption is required, but sandbox kernels use private unix sockets; set it to `auto`",
-                reason="Transport encryption is not available for sandbox kernels",
-            )
+        if self._curve is None and launch.wants_curve(str(encryption).lower(), self._spec.metadata):
+            self._curve = _new_curve_keys()
         extra = kwargs.pop("extra_arguments", None) or []
         replacements = {"prefix": sys.prefix, "resource_dir": workspace.KERNELSPEC}
         self._arguments = launch.argument_list(self._spec.argv, extra, replacements)
@@ -141,6 +139,8 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._launched = True
         ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
         identity = {"transport": "ipc", "ip": prefix, "key": self._key.encode(), "signature_scheme": "hmac-sha256"}
+        if self._curve is not None:
+            identity |= {"curve_publickey": self._curve.public, "curve_secretkey": self._curve.secret}
         self.connection_info = cast("KernelConnectionInfo", identity | ports)
         return self.connection_info
 
@@ -219,6 +219,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             env=environment,
             cwd=None,
             key=self._key,
+            curve=self._curve,
         )
         return (await client.call(request, verbs.KernelStarted)).prefix
 
@@ -275,3 +276,8 @@ class SandboxProvisioner(KernelProvisionerBase):
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Release(sandbox=lease.sandbox), verbs.Done, start=False)
         lease.close()
+
+
+def _new_curve_keys() -> CurveKeys:
+    public, secret = zmq.curve_keypair()
+    return CurveKeys(public=public.decode(), secret=secret.decode())

@@ -26,7 +26,7 @@ from jupyter_sandbox.errors import (
     UnknownSandboxError,
     WorkspaceError,
 )
-from jupyter_sandbox.guards import ids, processes
+from jupyter_sandbox.guards import ids, keys, processes
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
@@ -162,6 +162,7 @@ class Registry:
             cwd=sandbox.cwd if request.cwd is None else processes.working_directory(request.cwd),
             prefix=str(prefix),
             key=request.key,
+            curve=keys.curve(request.curve),
         )
         with contextlib.ExitStack() as undo:
             owner = None if sandbox.owner == os.getuid() else sandbox.owner

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sandbox_worker.protocol import CurveKeys  # noqa: TC001 - the decoder looks it up
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -50,7 +52,7 @@ class Attached:
 class StartKernel:
     """Start a kernel behind the sockets of `seat`. Answer: KernelStarted.
 
-    `argv` None: the Python that the zygote has loaded; else a command inside the worker.
+    `argv` None: the Python that the zygote has loaded; else a command inside the worker. `curve` None: no encryption.
     """
 
     sandbox: str
@@ -59,6 +61,7 @@ class StartKernel:
     env: dict[str, str]
     cwd: str | None
     key: str = field(repr=False)
+    curve: CurveKeys | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

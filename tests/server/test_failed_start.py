@@ -67,19 +67,6 @@ async def test_a_session_that_cannot_start_keeps_the_message(jp_fetch, add_kerne
     assert "no template 'no-such-thing'" in message
 
 
-async def test_required_encryption_is_refused_in_words(jp_fetch, jp_serverapp, add_kernelspec, jp_data_dir):
-    """Without the spec's promise jupyter_client refuses by itself; with it, it is up to us."""
-    name = add_kernelspec("curve")
-    file = jp_data_dir / "kernels" / name / "kernel.json"
-    spec = json.loads(file.read_text())
-    spec["metadata"]["supported_encryption"] = ["curve"]
-    file.write_text(json.dumps(spec))
-    jp_serverapp.kernel_manager.transport_encryption = "required"
-    code, _, message = await refused(jp_fetch, name)
-    assert code == 500
-    assert "set it to `auto`" in message
-
-
 async def test_a_refused_start_leaves_nothing_behind(jp_fetch, add_kernelspec):
     await refused(jp_fetch, add_kernelspec("bad", template="no-such-thing"))
     assert await sandboxes() == []

@@ -34,6 +34,16 @@ async def test_a_posted_kernel_runs_code(new_notebook, protocol):
     assert (result.status, result.value, result.text()) == ("ok", "42", "said\n")
 
 
+async def test_a_kernel_whose_messages_are_encrypted_runs_code_and_is_restarted(jp_serverapp, jp_fetch, new_notebook):
+    jp_serverapp.kernel_manager.transport_encryption = "required"
+    notebook = await new_notebook()
+    assert (await notebook.execute("6 * 7")).value == "42"
+    await jp_fetch("api", "kernels", notebook.kernel_id, "restart", method="POST", body="")
+    assert (await notebook.execute("7 * 7")).value == "49"
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    assert "curve_publickey" in manager.get_connection_info()
+
+
 async def test_the_kernel_runs_in_a_sandbox_and_not_on_the_host(new_notebook, tree):
     notebook = await new_notebook()
     said = await notebook.run(f"import os; print(os.path.exists({str(tree.directory)!r}), os.getpid(), os.getuid())")

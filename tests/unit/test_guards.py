@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 
 import pytest
+import zmq
 
 from jupyter_sandbox.errors import InvalidRequestError
-from jupyter_sandbox.guards import ids, processes
+from jupyter_sandbox.guards import ids, keys, processes
+from sandbox_worker.protocol import CurveKeys
 
 pytestmark = pytest.mark.unit
 
@@ -157,3 +159,20 @@ def test_usual_signals_pass(number):
 def test_other_signals_are_refused(number):
     with pytest.raises(InvalidRequestError, match="not a signal"):
         processes.signal_number(int(number))
+
+
+def test_a_pair_of_curve_keys_passes_and_so_does_none():
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    pair = CurveKeys(public=public, secret=secret)
+    assert keys.curve(pair) is pair
+    assert keys.curve(None) is None
+
+
+@pytest.mark.parametrize(
+    "hostile", ["", "a" * 39, "a" * 41, "a" * 40 + "\n", "a" * 39 + "\0", "a" * 39 + "~", "ü" * 40]
+)
+def test_what_is_no_curve_key_is_refused(hostile):
+    for pair in (CurveKeys(public="a" * 40, secret=hostile), CurveKeys(public=hostile, secret="a" * 40)):
+        with pytest.raises(InvalidRequestError) as refused:
+            keys.curve(pair)
+        assert "a" * 39 not in str(refused.value)

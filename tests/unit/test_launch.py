@@ -109,3 +109,22 @@ def test_the_kernelspec_s_own_variables_pass_with_the_caller_s_value():
 
 def test_an_operator_may_allow_more_names():
     assert launch.environment(SECRETS, {}, ["USER"]) == {"USER": "me"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "metadata", "wanted"),
+    [
+        ("disabled", {"supported_encryption": ["curve"]}, False),
+        ("required", {"supported_encryption": ["curve"]}, True),
+        ("required", {}, True),
+        ("auto", {"supported_encryption": ["curve"]}, True),
+        ("auto", {"supported_encryption": " Curve "}, True),
+        ("auto", {"supported_encryption": ["gssapi", "CURVE"]}, True),
+        ("auto", {"supported_encryption": ["gssapi"]}, False),
+        ("auto", {"supported_encryption": None}, False),
+        ("auto", {"supported_encryption": {"curve": 1}}, False),
+        ("auto", {}, False),
+    ],
+)
+def test_encryption_is_for_those_who_can_or_must(policy, metadata, wanted):
+    assert launch.wants_curve(policy, metadata) is wanted

@@ -201,7 +201,7 @@ class Agent:
         relays = []
         prefix = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}"
         connection_file = f"{prefix}.json"
-        kernel.write_connection_file(connection_file, prefix, request.key)
+        kernel.write_connection_file(connection_file, prefix, request.key, request.curve)
         for port, listener in enumerate(listeners, start=1):
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{prefix}-{port}").unlink()

@@ -25,7 +25,7 @@ from ipykernel.kernelapp import IPKernelApp
 from IPython.core.application import BaseIPythonApplication
 from zmq.eventloop.zmqstream import ZMQStream
 
-from sandbox_worker.protocol import PORTS, StartKernel
+from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,8 +65,7 @@ class SandboxKernelApp(IPKernelApp):
         self._listeners = dict(enumerate(listeners, start=1))
         self.parent_handle = 1  # nobody to watch, and no banner on the raw output
         self.connection_file = f"{CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
-        info: Any = {"transport": "ipc", "ip": request.prefix, "key": request.key, "signature_scheme": "hmac-sha256"}
-        info |= {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+        info: Any = _connection_info(request.prefix, request.key, request.curve)
         self.load_connection_info(info)
 
     def _try_bind_socket(self, s: Any, port: int) -> int:
@@ -85,7 +84,12 @@ class SandboxKernelApp(IPKernelApp):
 
     def init_heartbeat(self) -> None:
         """Beat on the passed listener, in a context of its own as upstream does."""
-        heartbeat = _PassedHeartbeat(zmq.Context(), (self.transport, self.ip, self.hb_port))
+        heartbeat = _PassedHeartbeat(
+            zmq.Context(),
+            (self.transport, self.ip, self.hb_port),
+            curve_publickey=self.curve_publickey,
+            curve_secretkey=self.curve_secretkey,
+        )
         heartbeat.descriptor = self._listeners[self.hb_port]
         self.heartbeat = heartbeat
         heartbeat.start()
@@ -224,10 +228,17 @@ def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
     app.start()
 
 
-def write_connection_file(path: str, prefix: str, key: str) -> None:
+def _connection_info(prefix: str, key: str, curve: CurveKeys | None) -> dict[str, str | int]:
+    """Return what a connection file says of a kernel with sockets at `<prefix>-<port>`."""
+    info: dict[str, str | int] = {"transport": "ipc", "ip": prefix, "key": key, "signature_scheme": "hmac-sha256"}
+    if curve is not None:
+        info |= {"curve_publickey": curve.public, "curve_secretkey": curve.secret}
+    return info | {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+
+
+def write_connection_file(path: str, prefix: str, key: str, curve: CurveKeys | None) -> None:
     """Write the connection file of a kernel that binds its own sockets inside the worker, at `<prefix>-<port>`."""
-    ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
-    info = {"transport": "ipc", "ip": prefix, "key": key, "signature_scheme": "hmac-sha256", **ports}
+    info = _connection_info(prefix, key, curve)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -72,6 +72,14 @@ class Bound:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurveKeys:
+    """The CurveZMQ key pair of a kernel's sockets, Z85: 40 characters each. Clients need the public half only."""
+
+    public: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartKernel:
     """To the agent, with five listeners in the order of PORTS. Answer: Started.
 
@@ -85,6 +93,8 @@ class StartKernel:
     prefix: str
     """Socket path prefix as the host sees it, for `%connect_info`."""
     key: str = field(repr=False)
+    curve: CurveKeys | None = None
+    """None: the sockets are not encrypted."""
 
 
 @dataclass(frozen=True, kw_only=True)
