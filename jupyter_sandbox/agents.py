@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from jupyter_sandbox.errors import ProtocolError, StartError
+from jupyter_sandbox.errors import ProgramMissingError, ProtocolError, StartError
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages, protocol
 
@@ -81,7 +81,8 @@ class AgentClient:
             except (OSError, messages.MessageError) as error:
                 raise StartError(f"the agent of {self._worker} cannot be asked: {error}") from error
         if isinstance(answer, protocol.Failed):
-            raise StartError(f"{self._worker}: {answer.reason[:500]}")
+            kind_of_error = ProgramMissingError if answer.program_missing else StartError
+            raise kind_of_error(f"{self._worker}: {answer.reason[:500]}")
         if not isinstance(answer, kind):
             self._task.cancel()
             raise StartError(f"the agent of {self._worker} gave a wrong answer")

@@ -77,6 +77,12 @@ class StartError(SandboxError):
     status = 500
 
 
+class ProgramMissingError(StartError):
+    """The sandbox does not have the program that is to be started."""
+
+    code = "program_missing"
+
+
 class WorkspaceError(SandboxError):
     """The notebook's directory cannot be shown in the sandbox as asked."""
 
@@ -109,6 +115,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         DiskSpaceError,
         IsolationUnavailableError,
         StartError,
+        ProgramMissingError,
         WorkspaceError,
         BrokerUnavailableError,
         ProtocolError,

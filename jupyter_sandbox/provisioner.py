@@ -25,7 +25,7 @@ from traitlets import Enum, List, Unicode
 
 from jupyter_sandbox import launch, workspace
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError, WorkspaceError
+from jupyter_sandbox.errors import BrokerUnavailableError, ProgramMissingError, SandboxError, WorkspaceError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.specs import WorkspaceMode
 from sandbox_worker import messages
@@ -41,6 +41,10 @@ _LINGER_S: Final = 0.15
 """How long a request to a dead kernel can still reach the next one: jupyter_client's control socket lingers 0.1 s."""
 _GIVE_UP_S: Final = 60
 """How long a broker may be away before its sandboxes count as lost."""
+
+
+class _ProgramMissingHTTPError(web.HTTPError, FileNotFoundError):
+    """What jupyter_client's own provisioner raises when a kernelspec's program does not exist; programs look for it."""
 
 
 class SandboxProvisioner(KernelProvisionerBase):
@@ -132,7 +136,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             await self._give_back()
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
             reason = f"The sandbox could not start ({error.code})"
-            raise web.HTTPError(error.status, str(error), reason=reason) from error
+            kind = _ProgramMissingHTTPError if isinstance(error, ProgramMissingError) else web.HTTPError
+            raise kind(error.status, str(error), reason=reason) from error
         except BaseException:
             await self._give_back()
             raise

@@ -396,9 +396,10 @@ async def test_a_kernel_that_ends_at_once_says_why(tree, tmp_path):
 
 async def test_a_kernel_whose_program_is_absent_does_not_start(tree, tmp_path):
     specs = _spec(tmp_path, ["no-such-program", "-f", "{connection_file}"])
-    with pytest.raises(HTTPError, match="no program 'no-such-program'"):
+    with pytest.raises(HTTPError, match="no program 'no-such-program'") as refused:
         async with running_kernel(tmp_path, specs, "odd"):
             pass
+    assert isinstance(refused.value, FileNotFoundError), "as with stock Jupyter"
     await until(_nothing_is_claimed)
     assert list(places.find().run.glob("k/*")) == []
 

@@ -67,6 +67,15 @@ async def test_a_session_that_cannot_start_keeps_the_message(jp_fetch, add_kerne
     assert "no template 'no-such-thing'" in message
 
 
+async def test_a_program_that_the_sandbox_does_not_have_is_named(jp_fetch, add_kernelspec, jp_data_dir):
+    name = add_kernelspec("absent")
+    file = jp_data_dir / "kernels" / name / "kernel.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"argv": ["no-such-program", "{connection_file}"]}))
+    code, reason, message = await refused(jp_fetch, name)
+    assert (code, reason) == (500, "The sandbox could not start (program_missing)")
+    assert "the sandbox has no program 'no-such-program'" in message
+
+
 async def test_a_refused_start_leaves_nothing_behind(jp_fetch, add_kernelspec):
     await refused(jp_fetch, add_kernelspec("bad", template="no-such-thing"))
     assert await sandboxes() == []

@@ -143,7 +143,7 @@ class Agent:
         try:
             answer = self._handle(request, descriptors)
         except (OSError, ValueError) as error:
-            answer = Failed(reason=str(error)[:500])
+            answer = Failed(reason=str(error)[:500], program_missing=isinstance(error, _ProgramMissingError))
             if isinstance(request, Bind):  # half bound is no state: the worker is lost
                 self._send(answer)
                 os._exit(1)
@@ -347,10 +347,14 @@ def _become(env: dict[str, str], cwd: str, run: Callable[[], object], output: in
         os._exit(code)
 
 
+class _ProgramMissingError(ValueError):
+    """There is no such program in the worker."""
+
+
 def _require_program(name: str) -> None:
-    """Raise ValueError when there is no such program in the worker: after a fork nobody could be told."""
+    """Raise _ProgramMissingError when there is no such program in the worker: after a fork nobody could be told."""
     if shutil.which(name, path=_ENVIRONMENT["PATH"]) is None:
-        raise ValueError(f"the sandbox has no program {name[:200]!r}")
+        raise _ProgramMissingError(f"the sandbox has no program {name[:200]!r}")
 
 
 def _close_all_but(keep: Sequence[int]) -> None:

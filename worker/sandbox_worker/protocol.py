@@ -154,6 +154,7 @@ class Failed:
     """An answer: what was asked did not happen, and why."""
 
     reason: str
+    program_missing: bool = False
 
 
 TO_ZYGOTE = (Configure, Fork)
