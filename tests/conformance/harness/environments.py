@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.errors import ConformanceError
 from harness.processes import run_or_raise
-from harness.provisioners import Provisioner, sandbox_environment
+from harness.provisioners import Provisioner
 
 CONFORMANCE = Path(__file__).resolve().parents[1]
 PROJECT = CONFORMANCE.parents[1]
@@ -97,7 +97,7 @@ class VirtualEnvironment:
         `JUPYTER_DEFAULT_PROVISIONER_NAME` routes every kernelspec without a stanza, so no file of a suite changes.
         """
         inherited = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TERM", "TZ", "USER") if name in os.environ}
-        environment = {
+        return {
             "LANG": "C.UTF-8",
             **inherited,
             "HOME": str(home),
@@ -106,9 +106,6 @@ class VirtualEnvironment:
             "VIRTUAL_ENV": str(self.directory),
             "JUPYTER_DEFAULT_PROVISIONER_NAME": self.provisioner.entry_point,
         }
-        if self.provisioner is Provisioner.SANDBOX:
-            environment |= sandbox_environment()
-        return environment
 
 
 def prepare_environment(

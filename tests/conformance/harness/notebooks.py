@@ -11,10 +11,12 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from harness.broker import Share, serving_broker
 from harness.environments import CONFORMANCE, Cache, VirtualEnvironment, fetch_sdist, unpack_sdist
 from harness.errors import ConformanceError
 from harness.processes import run_bounded
@@ -52,6 +54,9 @@ class Notebook:
     version: str
     path: str
     files: Sequence[str] = ()
+    shares: Mapping[str, str] = field(
+        default_factory=dict
+    )  # directories above the notebook's, and where kernels see them
     requires: Sequence[str]
 
     @property
@@ -70,6 +75,7 @@ def read_notebooks(path: Path = NOTEBOOKS_FILE) -> list[Notebook]:
                 version=entry["version"],
                 path=entry["path"],
                 files=tuple(entry.get("files", ())),
+                shares=entry.get("shares", {}),
                 requires=tuple(f"{library}=={libraries[library]}" for library in entry["requires"]),
             )
             for entry in document["notebook"]
@@ -132,14 +138,16 @@ def _execute(
     home.mkdir()
     temporary = Path(tempfile.mkdtemp(prefix="jsc-"))
     log = cache.log(f"notebook-{notebook.package}-{source.stem}-{way}-{provisioner}".replace(" ", "-"))
+    variables = environment.process_environment(home=home, temporary=temporary)
     try:
-        finished = run_bounded(
-            _command(way, source, environment),
-            directory=source.parent,
-            environment=environment.process_environment(home=home, temporary=temporary),
-            timeout_s=EXECUTION_TIMEOUT_S,
-            log=log,
-        )
+        with _operators_help(notebook, work / "tree", environment, variables, cache) as more:
+            finished = run_bounded(
+                _command(way, source, environment),
+                directory=source.parent,
+                environment={**variables, **more},
+                timeout_s=EXECUTION_TIMEOUT_S,
+                log=log,
+            )
         if finished.exit_code is None:
             raise NotebookFailedError(f"cut off after {EXECUTION_TIMEOUT_S:.0f} s; its output is in {log.name}")
         if finished.exit_code != 0:
@@ -152,6 +160,17 @@ def _execute(
         shutil.rmtree(temporary, ignore_errors=True)
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _operators_help(
+    notebook: Notebook, tree: Path, environment: VirtualEnvironment, variables: Mapping[str, str], cache: Cache
+) -> AbstractContextManager[dict[str, str]]:
+    """Most notebooks need none: their sandboxes come from a broker that starts on demand, with its defaults."""
+    if not notebook.shares:
+        return nullcontext({})
+    shares = [Share(source=tree / path, target=target, writable=False) for path, target in notebook.shares.items()]
+    log = cache.log(f"notebook-{notebook.package}-broker")
+    return serving_broker(environment, variables, shares=shares, kernel_variables=(), log=log)
 
 
 def _command(way: str, source: Path, environment: VirtualEnvironment) -> list[str | Path]:

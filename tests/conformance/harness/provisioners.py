@@ -18,11 +18,3 @@ class Provisioner(StrEnum):
     def kernel_name(self) -> str:
         """The kernelspec that stands for it, where a kernel is asked for by name."""
         return {Provisioner.LOCAL: "python3", Provisioner.SANDBOX: "sandbox-python"}[self]
-
-
-def sandbox_environment() -> dict[str, str]:
-    """Variables that our provisioner needs beside the switch, and the stock one must not see.
-
-    The one place for them: every suite and every notebook run on ours gets what this returns.
-    """
-    return {}

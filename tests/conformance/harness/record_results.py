@@ -7,6 +7,7 @@ see it. The lines are written as they come, so a run that is cut off still tells
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +22,7 @@ class ResultRecorder:
 
     def __init__(self, sink: TextIO) -> None:
         self._sink = sink
+        self._directory = Path.cwd()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._write({"collected": [item.nodeid for item in session.items]})
@@ -28,6 +30,10 @@ class ResultRecorder:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
             self._report(report, "collect")
+
+    def pytest_runtest_logfinish(self) -> None:
+        """A test that changed the directory and left it so would take the suite's own files from later kernels."""
+        os.chdir(self._directory)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.broker import Share, serving_broker
 from harness.environments import CONFORMANCE, Cache, VirtualEnvironment, fetch_sdist, unpack_sdist
 from harness.errors import ConformanceError
 from harness.processes import run_bounded
@@ -62,6 +63,7 @@ class PytestSuite:
     selection: Sequence[str]
     extra_arguments: Sequence[str] = ()
     timeout_s: float = 1200
+    kernel_variables: Sequence[str] = ()  # variables that it sets and reads again in its kernels
     names_kernel: bool = False  # it asks for a kernel by the name in CONFORMANCE_KERNEL_NAME
     about: str
 
@@ -75,6 +77,7 @@ SUITES: Mapping[str, PytestSuite] = {
             version="0.11.0",
             members=("tests", "pyproject.toml"),
             selection=("tests",),
+            kernel_variables=("IPYKERNEL_CELL_NAME", "NBEXECUTE_TEST_PARALLEL_TMPDIR"),
             about="executing notebooks: errors, timeouts, widgets, hooks, parallel runs",
         ),
         PytestSuite(
@@ -128,17 +131,27 @@ def run_suite(suite: PytestSuite, cache: Cache, environment: VirtualEnvironment,
     provisioner = environment.provisioner
     work = cache.work / f"{suite.name}-{provisioner}"
     shutil.rmtree(work, ignore_errors=True)
-    home = work / "home"
-    home.mkdir(parents=True)
+    work.mkdir(parents=True)
     if suite.project:
         archive = fetch_sdist(cache, environment.python, suite.project, suite.version)
         unpack_sdist(archive, suite.members, work)
     for name in suite.own_files:
         shutil.copy(CONFORMANCE / name, work / name)
-    # Short, and not below the cache: tests put sockets there, and a socket's path has 107 bytes.
-    temporary = Path(tempfile.mkdtemp(prefix="jsc-"))
+    # Short, and not below the cache: tests put sockets there, and a socket's path has 107 bytes. Sandboxes show it.
+    temporary = Path(tempfile.mkdtemp(prefix="jsc-", dir="/tmp"))
+    home = temporary / "home"
+    home.mkdir()
     try:
-        return _run_pytest(suite, cache, environment, work=work, home=home, temporary=temporary)
+        variables = environment.process_environment(home=home, temporary=temporary)
+        broker = serving_broker(
+            environment,
+            variables,
+            shares=[Share(source=temporary, target=str(temporary), writable=True)],
+            kernel_variables=suite.kernel_variables,
+            log=cache.log(f"{suite.name}-broker"),
+        )
+        with broker as more:
+            return _run_pytest(suite, cache, environment, work=work, variables={**variables, **more})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if not keep:
@@ -146,12 +159,11 @@ def run_suite(suite: PytestSuite, cache: Cache, environment: VirtualEnvironment,
 
 
 def _run_pytest(
-    suite: PytestSuite, cache: Cache, environment: VirtualEnvironment, *, work: Path, home: Path, temporary: Path
+    suite: PytestSuite, cache: Cache, environment: VirtualEnvironment, *, work: Path, variables: dict[str, str]
 ) -> SuiteResult:
     provisioner = environment.provisioner
     results = cache.log(f"{suite.name}-{provisioner}").with_suffix(".jsonl")
     results.unlink(missing_ok=True)
-    variables = environment.process_environment(home=home, temporary=temporary)
     if suite.names_kernel:
         variables["CONFORMANCE_KERNEL_NAME"] = provisioner.kernel_name
     recorder = CONFORMANCE / "harness" / "record_results.py"
