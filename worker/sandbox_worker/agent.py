@@ -134,6 +134,9 @@ class Agent:
     def _receive(self, connection: socket.socket) -> None:
         try:
             received = messages.receive(connection, TO_AGENT)
+        except messages.MessageError as error:  # a broker of another version, after an upgrade
+            self._send(Failed(reason=f"this worker is of another version: {error}"[:500]))
+            return
         except OSError:
             received = None
         if received is None:
