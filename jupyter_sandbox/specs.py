@@ -1,9 +1,10 @@
-"""The frozen values that the rest of the package passes around: limits, templates, workspaces. Pure."""
+"""The frozen values that the rest of the package passes around: limits, policies, templates, workspaces. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 
 
 class WorkspaceMode(StrEnum):
@@ -41,6 +42,35 @@ class Share:
     writable: bool = False
 
 
+class Transport(StrEnum):
+    """What a rule lets pass."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+Target = IPv4Network | IPv6Network
+"""Where a rule leads. Names will be another member of this union; whoever acts on a target says which it knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EgressRule:
+    """A target that workers may open connections to; nothing else of it, and nobody comes in."""
+
+    to: Target
+    first_port: int
+    last_port: int
+    """The same as `first_port` for one port."""
+    protocol: Transport = Transport.TCP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the network of a worker is. Without rules: its own loopback and nothing else."""
+
+    egress: tuple[EgressRule, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Template:
     """A named immutable recipe for workers."""
@@ -52,6 +82,7 @@ class Template:
     """Modules that the zygote imports before it forks."""
     environment: tuple[tuple[str, str], ...] = ()
     shares: tuple[Share, ...] = ()
+    policy: Policy = Policy()
     min_idle: int = 1
     """Warm workers to keep ready."""
     max_total: int = 200

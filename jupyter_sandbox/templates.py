@@ -1,8 +1,8 @@
 """Template files: TOML, one template a file, named like the file. Built-in ones come with the package.
 
-A file holds `description`, `preload`, `environment`, `min_idle`, `max_total`, a table `[limits]` and tables
-`[[shares]]`; see `specs` for what each means and its default. Operators own these files: nothing a client sends can
-change one.
+A file holds `description`, `preload`, `environment`, `min_idle`, `max_total`, tables `[limits]` and `[network]` and
+tables `[[shares]]`; see `specs` for what each means and its default. Operators own these files: nothing a client sends
+can change one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import InvalidRequestError, TemplateError, UnknownTemplateError
-from jupyter_sandbox.guards import ids, processes
-from jupyter_sandbox.specs import Limits, Share, Template
+from jupyter_sandbox.guards import ids, networks, processes
+from jupyter_sandbox.specs import EgressRule, Limits, Policy, Share, Template, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 BUILT_IN: Final = {"python": Template(name="python", description="Python with the packages of this environment")}
+
+MAX_EGRESS_RULES: Final = 64
+"""Of one template; each is two rules of the host's packet filter for each worker."""
 
 _SIMPLE: Final[dict[str, type]] = {"description": str, "min_idle": int, "max_total": int}
 
@@ -55,6 +58,7 @@ def parse(name: str, text: str, origin: str) -> Template:
             shares=tuple(
                 _share(_typed(share, dict, "shares")) for share in _typed(values.pop("shares", []), list, "shares")
             ),
+            policy=_policy(_typed(values.pop("network", {}), dict, "network")),
         )
         for key, value in values.items():
             if key not in _SIMPLE:
@@ -97,6 +101,33 @@ def _share(values: Mapping[str, Any]) -> Share:
     if not source.startswith("/") or processes.working_directory(target) != target or target.startswith("/sandbox"):
         raise InvalidRequestError("shares.source must be an absolute path, shares.target one below /workspace or /tmp")
     return Share(source=source, target=target, writable=_typed(values.get("writable", False), bool, "shares.writable"))
+
+
+def _policy(values: Mapping[str, Any]) -> Policy:
+    unknown = set(values) - {"egress"}
+    if unknown:
+        raise InvalidRequestError(f"unknown keys in network: {sorted(unknown)}")
+    rules = _typed(values.get("egress", []), list, "network.egress")
+    if len(rules) > MAX_EGRESS_RULES:
+        raise InvalidRequestError(f"network.egress has {len(rules)} rules; at most {MAX_EGRESS_RULES} are accepted")
+    return Policy(egress=tuple(_egress_rule(rule, f"network.egress[{index}]") for index, rule in enumerate(rules)))
+
+
+def _egress_rule(value: object, key: str) -> EgressRule:
+    values = _typed(value, dict, key)
+    unknown = set(values) - {"to", "port", "protocol"}
+    if unknown or not {"to", "port"} <= set(values):
+        raise InvalidRequestError(f"{key} must hold `to` and `port` and may hold `protocol`, nothing else")
+    port = values["port"]
+    try:
+        target = networks.target(_typed(values["to"], str, "to"))
+        first, last = networks.ports(port if isinstance(port, str) else _typed(port, int, "port"))
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{key}: {error}") from error
+    protocol = values.get("protocol", Transport.TCP)
+    if protocol not in list(Transport):
+        raise InvalidRequestError(f"{key}.protocol must be one of {', '.join(Transport)}")
+    return EgressRule(to=target, first_port=first, last_port=last, protocol=Transport(protocol))
 
 
 def _texts(value: object, key: str) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
 from jupyter_sandbox import templates
 from jupyter_sandbox.errors import InvalidRequestError, TemplateError, UnknownTemplateError
-from jupyter_sandbox.specs import Limits, Share, Template, WorkspaceMode
+from jupyter_sandbox.specs import EgressRule, Limits, Policy, Share, Template, Transport, WorkspaceMode
 
 pytestmark = pytest.mark.unit
 
@@ -31,6 +32,13 @@ disk_mib = 100
 disk_inodes = 1000
 tmp_mib = 10
 shm_mib = 20
+
+[network]
+egress = [
+    { to = "203.0.113.7", port = 443 },
+    { to = "2001:db8::/64", port = "8000-8009", protocol = "tcp" },
+    { to = "192.0.2.0/24", port = 53, protocol = "udp" },
+]
 
 [[shares]]
 source = "/data"
@@ -69,6 +77,13 @@ def test_every_key_arrives():
         shares=(
             Share(source="/data", target="/workspace/data"),
             Share(source="/scratch", target="/tmp/scratch", writable=True),
+        ),
+        policy=Policy(
+            egress=(
+                EgressRule(to=IPv4Network("203.0.113.7/32"), first_port=443, last_port=443),
+                EgressRule(to=IPv6Network("2001:db8::/64"), first_port=8000, last_port=8009),
+                EgressRule(to=IPv4Network("192.0.2.0/24"), first_port=53, last_port=53, protocol=Transport.UDP),
+            )
         ),
     )
 
@@ -124,6 +139,24 @@ BAD = [
     ("[[shares]]\nsource = '/x'\ntarget = '/tmp/../tmp/x'", "shares.target"),
     ("[[shares]]\nsource = '/x'\ntarget = '/tmp/x'\nwritable = 1", "shares.writable"),
     ("[[shares]]\nsource = '/x'\ntarget = '/tmp/x'\nmode = 'rw'", "mode"),
+    ("network = 1", "network"),
+    ("[network]\nallow = []", "allow"),
+    ("[network]\negress = 1", "network.egress"),
+    ("[network]\negress = [1]", "network.egress[0]"),
+    ("[network]\negress = [{ to = '192.0.2.1' }]", "network.egress[0]"),
+    ("[network]\negress = [{ port = 1 }]", "network.egress[0]"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = 1, via = 'x' }]", "network.egress[0]"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = 1 }, { to = 'example.org', port = 1 }]", "network.egress[1]"),
+    ("[network]\negress = [{ to = '192.0.2.1/24', port = 1 }]", "host bits"),
+    ("[network]\negress = [{ to = '::1', port = 1 }]", "loopback"),
+    ("[network]\negress = [{ to = 1, port = 1 }]", "to must be of type str"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = true }]", "port must be of type int"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = 1.5 }]", "port must be of type int"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = 65536 }]", "1 to 65535"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = '90-80' }]", "the lower one first"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = 1, protocol = 'icmp' }]", "network.egress[0].protocol"),
+    ("[network]\negress = [{ to = '192.0.2.1', port = 1, protocol = ['tcp'] }]", "network.egress[0].protocol"),
+    ("[network]\negress = [" + "{ to = '192.0.2.1', port = 1 }," * 65 + "]", "at most 64"),
     ("colour = 'blue'", "colour"),
     ("name = 'other'", "name"),
     ("max_total = \n", "line 1"),
