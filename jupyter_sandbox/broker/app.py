@@ -25,15 +25,22 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from jupyter_core.application import JupyterApp, NoStart
 from jupyter_core.paths import jupyter_config_path
-from traitlets import Enum, Float, Int, List, Unicode
+from traitlets import Enum, Float, Int, List, TraitError, Unicode, validate
 
-from jupyter_sandbox import cgroups, templates
+from jupyter_sandbox import cgroups, rulesets, templates
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
-from jupyter_sandbox.errors import BrokerUnavailableError, IsolationUnavailableError, SandboxError
+from jupyter_sandbox.errors import (
+    BrokerUnavailableError,
+    InvalidRequestError,
+    IsolationUnavailableError,
+    SandboxError,
+)
+from jupyter_sandbox.firewall import Firewall, NftFirewall, NoFirewall
+from jupyter_sandbox.guards import networks
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.ledger import Ledger
 from jupyter_sandbox.workspace import Mounter
@@ -93,6 +100,11 @@ class BrokerApp(JupyterApp):
         help="Root only: first host uid of the 65536 that workers use. No account or container may use one of them. "
         "Default: a range of its own for each broker, at 1879048192 or above.",
     ).tag(config=True)
+    network_pool = Unicode(
+        str(rulesets.DEFAULT_POOL),
+        help="Root only: IPv4 range for the addresses of sandboxes whose template opens the network. Nothing else that "
+        "this host can reach may use it.",
+    ).tag(config=True)
     disk_reserve_mib = Int(
         1024, min=0, help="Root only: no new sandbox if the host's disk would have less than this left."
     ).tag(config=True)
@@ -112,6 +124,13 @@ class BrokerApp(JupyterApp):
 
     def _uid_base_default(self) -> int:
         return _FIRST_UID + 65536 * (int(places.find().instance[:3], 16))
+
+    @validate("network_pool")
+    def _judge_network_pool(self, proposal: dict[str, str]) -> str:
+        try:
+            return str(networks.pool(proposal["value"]))
+        except InvalidRequestError as error:
+            raise TraitError(f"BrokerApp.network_pool: {error}") from error
 
     def _engine_default(self) -> str:
         named = os.environ.get(ENGINE_VARIABLE, "auto")
@@ -176,7 +195,17 @@ class BrokerApp(JupyterApp):
             default=known["python"],
         )
         mounter = Mounter(where.stage, homes=homes)
-        registry = Registry(engine=engine, ledger=ledger, places=where, mounter=mounter, known_templates=known)
+        firewall: Firewall = NoFirewall()
+        if privileged:
+            firewall = NftFirewall(instance=where.instance, pool=networks.pool(self.network_pool))
+        registry = Registry(
+            engine=engine,
+            ledger=ledger,
+            places=where,
+            mounter=mounter,
+            known_templates=known,
+            firewall=firewall,
+        )
         stop = asyncio.Event()
         everything = False  # claimed sandboxes live on for the broker that comes next, whatever ends this one
 
@@ -190,10 +219,16 @@ class BrokerApp(JupyterApp):
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         await engine.start()
         await registry.recover(self.recover_grace_s)
+        await asyncio.to_thread(firewall.survey, known.values())
         registry.pool.want(known["python"])
         listener = channel.listen(where.socket, kind=socket.SOCK_SEQPACKET, mode=self.socket_mode)
         server = Server(listener, registry, engine)
-        log.info("broker %s serves with engine %s; %s", __version__, engine.name, "; ".join(engine.notes()))
+        log.info(
+            "broker %s serves with engine %s; %s",
+            __version__,
+            engine.name,
+            "; ".join([*engine.notes(), *firewall.notes()]),
+        )
         report({"serving": str(where.socket)})
         tasks = [
             asyncio.create_task(work, name=name)
@@ -216,6 +251,7 @@ class BrokerApp(JupyterApp):
             await asyncio.wait(tasks)
             await server.stop()
             await registry.stop(everything=everything)
+            await asyncio.to_thread(firewall.stop)
             await engine.stop()
             log.info("broker ends")
 

@@ -1,4 +1,4 @@
-"""Turn a warm worker into somebody's sandbox: give it its mounts, take its privileges.
+"""Turn a warm worker into somebody's sandbox: give it its mounts and network, take its privileges.
 
 Every mount is a descriptor that the agent attaches inside; whatever fails or is cancelled, all of them are closed here.
 """
@@ -20,11 +20,18 @@ from sandbox_worker import protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jupyter_sandbox.firewall import Firewall
+
 _KERNELSPEC: Final = Workspace(mode=WorkspaceMode.READ_ONLY, name="kernelspec")
 
 
 async def bind(
-    sandbox: Sandbox, mounter: workspace.Mounter, wanted: Workspace, directory: int | None, kernelspec: int | None
+    sandbox: Sandbox,
+    mounter: workspace.Mounter,
+    firewall: Firewall,
+    wanted: Workspace,
+    directory: int | None,
+    kernelspec: int | None,
 ) -> None:
     """Bind the claimed `sandbox`; raises SandboxError, and its worker is then of no more use.
 
@@ -48,6 +55,7 @@ async def bind(
             await mount(sandbox.cwd, mounter.mount, wanted, directory, disk)
         if kernelspec is not None:
             await mount(workspace.KERNELSPEC, mounter.mount, _KERNELSPEC, kernelspec, disk)
+        await _open_network(sandbox, firewall, undo)
         request = protocol.Bind(
             mounts=tuple(protocol.MountPoint(target=target) for target in mounts),
             uid=worker.inner_uid,
@@ -55,3 +63,13 @@ async def bind(
             rlimits=worker.rlimits(),
         )
         await sandbox.reach().ask(request, protocol.Bound, list(mounts.values()))
+
+
+async def _open_network(sandbox: Sandbox, firewall: Firewall, undo: contextlib.AsyncExitStack) -> None:
+    """Put the template's policy in force, while nothing of an owner is in the worker. It is closed with the worker."""
+    policy = sandbox.template.policy
+    if policy.egress:
+        namespace = sandbox.worker.network_namespace()
+        undo.callback(os.close, namespace)
+        opening = asyncio.to_thread(firewall.open, sandbox.worker.slot, policy, namespace)
+        await tasks.take(undo, opening, lambda _: None)

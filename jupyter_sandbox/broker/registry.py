@@ -26,6 +26,7 @@ from jupyter_sandbox.errors import (
     UnknownSandboxError,
     WorkspaceError,
 )
+from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids, keys, processes
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
@@ -59,20 +60,21 @@ class Registry:
         places: Places,
         mounter: workspace.Mounter,
         known_templates: Mapping[str, Template],
+        firewall: Firewall | None = None,
     ) -> None:
         """Start with nothing; `recover` and `pool.run` are the caller's to call."""
         self._engine = engine
         self._ledger = ledger
         self._places = places
         self._mounter = mounter
+        self.firewall: Firewall = firewall or NoFirewall()
         self.templates = known_templates
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
         self._making: dict[ids.SandboxId, Template] = {}
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
         self.pool: Pool[Sandbox] = Pool(self._make, self._count)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.on_gone: Callable[[], None] = lambda: None
-        """Called whenever a sandbox has gone."""
+        self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
     # -- claiming and ending
 
@@ -93,6 +95,7 @@ class Registry:
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
             raise WorkspaceError("a workspace needs its directory, opened by the caller, and a mode other than none")
+        self.firewall.judge(template)
         sandbox = self.pool.take(template)
         if sandbox is None:
             if self._count(template) >= template.max_total:
@@ -109,7 +112,7 @@ class Registry:
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
             self._record(sandbox)
-            await binding.bind(sandbox, self._mounter, wanted, directory, kernelspec)
+            await binding.bind(sandbox, self._mounter, self.firewall, wanted, directory, kernelspec)
         except BaseException:
             await self._destroy(sandbox)
             raise
@@ -227,8 +230,10 @@ class Registry:
             log.info("reaped %s", what)
 
     async def reap(self, *, dry_run: bool) -> list[str]:
-        """See Engine.reap; kernel sockets that belong to no kernel as well."""
+        """See Engine.reap; networks and kernel sockets that belong to nobody as well."""
         found = await self._engine.reap([*self._sandboxes, *self._making], dry_run=dry_run)
+        slots = {sandbox.worker.slot for sandbox in self._sandboxes.values()}
+        found += await asyncio.to_thread(self.firewall.reap, slots, dry_run=dry_run)
         seats = {seat for sandbox in self._sandboxes.values() for seat in sandbox.kernels}
         for path in sorted((self._places.run / "k").iterdir()):
             if path.name.partition("-")[0] not in seats:
@@ -260,8 +265,7 @@ class Registry:
         fresh = ids.new_sandbox_id()
         self._making[fresh] = template
         try:
-            worker = await self._engine.create(fresh, template)
-            sandbox = Sandbox(worker=worker, template=template)
+            sandbox = Sandbox(worker=await self._engine.create(fresh, template), template=template)
             self._sandboxes[sandbox.id] = sandbox
         finally:
             del self._making[fresh]
@@ -379,6 +383,7 @@ class Registry:
                 await agent.close()
             for seat in list(sandbox.kernels):
                 kernel_sockets.remove(self._places.kernel_sockets(seat))
+            await asyncio.to_thread(self.firewall.close, sandbox.worker.slot)  # before the slot is another's
             await self._engine.destroy(sandbox.worker)
         except Exception:
             log.exception("sandbox %s did not end cleanly; the next reap looks for what it left", sandbox.id)

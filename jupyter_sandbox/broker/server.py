@@ -261,7 +261,7 @@ class Server:
             templates=tuple(sorted(self._registry.templates)),
             warm=len(self._registry.pool.warm()),
             claimed=len(self._registry.claimed()),
-            notes=tuple(self._engine.notes()),
+            notes=(*self._engine.notes(), *self._registry.firewall.notes()),
         )
 
     @staticmethod

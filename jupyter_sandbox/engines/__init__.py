@@ -51,6 +51,9 @@ class Worker(Protocol):
     def usage(self) -> Usage:
         """Return current figures."""
 
+    def network_namespace(self) -> int:
+        """Return a new descriptor of its network namespace, certainly its own; raises StartError when it has ended."""
+
     async def gone(self) -> None:
         """Wait until the worker has ended, by itself or by `Engine.destroy`."""
 

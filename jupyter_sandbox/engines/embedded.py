@@ -87,6 +87,10 @@ class EmbeddedWorker:
         memory = self.group.memory_bytes() if self.group else 0
         return Usage(memory_bytes=memory, disk_bytes=used, disk_total_bytes=total)
 
+    def network_namespace(self) -> int:
+        """See Worker."""
+        return processes.network_namespace(self.pid, self.pidfd)
+
     async def gone(self) -> None:
         """See Worker."""
         await self.ended.wait()

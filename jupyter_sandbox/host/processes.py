@@ -37,6 +37,24 @@ def open_living(pid: int, started: int) -> int | None:
     return descriptor
 
 
+def network_namespace(pid: int, pidfd: int) -> int:
+    """Return a descriptor of the network namespace of the process that `pidfd` holds and whose number was `pid`.
+
+    Raises StartError when it has ended; a reused pid is never mistaken for it, since it must be alive, and so own its
+    number, after the file was opened.
+    """
+    try:
+        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StartError(f"the worker is gone: {error}") from error
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except OSError as error:
+        os.close(namespace)
+        raise StartError(f"the worker is gone: {error}") from error
+    return namespace
+
+
 def kill(pidfd: int) -> None:
     """Kill the process; quiet when it is gone."""
     try:

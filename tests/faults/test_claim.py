@@ -7,7 +7,9 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Usage
 from jupyter_sandbox.errors import (
     CapacityError,
+    IsolationUnavailableError,
     SandboxError,
     StartError,
     UnknownSandboxError,
@@ -28,7 +31,7 @@ from jupyter_sandbox.errors import (
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.host.places import Places
 from jupyter_sandbox.ledger import Ledger, Record
-from jupyter_sandbox.specs import Limits, Share, Template, Workspace, WorkspaceMode
+from jupyter_sandbox.specs import EgressRule, Limits, Policy, Share, Template, Workspace, WorkspaceMode
 from sandbox_worker import protocol
 from tests.conftest import eventually
 
@@ -40,6 +43,11 @@ TEMPLATES = {
     "python": Template(name="python", min_idle=0, max_total=3),
     "one": Template(name="one", min_idle=0, max_total=1),
     "kept": Template(name="kept", min_idle=1, max_total=2),
+    "open": Template(
+        name="open",
+        min_idle=0,
+        policy=Policy(egress=(EgressRule(to=IPv4Network("203.0.113.7/32"), first_port=443, last_port=443),)),
+    ),
     "shared": Template(name="shared", min_idle=0, shares=(Share(source="/data", target="/workspace/data"),)),
 }
 OWNER = 12345
@@ -72,6 +80,9 @@ class FakeWorker:
 
     def out_of_memory_kills(self) -> int:
         return self.kills
+
+    def network_namespace(self) -> int:
+        return os.open("/proc/self/ns/net", os.O_RDONLY)
 
     def usage(self) -> Usage:
         return Usage(memory_bytes=0, disk_bytes=0, disk_total_bytes=0)
@@ -182,6 +193,48 @@ class FakeMounter:
         return os.open(self.directory, os.O_RDONLY)
 
 
+class FakeFirewall:
+    """Writes down what it is told; it opens for as long as `slow` is not set."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.error: SandboxError | None = None
+        self.verdict: SandboxError | None = None
+        self.said: list[object] = []
+        self.opening, self.slow = threading.Event(), threading.Event()
+        self.slow.set()
+
+    def judge(self, template: Template) -> None:
+        if self.verdict and template.policy.egress:
+            raise self.verdict
+
+    def open(self, slot: int, policy: Policy, namespace: int) -> None:
+        assert os.fstat(namespace)
+        assert self.engine.descriptors == [], "nothing was bound yet"
+        self.opening.set()
+        self.slow.wait(10)
+        if self.error:
+            raise self.error
+        self.said.append(("open", slot, policy))
+
+    def close(self, slot: int) -> None:
+        assert len(self.engine.destroyed) < len(self.engine.made), "before the slot is another's"
+        self.said.append(("close", slot))
+
+    def reap(self, known, *, dry_run):
+        self.said.append(("reap", set(known), dry_run))
+        return []
+
+    def stop(self) -> None:
+        pass
+
+    def survey(self, templates) -> None:
+        pass
+
+    def notes(self) -> list[str]:
+        return []
+
+
 class Bench:
     """A registry of fakes, with what its holders heard."""
 
@@ -191,8 +244,14 @@ class Bench:
         self.ledger = Ledger(self.places.ledger)
         self.engine = FakeEngine(self.places, self.ledger)
         self.mounter = FakeMounter(directory)
+        self.firewall = FakeFirewall(self.engine)
         self.registry = Registry(
-            engine=self.engine, ledger=self.ledger, places=self.places, mounter=self.mounter, known_templates=TEMPLATES
+            engine=self.engine,
+            ledger=self.ledger,
+            places=self.places,
+            mounter=self.mounter,
+            known_templates=TEMPLATES,
+            firewall=self.firewall,
         )
         self.heard: list[object] = []
         self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -338,6 +397,49 @@ async def test_a_cancelled_claim_leaves_nothing(bench):
     claiming.cancel()
     with pytest.raises(asyncio.CancelledError):
         await claiming
+    await bench.assert_nothing_left()
+
+
+async def test_a_policy_is_in_force_before_anything_is_bound_and_until_the_worker_ends(bench):
+    sandbox = await bench.claim("open")
+    assert bench.firewall.said == [("open", 1, TEMPLATES["open"].policy)]
+    await bench.registry.reap(dry_run=True)
+    await bench.registry.release(sandbox)
+    assert bench.firewall.said[1:] == [("reap", {1}, True), ("close", 1)]
+    await bench.assert_nothing_left()
+
+
+async def test_a_template_without_rules_never_troubles_the_firewall(bench):
+    await bench.registry.release(await bench.claim())
+    assert bench.firewall.said == [("close", 1)]
+
+
+async def test_a_policy_that_cannot_be_enforced_makes_no_worker(bench):
+    bench.firewall.verdict = IsolationUnavailableError("not here")
+    with pytest.raises(IsolationUnavailableError):
+        await bench.claim("open")
+    assert bench.engine.made == []
+
+
+async def test_a_network_that_cannot_be_made_leaves_nothing_and_binds_nothing(bench):
+    bench.firewall.error = StartError("nft: no")
+    with pytest.raises(StartError):
+        await bench.claim("open")
+    assert bench.engine.descriptors == []
+    await bench.assert_nothing_left()
+
+
+async def test_a_claim_that_is_cancelled_while_its_network_is_made_takes_it_back(bench):
+    bench.firewall.slow.clear()
+    claiming = asyncio.create_task(bench.claim("open"))
+    await eventually(bench.firewall.opening.is_set)
+    claiming.cancel()
+    await asyncio.sleep(0.05)
+    assert bench.firewall.said == [], "it is not undone while it is being made"
+    bench.firewall.slow.set()
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
+    assert [said[0] for said in bench.firewall.said] == ["open", "close"]
     await bench.assert_nothing_left()
 
 
