@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import cgroups
+from jupyter_sandbox import cgroups, firewall, rulesets
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.guards import ids
@@ -215,6 +215,33 @@ def _limits() -> list[Finding]:
     ]
 
 
+def _network() -> list[Finding]:
+    """Whether templates may open the network; closed it is everywhere."""
+    if os.geteuid() != 0:
+        fact, remedy = "no root: templates that open the network are refused", "run the broker as root"
+        return [_closed(fact, f"{remedy} (docs/operating.md)")]
+    missing = firewall.missing_tools()
+    if missing:
+        fact = f"{' and '.join(missing)} not installed: templates that open the network are refused"
+        return [_closed(fact, f"apt-get install {' '.join(firewall.TOOLS[name] for name in missing)}")]
+    if not firewall.can_filter():
+        return [_closed("the packet filter may not be used here: templates that open the network are refused")]
+    findings = []
+    for version, device in firewall.default_uplinks().items():
+        if not firewall.is_forwarding(device, version):
+            name = f"net.ipv4.conf.{device}.forwarding" if version == 4 else "net.ipv6.conf.all.forwarding"
+            fact = f"IPv{version} of {device} is not forwarded: templates that open the network beyond it are refused"
+            findings.append(_closed(fact, f"only for such templates, and see docs/operating.md: sysctl -w {name}=1"))
+    for chain in firewall.foreign_drops():
+        fact = f"{chain}, drops what it does not know: it blocks templates that open the network"
+        findings.append(_closed(fact, f"only for such templates: let {rulesets.WIRES}* pass there (docs/operating.md)"))
+    return findings or [Finding(verdict=Verdict.OK, subject="network", fact="templates may open it to named targets")]
+
+
+def _closed(fact: str, remedy: str = "") -> Finding:
+    return Finding(verdict=Verdict.WEAKER, subject="network", fact=fact, remedy=remedy)
+
+
 def _sockets() -> list[Finding]:
     longest = f"{places.find().kernel_sockets(ids.new_seat())}-5"
     if len(longest.encode()) <= MAX_SOCKET_PATH:
@@ -258,5 +285,6 @@ _PROBES: Final[tuple[Callable[[], list[Finding]], ...]] = (
     _namespaces,
     _disk,
     _limits,
+    _network,
     _sockets,
 )

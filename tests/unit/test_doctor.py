@@ -105,6 +105,42 @@ def test_new_packages_are_no_news(monkeypatch):
     assert doctor._packages() == []
 
 
+def _network(monkeypatch, *, root=True, missing=(), filters=True, uplinks=None, forwards=True, drops=()):
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 0 if root else 1000)
+    for name, value in {
+        "missing_tools": list(missing),
+        "can_filter": filters,
+        "default_uplinks": uplinks or {},
+        "foreign_drops": list(drops),
+    }.items():
+        monkeypatch.setattr(doctor.firewall, name, lambda value=value: value)
+    monkeypatch.setattr(doctor.firewall, "is_forwarding", lambda _device, _version: forwards)
+    return doctor._network()
+
+
+def test_a_network_that_may_be_opened_is_good(monkeypatch):
+    (finding,) = _network(monkeypatch, uplinks={4: "eth0"})
+    assert finding.verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("values", "fact", "remedy"),
+    [
+        ({"root": False}, "no root", "as root"),
+        ({"missing": ["nft", "ip"]}, "nft and ip not installed", "apt-get install nftables iproute2"),
+        ({"filters": False}, "packet filter", ""),
+        ({"uplinks": {4: "eth0"}, "forwards": False}, "IPv4 of eth0", "net.ipv4.conf.eth0.forwarding=1"),
+        ({"uplinks": {6: "eth0"}, "forwards": False}, "IPv6 of eth0", "net.ipv6.conf.all.forwarding=1"),
+        ({"drops": ["table ip filter, chain FORWARD"]}, "table ip filter, chain FORWARD", "jsb*"),
+    ],
+)
+def test_what_keeps_templates_from_opening_the_network_is_told(monkeypatch, values, fact, remedy):
+    (finding,) = _network(monkeypatch, **values)
+    assert finding.verdict is Verdict.WEAKER, "sandboxes run all the same"
+    assert fact in finding.fact
+    assert remedy in finding.remedy
+
+
 async def test_no_sandbox_is_started_where_something_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "_PROBES", (lambda: [BAD],))
     monkeypatch.setattr(doctor, "_proof", None)
