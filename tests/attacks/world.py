@@ -218,9 +218,9 @@ def running_world() -> Iterator[World]:
         world.close()
 
 
-def make_host(world: World, uid: int) -> attacker.Host:
+def make_host(world: World, uid: int, *, config: str = "") -> attacker.Host:
     """A user of the world's host; its broker runs there, too."""
-    host = attacker.make_host(uid, prefix=world.host.prefix)
+    host = attacker.make_host(uid, prefix=world.host.prefix, config=config)
     for name, text in TEMPLATES.items():
         (host.directory / f"config/sandbox-templates/{name}.toml").write_text(attacker.TINY + text)
     return host
