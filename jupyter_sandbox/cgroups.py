@@ -133,6 +133,21 @@ def find(instance: str, *, root: Path = Path("/sys/fs/cgroup"), own: str | None 
     return None
 
 
+def of_process(pid: int, *, root: Path = Path("/sys/fs/cgroup")) -> Group | None:
+    """Return the group that somebody else made for `pid`, to read what it uses; None when it cannot be found.
+
+    The caller must hold the process by a pidfd, or the pid may be another's by now.
+    """
+    try:
+        memberships = _memberships(Path(f"/proc/{pid}/cgroup").read_text())
+    except OSError:
+        return None
+    version = 2 if (root / "cgroup.controllers").exists() else 1
+    controller, key = ("", "unified") if version == 2 else ("memory", "memory")
+    path = root / (key if version == 1 else "") / memberships.get(controller, "/").lstrip("/")
+    return Group(version=version, paths={key: path}) if path.is_dir() else None
+
+
 def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:
     """Use the root of the hierarchy when we may, else our own delegated group."""
     for base in (root, root / own.lstrip("/")):

@@ -70,6 +70,13 @@ class IsolationUnavailableError(SandboxError):
     status = 503
 
 
+class EngineUnavailableError(SandboxError):
+    """What makes workers on this machine does not answer at the moment; sandboxes that live may go on."""
+
+    code = "engine_unavailable"
+    status = 503
+
+
 class StartError(SandboxError):
     """A worker or kernel did not start."""
 
@@ -114,6 +121,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         CapacityError,
         DiskSpaceError,
         IsolationUnavailableError,
+        EngineUnavailableError,
         StartError,
         ProgramMissingError,
         WorkspaceError,

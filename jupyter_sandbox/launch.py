@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
+
+from sandbox_worker.protocol import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +30,7 @@ def argument_list(spec: Sequence[str], extra: Sequence[str], replacements: Mappi
     command = [_replace(argument, replacements) for argument in (*spec, *extra)]
     python = _PYTHON.fullmatch(PurePosixPath(command[0]).name) is not None
     if python:
-        command[0] = sys.executable
+        command[0] = PYTHON
         arguments = [item for item in command[1:] if item not in _IMPLIED | _FLAGS_WITHOUT_EFFECT]
         if arguments == _FORKABLE:
             return None

@@ -32,6 +32,7 @@ from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
+from jupyter_sandbox.engines import docker, image
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.errors import (
     BrokerUnavailableError,
@@ -48,6 +49,9 @@ from sandbox_worker import linux
 
 if TYPE_CHECKING:
     import io
+
+    from jupyter_sandbox.engines import Engine
+    from jupyter_sandbox.specs import Template
 
 ENGINE_VARIABLE: Final = "JUPYTER_SANDBOX_ENGINE"
 ENGINES: Final = ("auto", "embedded", "docker")
@@ -108,6 +112,13 @@ class BrokerApp(JupyterApp):
     disk_reserve_mib = Int(
         1024, min=0, help="Root only: no new sandbox if the host's disk would have less than this left."
     ).tag(config=True)
+    docker_image = Unicode(
+        image.DEFAULT, help="Engine docker: name of the image of workers; `jupyter sandbox image build` makes it."
+    ).tag(config=True)
+    docker_runtime = Unicode(
+        help="Engine docker: the daemon's name of the OCI runtime to use, for example `crun`. Empty: its default. It "
+        "must run containers on this machine's own kernel."
+    ).tag(config=True)
     socket_mode = Mode(
         0o600, help="Permissions of the broker's socket; 0o666 lets every local user claim sandboxes of its own."
     ).tag(config=True)
@@ -146,8 +157,6 @@ class BrokerApp(JupyterApp):
         super().start()
         os.umask(0o022)
         try:
-            if self.engine == "docker":
-                raise IsolationUnavailableError("this version has no engine `docker` yet; use `embedded` or `auto`")
             where = places.find()
             places.make(where)
             if self.background == "yes":
@@ -184,16 +193,8 @@ class BrokerApp(JupyterApp):
         """Everything between the lock and the exit; `homes` is None for root."""
         privileged = homes is None
         known = templates.load(Path(directory) for directory in self.template_directories)
-        hierarchy = cgroups.find(where.instance)
         ledger = Ledger(where.ledger)
-        engine = EmbeddedEngine(
-            places=where,
-            ledger=ledger,
-            disks=LoopDisks(where.images, self.disk_reserve_mib) if privileged else MemoryDisks(),
-            hierarchy=hierarchy,
-            uid_base=self.uid_base if privileged else None,
-            default=known["python"],
-        )
+        engine = await self._engine(where, ledger, known["python"], privileged=privileged)
         mounter = Mounter(where.stage, homes=homes)
         firewall: Firewall = NoFirewall()
         if privileged:
@@ -254,6 +255,33 @@ class BrokerApp(JupyterApp):
             await asyncio.to_thread(firewall.stop)
             await engine.stop()
             log.info("broker ends")
+
+    async def _engine(self, where: places.Places, ledger: Ledger, default: Template, *, privileged: bool) -> Engine:
+        """Return the engine that is asked for, not started; `auto` takes Docker's when its image is ready to use."""
+        disks = LoopDisks(where.images, self.disk_reserve_mib) if privileged else MemoryDisks()
+        wanted = self.engine
+        if wanted == "auto":
+            unfit = await docker.unfit(self.docker_image) if privileged else "the broker is not root"
+            if unfit:
+                log.info("engine docker is not used: %s", unfit)
+            wanted = "embedded" if unfit else "docker"
+        if wanted == "docker":
+            return docker.DockerEngine(
+                places=where,
+                ledger=ledger,
+                disks=disks,
+                uid_base=self.uid_base,
+                image_name=self.docker_image,
+                runtime=self.docker_runtime,
+            )
+        return EmbeddedEngine(
+            places=where,
+            ledger=ledger,
+            disks=disks,
+            hierarchy=cgroups.find(where.instance),
+            uid_base=self.uid_base if privileged else None,
+            default=default,
+        )
 
     async def _wait_until_unneeded(self, server: Server) -> None:
         """Return when nobody needed the broker for `idle_exit_s`, or when it was asked to go and nobody is there."""

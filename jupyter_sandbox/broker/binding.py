@@ -1,6 +1,7 @@
 """Turn a warm worker into somebody's sandbox: give it its mounts and network, take its privileges.
 
-Every mount is a descriptor that the agent attaches inside; whatever fails or is cancelled, all of them are closed here.
+Every mount is a descriptor that the worker's engine or its agent attaches inside; whatever fails or is cancelled, all
+of them are closed here.
 """
 
 from __future__ import annotations
@@ -56,13 +57,14 @@ async def bind(
         if kernelspec is not None:
             await mount(workspace.KERNELSPEC, mounter.mount, _KERNELSPEC, kernelspec, disk)
         await _open_network(sandbox, firewall, undo)
+        left = await worker.attach(mounts)
         request = protocol.Bind(
-            mounts=tuple(protocol.MountPoint(target=target) for target in mounts),
+            mounts=tuple(protocol.MountPoint(target=target) for target in left),
             uid=worker.inner_uid,
             hostname="sandbox",
             rlimits=worker.rlimits(),
         )
-        await sandbox.reach().ask(request, protocol.Bound, list(mounts.values()))
+        await sandbox.reach().ask(request, protocol.Bound, list(left.values()))
 
 
 async def _open_network(sandbox: Sandbox, firewall: Firewall, undo: contextlib.AsyncExitStack) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jupyter_sandbox.disks import Disk
     from jupyter_sandbox.guards.ids import SandboxId
@@ -41,6 +41,12 @@ class Worker(Protocol):
     pid: int
     disk: Disk | None
     """None after a recovery."""
+
+    async def attach(self, mounts: Mapping[str, int]) -> dict[str, int]:
+        """Attach detached mounts, descriptors by their target, where the agent may not; return those left for it.
+
+        Called once, before Bind is sent; the descriptors stay the caller's. Raises StartError.
+        """
 
     def rlimits(self) -> dict[str, int]:
         """Return the resource limits that the agent sets."""

@@ -15,31 +15,27 @@ import socket
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox.disks import Disk
-from jupyter_sandbox.engines import Usage, Worker
+from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, remains
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
-from jupyter_sandbox.errors import CapacityError, StartError
+from jupyter_sandbox.errors import StartError
 from jupyter_sandbox.host import channel, processes, tasks
 from jupyter_sandbox.ledger import Ledger, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jupyter_sandbox.cgroups import Group, Hierarchy
     from jupyter_sandbox.disks import Disks
+    from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.host.places import Places
-    from jupyter_sandbox.specs import Limits, Template
-
-_KILL_TIMEOUT_S = 10
-_SLOTS = 65535
-_NO_CORE = 1
-"""Not 0: a crash would still start the host's core handler, if that is a pipe; core(5)."""
+    from jupyter_sandbox.specs import Template
 
 log = logging.getLogger(__name__)
 
 
-class EmbeddedWorker:
-    """A worker made of namespaces; its pid 1 is held by a pidfd."""
+class EmbeddedWorker(HeldWorker):
+    """A worker made of namespaces."""
 
     def __init__(
         self,
@@ -54,46 +50,28 @@ class EmbeddedWorker:
         group: Group | None,
     ) -> None:
         """Own `pidfd`, `disk` and `group`."""
-        self.id = sandbox
-        self.limits: Limits = template.limits
-        self.slot = slot
-        self.uid = _host_uid(uid_base, slot)
-        self.inner_uid = 0 if uid_base is None else slot
-        self.pid = pid
-        self.pidfd = pidfd
-        self.disk = disk
-        self.group = group
-        self.ended = asyncio.Event()
-        asyncio.get_running_loop().add_reader(pidfd, self._ended)
-
-    def _ended(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.pidfd)
-        self.ended.set()
+        super().__init__(
+            sandbox=sandbox,
+            template=template,
+            slot=slot,
+            uid=_host_uid(uid_base, slot),
+            inner_uid=0 if uid_base is None else slot,
+            pid=pid,
+            pidfd=pidfd,
+            disk=disk,
+            group=group,
+        )
 
     def rlimits(self) -> dict[str, int]:
         """See Worker. Without control groups, processes and memory are limited here too, per process at least."""
-        limits = {"RLIMIT_NOFILE": self.limits.open_files, "RLIMIT_CORE": _NO_CORE}
+        limits = {"RLIMIT_NOFILE": self.limits.open_files, "RLIMIT_CORE": NO_CORE}
         if self.group is None:
             limits |= {"RLIMIT_NPROC": self.limits.processes, "RLIMIT_DATA": self.limits.memory_mib << 20}
         return limits
 
-    def out_of_memory_kills(self) -> int:
-        """See Worker."""
-        return self.group.out_of_memory_kills() if self.group else 0
-
-    def usage(self) -> Usage:
-        """See Worker."""
-        used, total = self.disk.usage() if self.disk else (0, self.limits.disk_mib << 20)
-        memory = self.group.memory_bytes() if self.group else 0
-        return Usage(memory_bytes=memory, disk_bytes=used, disk_total_bytes=total)
-
-    def network_namespace(self) -> int:
-        """See Worker."""
-        return processes.network_namespace(self.pid, self.pidfd)
-
-    async def gone(self) -> None:
-        """See Worker."""
-        await self.ended.wait()
+    async def attach(self, mounts: Mapping[str, int]) -> dict[str, int]:
+        """See Worker. The agent is root of its namespace until it is bound."""
+        return dict(mounts)
 
 
 class EmbeddedEngine:
@@ -120,7 +98,7 @@ class EmbeddedEngine:
         self._default = default
         self._zygotes: dict[str, Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
-        self._slots: set[int] = set()
+        self._slots = Slots()
         self._renewals: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -158,8 +136,8 @@ class EmbeddedEngine:
 
     async def _create(self, sandbox: SandboxId, template: Template) -> Worker:
         async with contextlib.AsyncExitStack() as undo:
-            slot = self._take_slot()
-            undo.callback(self._slots.discard, slot)
+            slot = self._slots.take()
+            undo.callback(self._slots.free, slot)
             uid = _host_uid(self._uid_base, slot)
             self._ledger.write(Record(id=sandbox, template=template.name, slot=slot))
             undo.callback(self._ledger.remove, sandbox)
@@ -206,7 +184,7 @@ class EmbeddedEngine:
         if pidfd is None:
             await self._give_back(record.id, group)
             return None
-        self._slots.add(record.slot)
+        self._slots.keep(record.slot)
         return EmbeddedWorker(
             sandbox=record.id,
             template=template,
@@ -225,15 +203,15 @@ class EmbeddedEngine:
         pidfd, worker.pidfd = worker.pidfd, -1
         processes.kill(pidfd)
         asyncio.get_running_loop().remove_reader(pidfd)
-        if not await processes.ended(pidfd, _KILL_TIMEOUT_S):
-            log.error("worker %s did not end within %d s of SIGKILL", worker.id, _KILL_TIMEOUT_S)
+        if not await processes.ended(pidfd, KILL_TIMEOUT_S):
+            log.error("worker %s did not end within %d s of SIGKILL", worker.id, KILL_TIMEOUT_S)
         worker.ended.set()
         os.close(pidfd)
         if worker.disk:
             worker.disk.close()
             worker.disk = None
         await self._give_back(worker.id, worker.group)
-        self._slots.discard(worker.slot)
+        self._slots.free(worker.slot)
 
     async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
         """See Engine."""
@@ -243,16 +221,10 @@ class EmbeddedEngine:
             if not dry_run and self._hierarchy:
                 with contextlib.suppress(OSError):  # in use after all: the next time, then
                     await asyncio.to_thread(self._hierarchy.group(name).remove)
-        sockets = {path.name for path in (self._places.run / "a").iterdir()}
-        for name in sorted(sockets - {sandbox.removeprefix("sbx_") for sandbox in known}):
-            found.append(f"agent socket {name}")
+        for what, path in remains(self._places, known):
+            found.append(what)
             if not dry_run:
-                (self._places.run / "a" / name).unlink(missing_ok=True)
-        for image in sorted(self._places.images.glob("*.img")):
-            if image.stem not in known:
-                found.append(f"disk image {image.name}")
-                if not dry_run:
-                    image.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
         return found
 
     async def _give_back(self, sandbox: SandboxId, group: Group | None) -> None:
@@ -263,14 +235,6 @@ class EmbeddedEngine:
                 log.warning("control group of %s stays: %s", sandbox, error)
         self._places.agent_socket(sandbox).unlink(missing_ok=True)
         self._ledger.remove(sandbox)
-
-    def _take_slot(self) -> int:
-        """Return an offset in the uid range that no living worker has."""
-        slot = next((slot for slot in range(1, _SLOTS) if slot not in self._slots), None)
-        if slot is None:
-            raise CapacityError("no free uid for another worker", retry_after_s=5)
-        self._slots.add(slot)
-        return slot
 
     async def _fork(self, sandbox: SandboxId, template: Template, listener: int) -> Fresh:
         """Fork from the template's zygote; a zygote that has died meanwhile is replaced once."""
@@ -309,7 +273,7 @@ class EmbeddedEngine:
 async def _end(fresh: Fresh) -> None:
     """Kill a worker that nobody will have; its group and disk can be given back once it has ended."""
     processes.kill(fresh.pidfd)
-    await processes.ended(fresh.pidfd, _KILL_TIMEOUT_S)
+    await processes.ended(fresh.pidfd, KILL_TIMEOUT_S)
     os.close(fresh.pidfd)
 
 

@@ -60,9 +60,16 @@ class Channel:
 
     def peer_uid(self) -> int:
         """Return the uid of the process at the other end, as the kernel recorded it when it connected."""
+        return self._peer()[1]
+
+    def peer_pid(self) -> int:
+        """Return the pid of the process at the other end, likewise; it may have ended since."""
+        return self._peer()[0]
+
+    def _peer(self) -> tuple[int, int, int]:
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        uid: int = struct.unpack("3i", credentials)[1]
-        return uid
+        pid, uid, gid = struct.unpack("3i", credentials)
+        return pid, uid, gid
 
     async def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send one message; raises OSError when the other end is gone."""

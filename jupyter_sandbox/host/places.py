@@ -65,6 +65,10 @@ class Places:
         """Return where the broker reaches a worker's agent."""
         return self.run / "a" / sandbox.removeprefix("sbx_")
 
+    def hand_over(self, sandbox: str) -> Path:
+        """Return the directory that a container of a worker sees until it has its listener."""
+        return self.run / "h" / sandbox.removeprefix("sbx_")
+
 
 def find() -> Places:
     """Return the places of this user's broker for this Python environment."""
@@ -97,5 +101,5 @@ def make(places: Places) -> None:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
             raise BrokerUnavailableError(f"others may write to the broker's directory {directory}; remove it")
     places.run.parent.chmod(passable)
-    for directory in (places.run / "k", places.run / "a", places.stage):
+    for directory in (places.run / "k", places.run / "a", places.run / "h", places.stage):
         directory.mkdir(mode=passable, exist_ok=True)

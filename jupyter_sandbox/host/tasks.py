@@ -35,3 +35,18 @@ async def take(
 
     undo.push_async_callback(unwind)
     return await asyncio.shield(task)
+
+
+async def whole(work: Awaitable[Taken]) -> Taken:
+    """Return the result of `work`; a cancelled caller leaves only when `work`, which cannot be called back, has ended.
+
+    So the caller may undo it, or close what it uses. Raises what `work` raises.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # looked at: nobody else will
+        raise

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from jupyter_sandbox import launch
+from sandbox_worker.protocol import PYTHON
 
 pytestmark = pytest.mark.unit
 
@@ -61,7 +62,7 @@ def test_arguments_without_effect_do_not_keep_from_forking(extra):
 def test_another_python_command_is_executed_by_our_python(spec, extra):
     command = launch.argument_list(spec, extra, {})
     assert command is not None
-    assert command == (sys.executable, *spec[1:], *extra)
+    assert command == (PYTHON, *spec[1:], *extra)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 States: *warm* (namespaces made, nothing of an owner inside, may still mount) and *bound* (mounts attached, privileges
 dropped, for life). It serves one broker connection at a time, the newest, over a socket that the host bound; a
 broker that died is replaced by the next one that connects. It keeps no secret: everything in the worker runs as the
-same user.
+same user. How a worker is confined when it is bound depends on what started the agent, a zygote or a container: that
+is handed in.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import harden, kernel, linux, messages, root
+from sandbox_worker import kernel, linux, messages
 from sandbox_worker.protocol import (
+    PYTHON,
     TO_AGENT,
     Bind,
     Bound,
@@ -77,10 +79,20 @@ class _Process:
 class Agent:
     """The loop of pid 1."""
 
-    def __init__(self, listener: socket.socket, start_prepared: Callable[[StartKernel, Sequence[int]], None]) -> None:
-        """Serve `listener`. `start_prepared` turns a forked child into a Python kernel and does not return normally."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        start_prepared: Callable[[StartKernel, Sequence[int]], None],
+        confine: Callable[[Bind, Sequence[int]], None],
+    ) -> None:
+        """Serve `listener`. `start_prepared` turns a forked child into a Python kernel and does not return normally.
+
+        `confine` attaches the mounts that came with Bind and takes the worker's privileges; raises OSError or
+        ValueError.
+        """
         self._listener = listener
         self._start_prepared = start_prepared
+        self._confine = confine
         self._selector = selectors.DefaultSelector()
         self._connection: socket.socket | None = None
         self._processes: dict[str, _Process] = {}
@@ -179,15 +191,8 @@ class Agent:
     def _bind(self, request: Bind, mounts: Sequence[int]) -> None:
         if self._bound:
             raise ValueError("already bound")
-        linux.unshare(linux.CLONE_NEWCGROUP)
-        for mount, point in zip(mounts, request.mounts, strict=True):
-            if point.target != HOME:
-                Path(point.target).mkdir(parents=True, exist_ok=True)
-            linux.attach_mount(mount, point.target)
-        root.seal()
-        socket.sethostname(request.hostname)
+        self._confine(request, mounts)
         os.chdir(HOME)
-        harden.drop_privileges(request.uid, request.rlimits)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         self._bound = True
 
@@ -200,7 +205,7 @@ class Agent:
             return self._spawn(
                 request.kernel, request.env, request.cwd, lambda: self._start_prepared(request, listeners), listeners
             )
-        _require_program(request.argv[0])
+        _require_program(_program(request.argv[0]))
         relays = []
         prefix = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}"
         connection_file = f"{prefix}.json"
@@ -209,7 +214,8 @@ class Agent:
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{prefix}-{port}").unlink()
             relays.append(Relay(self._selector, socket.socket(fileno=os.dup(listener)), f"{prefix}-{port}"))
-        argv = [argument.replace("{connection_file}", connection_file) for argument in request.argv]
+        argv = [_program(request.argv[0])]
+        argv += [argument.replace("{connection_file}", connection_file) for argument in request.argv[1:]]
         self._starting += relays
         return self._spawn(
             request.kernel, request.env, request.cwd, lambda: os.execvpe(argv[0], argv, os.environ), (), relays
@@ -352,6 +358,11 @@ def _become(env: dict[str, str], cwd: str, run: Callable[[], object], output: in
 
 class _ProgramMissingError(ValueError):
     """There is no such program in the worker."""
+
+
+def _program(name: str) -> str:
+    """Return the program that a kernel's command names; `{python}` is the interpreter that runs us."""
+    return sys.executable if name == PYTHON else name
 
 
 def _require_program(name: str) -> None:

@@ -1,7 +1,8 @@
 """Take away, for ever, what a sandbox must not have: capabilities, new privileges, system calls, resources.
 
 Called by the agent when it binds, before any code of a user exists in the worker. Order matters and is the order below:
-a user namespace of its own (so that process limits count for this worker alone), capabilities, limits, seccomp.
+a user namespace of its own (so that process limits count for this worker alone), capabilities, limits, seccomp. In a
+container the first step is not ours to take: there the agent has one host uid and no capability from its start.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ def drop_privileges(uid: int, rlimits: Mapping[str, int]) -> None:
     linux.prctl(linux.PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root after the change of uid
     linux.unshare(linux.CLONE_NEWUSER)
     linux.write_id_maps("self", f"{SANDBOX_UID} {uid} 1", f"{SANDBOX_UID} {uid} 1")
+    restrict(rlimits)
+
+
+def restrict(rlimits: Mapping[str, int]) -> None:
+    """Give up capabilities, resources beyond `rlimits`, new privileges and system calls; the caller stays who it is.
+
+    Raises OSError or ValueError; the caller must then exit.
+    """
     linux.drop_capabilities()
     for name, value in rlimits.items():
         number = getattr(resource, name)

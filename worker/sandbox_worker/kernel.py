@@ -28,7 +28,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _ARGUMENTS = ("--HistoryManager.hist_file=:memory:", "--IPythonKernel._execute_sleep=0")
 """History in memory: a shared file makes kernels wait for each other's locks. No sleep before replies: clients wait for
@@ -226,6 +226,22 @@ def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
     app.attach(request, listeners)
     app.initialize(list(_ARGUMENTS))
     app.start()
+
+
+def prepare_or_plain(notes: list[str]) -> Callable[[StartKernel, Sequence[int]], None]:
+    """Return how to turn a forked child into a kernel: the fast way, or the plain one with a note why."""
+    try:
+        app = prepare()
+    except Exception as error:  # noqa: BLE001 - ipykernel's internals changed: then the plain way
+        notes.append(f"kernels start the slower way: {type(error).__name__}: {error}")
+        SandboxKernelApp.clear_instance()
+        return run_plain
+    return lambda request, listeners: run_prepared(app, request, listeners)
+
+
+def start_mode(start: Callable[[StartKernel, Sequence[int]], None]) -> str:
+    """Return what Ready calls a result of `prepare_or_plain`."""
+    return "plain" if start is run_plain else "prebuilt"
 
 
 def _connection_info(prefix: str, key: str, curve: CurveKeys | None) -> dict[str, str | int]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
@@ -25,17 +25,30 @@ from sandbox_worker.protocol import PORTS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+ENVIRONMENT: Final = {
+    "HOME": "/tmp",
+    "IPYTHONDIR": "/tmp/.ipython",
+    "LANG": "C.UTF-8",
+    "OPENBLAS_NUM_THREADS": "1",  # a thread would not survive the fork
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else it warns about frozen modules in every log
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+}
+"""The environment in which kernels are prepared; theirs comes with StartKernel."""
+
 _CODE = ("1 + 1", "print('hi')", "1 / 0", "x = [1, 2]\nx", "%pwd", "!true", "import asyncio\nawait asyncio.sleep(0)")
 _TIMEOUT_S = 20
 
 
-def preload(names: Iterable[str]) -> list[str]:
+def preload(names: Iterable[str], known: Iterable[str] | None = None) -> list[str]:
     """Import `names` and what a kernel needs; return a note for each module that could not be.
 
+    `known` are the modules of a live kernel if they were found before, by `main` when an image was built.
     A wanted module that starts threads is reported too: a fork copies only one thread, so the zygote may not keep it.
     """
     notes = [note for name in names if (note := _import(name))]
-    for name in _modules_of_a_live_kernel():
+    for name in _modules_of_a_live_kernel() if known is None else known:
         if name not in sys.modules and not name.startswith("__main"):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
@@ -107,3 +120,16 @@ def _converse(directory: str, writer: int) -> None:
     ask("comm_info_request", {})
     os.write(writer, json.dumps(sorted(sys.modules)).encode())
     os._exit(0)
+
+
+def main(file: str) -> None:
+    """Write the modules of a live kernel to `file`, as JSON; for the build of an image."""
+    names = _modules_of_a_live_kernel()
+    if not names:
+        sys.exit("no kernel could be started")
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(json.dumps(names))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

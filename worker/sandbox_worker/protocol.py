@@ -1,6 +1,7 @@
 """What broker, zygote and agent say to each other; the codec is `messages`.
 
-Broker to zygote: Configure once, then Fork. Broker to agent: Bind once, then StartKernel, StartCommand, Signal,
+Broker to zygote: Configure once, then Fork. An agent that starts as a container says Ready or Failed on the hand-over
+socket and gets Serve, once. Broker to agent: Bind once, then StartKernel, StartCommand, Signal,
 Describe. Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
 unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes only
 what concerns that worker.
@@ -12,6 +13,10 @@ from dataclasses import dataclass, field
 
 PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
 """Order of a kernel's five sockets: port 1 to 5, and the order of the listeners passed along with StartKernel."""
+
+
+PYTHON = "{python}"
+"""As a kernel's program: the Python of its worker, wherever that lies there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,10 @@ class Configure:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """From the zygote: it can fork. `start_mode` is `prebuilt` or `plain`; `notes` say what could not be done."""
+    """From the zygote: it can fork; from a container: it can serve.
+
+    `start_mode` is `prebuilt` or `plain`; `notes` say what could not be done.
+    """
 
     start_mode: str
     notes: tuple[str, ...]
@@ -47,6 +55,11 @@ class Forked:
 
     worker: str
     pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """To an agent that starts as a container, with its listener, bound by the host. No answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +96,8 @@ class CurveKeys:
 class StartKernel:
     """To the agent, with five listeners in the order of PORTS. Answer: Started.
 
-    `argv` None forks the Python that is already loaded; otherwise it is executed with `{connection_file}` replaced.
+    `argv` None forks the Python that is already loaded; otherwise it is executed with `{connection_file}` replaced, and
+    PYTHON as its first element.
     """
 
     kernel: str
@@ -159,5 +173,7 @@ class Failed:
 
 TO_ZYGOTE = (Configure, Fork)
 FROM_ZYGOTE = (Ready, Forked, Failed)
+TO_CONTAINER = (Serve,)
+FROM_CONTAINER = (Ready, Failed)
 TO_AGENT = (Bind, StartKernel, StartCommand, Signal, Describe)
 FROM_AGENT = (Bound, Started, Description, Exited, Failed)

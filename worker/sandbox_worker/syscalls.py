@@ -8,7 +8,10 @@ Numbers are facts of the kernel's unistd.h headers.
 
 from __future__ import annotations
 
+import socket
 from typing import Final
+
+from sandbox_worker import linux
 
 _TABLE: Final = """
 accept:43:202 accept4:288:242 access:21:- adjtimex:159:171 alarm:37:- arch_prctl:158:- bind:49:200 brk:12:214
@@ -57,8 +60,89 @@ futex_requeue:456:456 mseal:462:462
 """
 
 
+NAMESPACE_FLAGS: Final = (
+    linux.CLONE_NEWNS
+    | linux.CLONE_NEWCGROUP
+    | linux.CLONE_NEWUTS
+    | linux.CLONE_NEWIPC
+    | linux.CLONE_NEWUSER
+    | linux.CLONE_NEWPID
+    | linux.CLONE_NEWNET
+    | 0x00000080  # CLONE_NEWTIME
+)
+SOCKET_FAMILIES: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+TERMINAL_INJECTION: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+PERSONALITIES: Final = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+
+SETUID_OR_SETGID: Final = 0o6000
+CREATES: Final = 0x40 | 0x400000  # O_CREAT, O_TMPFILE: only then is there a mode
+
+ABSENT: Final = ("clone3", "openat2")
+"""Said not to exist: their arguments lie in memory, where no filter looks. C libraries fall back to the older call."""
+
+# Calls judged by their arguments; those that an architecture lacks are left out.
+JUDGED: Final[dict[str, dict[str, int]]] = {
+    "x86_64": {
+        "clone": 56,
+        "clone3": 435,
+        "openat2": 437,
+        "socket": 41,
+        "socketpair": 53,
+        "ioctl": 16,
+        "personality": 135,
+        "open": 2,
+        "openat": 257,
+        "creat": 85,
+        "chmod": 90,
+        "fchmod": 91,
+        "fchmodat": 268,
+        "fchmodat2": 452,
+        "mknod": 133,
+        "mknodat": 259,
+        "mkdir": 83,
+        "mkdirat": 258,
+    },
+    "aarch64": {
+        "clone": 220,
+        "clone3": 435,
+        "openat2": 437,
+        "socket": 198,
+        "socketpair": 199,
+        "ioctl": 29,
+        "personality": 92,
+        "openat": 56,
+        "fchmod": 52,
+        "fchmodat": 53,
+        "fchmodat2": 452,
+        "mknodat": 33,
+        "mkdirat": 34,
+    },
+}
+
+# Where the mode is: a setuid file in a directory that the host shares would be the owner's setuid file there.
+MODE_ARGUMENT: Final = {
+    "creat": 1,
+    "chmod": 1,
+    "fchmod": 1,
+    "fchmodat": 2,
+    "fchmodat2": 2,
+    "mkdir": 1,
+    "mkdirat": 2,
+    "mknod": 1,
+    "mknodat": 2,
+}
+FLAGS_ARGUMENT: Final = {"open": 1, "openat": 2}  # the mode follows
+
+
 def allowed(machine: str) -> frozenset[int]:
     """Return the allowed numbers on `machine` (`x86_64` or `aarch64`)."""
     column = {"x86_64": 1, "aarch64": 2}[machine]
     rows = (row.split(":") for row in _TABLE.split())
     return frozenset(int(row[column]) for row in rows if row[column] != "-")
+
+
+def allowed_names(machine: str) -> tuple[str, ...]:
+    """Return the names of the allowed calls on `machine`, sorted."""
+    column = {"x86_64": 1, "aarch64": 2}[machine]
+    rows = (row.split(":") for row in _TABLE.split())
+    return tuple(sorted(row[0] for row in rows if row[column] != "-"))

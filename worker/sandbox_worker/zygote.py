@@ -15,26 +15,17 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import kernel, linux, messages, preload, root
-from sandbox_worker.agent import Agent
-from sandbox_worker.protocol import TO_ZYGOTE, Configure, Failed, Fork, Forked, Ready, StartKernel
+from sandbox_worker import harden, kernel, linux, messages, preload, root
+from sandbox_worker.agent import HOME, Agent
+from sandbox_worker.protocol import TO_ZYGOTE, Bind, Configure, Failed, Fork, Forked, Ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _UID_RANGE: Final = 65536
-_ENVIRONMENT: Final = {
-    "HOME": "/tmp",
-    "IPYTHONDIR": "/tmp/.ipython",
-    "LANG": "C.UTF-8",
-    "OPENBLAS_NUM_THREADS": "1",  # a thread would not survive the fork
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else it warns about frozen modules in every log
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-}
 
 
 def enter_namespaces(configuration: Configure) -> None:
@@ -84,17 +75,6 @@ def _enter_user_namespace(uid_base: int) -> None:
     os.setresuid(0, 0, 0)
 
 
-def prepare_kernel(notes: list[str]) -> Callable[[StartKernel, Sequence[int]], None]:
-    """Return how to turn a forked child into a kernel: the fast way, or the plain one with a note why."""
-    try:
-        app = kernel.prepare()
-    except Exception as error:  # noqa: BLE001 - ipykernel's internals changed: then the plain way
-        notes.append(f"kernels start the slower way: {type(error).__name__}: {error}")
-        kernel.SandboxKernelApp.clear_instance()
-        return kernel.run_plain
-    return lambda request, listeners: kernel.run_prepared(app, request, listeners)
-
-
 class Zygote:
     """Answers Fork requests."""
 
@@ -103,12 +83,12 @@ class Zygote:
         self._channel = channel
         self._configuration = configuration
         self._notes = preload.preload(configuration.preload)
-        self._start_prepared = prepare_kernel(self._notes)
+        self._start_prepared = kernel.prepare_or_plain(self._notes)
 
     def serve(self) -> None:
         """Run until the broker's end is closed."""
         signal.signal(signal.SIGCHLD, lambda *_: _reap())
-        mode = "plain" if self._start_prepared is kernel.run_plain else "prebuilt"
+        mode = kernel.start_mode(self._start_prepared)
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, every shared page
         messages.send(self._channel, Ready(start_mode=mode, notes=tuple(self._notes)))
@@ -164,7 +144,7 @@ class Zygote:
             os.dup2(keep, 3)
             os.closerange(4, 1 << 20)
             self._isolate()
-            Agent(socket.socket(fileno=3), self._start_prepared).serve()
+            Agent(socket.socket(fileno=3), self._start_prepared, confine).serve()
         except BaseException:  # noqa: BLE001 - the top of a process
             traceback.print_exc()
         finally:
@@ -175,6 +155,19 @@ class Zygote:
         linux.loopback_up()
         settings = self._configuration
         root.specialize(settings.read_only_paths, tmp_mib=settings.tmp_mib, shm_mib=settings.shm_mib)
+
+
+def confine(request: Bind, mounts: Sequence[int]) -> None:
+    """Turn a warm worker into a sandbox: attach its mounts, seal its root, take its privileges. Raises OSError."""
+    linux.unshare(linux.CLONE_NEWCGROUP)
+    for mount, point in zip(mounts, request.mounts, strict=True):
+        if point.target != HOME:
+            Path(point.target).mkdir(parents=True, exist_ok=True)
+        linux.attach_mount(mount, point.target)
+    root.seal()
+    socket.sethostname(request.hostname)
+    os.chdir(HOME)
+    harden.drop_privileges(request.uid, request.rlimits)
 
 
 def _reap() -> None:
@@ -201,7 +194,7 @@ def main() -> None:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
         enter_namespaces(configuration)
         os.environ.clear()
-        os.environ.update(_ENVIRONMENT)
+        os.environ.update(preload.ENVIRONMENT)
         root.prepare_zygote(configuration.read_only_paths)
         zygote = Zygote(channel, configuration)
     except OSError as error:

@@ -1,0 +1,162 @@
+"""The Docker daemon (or Podman, which speaks the same language) as an asynchronous collaborator.
+
+Each call runs in a thread of a small pool of its own and has a time limit; nothing here blocks the event loop. A
+call that is cancelled is waited for all the same: only so can its caller undo what it did. Errors of three kinds leave:
+EngineUnavailableError when the daemon does not answer, MissingError for what does not exist, StartError for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.errors import EngineUnavailableError, IsolationUnavailableError, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import docker
+
+HOST_VARIABLE: Final = "DOCKER_HOST"
+DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
+TIMEOUT_S: Final = 30
+_PROBE_TIMEOUT_S: Final = 5
+_THREADS: Final = 4
+_REMOVAL_POLL_S: Final = 0.02
+_RETRY_AFTER_S: Final = 5
+_INSTALL: Final = "pip install 'jupyter-sandbox[docker]'"
+
+
+class MissingError(StartError):
+    """There is no such container or image."""
+
+
+def address() -> str:
+    """Return the address of the daemon: `DOCKER_HOST`, else Docker's usual socket."""
+    return os.environ.get(HOST_VARIABLE) or DEFAULT_SOCKET
+
+
+def socket_exists() -> bool:
+    """Whether a daemon may be there at all; cheap, and imports nothing."""
+    kind, _, path = address().partition("://")
+    return kind == "unix" and Path(path).exists()
+
+
+class Daemon:
+    """A connection to the daemon of this machine."""
+
+    def __init__(self, client: docker.APIClient, executor: ThreadPoolExecutor) -> None:
+        """Use `connect` instead."""
+        self._client = client
+        self._executor = executor
+
+    @classmethod
+    async def connect(cls, timeout_s: int = TIMEOUT_S) -> Daemon:
+        """Connect; raises IsolationUnavailableError when this can never work, EngineUnavailableError when not now."""
+        where = address()
+        if not where.startswith("unix://"):
+            raise IsolationUnavailableError(
+                f"workers need a daemon of this machine, by its unix socket; {HOST_VARIABLE} names another"
+            )
+        try:
+            import docker
+        except ImportError as error:
+            raise IsolationUnavailableError(f"the Docker library is not installed: {_INSTALL}") from error
+        executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        try:
+            client = await _run(executor, lambda: docker.APIClient(base_url=where, timeout=timeout_s))
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(client, executor)
+
+    @classmethod
+    async def probe(cls) -> Daemon:
+        """Connect with a short time limit, to find out whether there is one; raises as `connect`."""
+        return await cls.connect(_PROBE_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Let go; quiet when done twice."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    async def version(self) -> dict[str, Any]:
+        """Return SystemVersion."""
+        return dict(await self._call(self._client.version))
+
+    async def info(self) -> dict[str, Any]:
+        """Return SystemInfo."""
+        return dict(await self._call(self._client.info))
+
+    async def image_labels(self, name: str) -> dict[str, str] | None:
+        """Return the labels of an image, None when there is none of that name."""
+        try:
+            found = await self._call(self._client.inspect_image, name)
+        except MissingError:
+            return None
+        labels = (found.get("Config") or {}).get("Labels") or {}
+        return {str(key): str(value) for key, value in labels.items()}
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> None:
+        """Create the container `name`."""
+        await self._call(self._client.create_container_from_config, dict(config), name)
+
+    async def start(self, name: str) -> int:
+        """Start a container; return its pid 1 as the host numbers it."""
+        await self._call(self._client.start, name)
+        state = (await self._call(self._client.inspect_container, name))["State"]
+        pid = state.get("Pid")
+        if not isinstance(pid, int) or pid <= 0:
+            raise StartError(f"the container {name} ended at once (exit status {state.get('ExitCode')})")
+        return pid
+
+    async def remove(self, name: str) -> None:
+        """Kill and remove a container and wait until it is gone; quiet when there is none."""
+        async with asyncio.timeout(TIMEOUT_S):
+            with contextlib.suppress(MissingError):
+                await self._call(self._remove, name)
+                while True:  # somebody else may be removing it: the daemon itself, once its pid 1 has ended
+                    await self._call(self._client.inspect_container, name)
+                    await asyncio.sleep(_REMOVAL_POLL_S)
+
+    def _remove(self, name: str) -> None:
+        import docker.errors
+
+        try:
+            self._client.remove_container(name, force=True, v=True)
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                raise
+
+    async def containers(self, label: str) -> dict[str, dict[str, str]]:
+        """Return the labels of all containers, running or not, that carry `label` (`key=value`), by name."""
+        found = await self._call(self._client.containers, all=True, filters={"label": label})
+        return {str(each["Names"][0]).lstrip("/"): dict(each.get("Labels") or {}) for each in found}
+
+    async def _call(self, function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        return await _run(self._executor, functools.partial(function, *args, **kwargs))
+
+
+async def _run(executor: ThreadPoolExecutor, function: Callable[[], Any]) -> Any:
+    import docker.errors
+
+    work = asyncio.get_running_loop().run_in_executor(executor, function)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await asyncio.wait([work])  # bounded by the client's own time limit
+        raise
+    except docker.errors.NotFound as error:
+        raise MissingError(f"not found: {error.explanation or error}") from error
+    except docker.errors.APIError as error:
+        raise StartError(f"the container engine refused: {error.explanation or error}") from error
+    except (docker.errors.DockerException, OSError) as error:
+        raise EngineUnavailableError(
+            "the container engine does not answer; it may be restarting", retry_after_s=_RETRY_AFTER_S
+        ) from error

@@ -1,0 +1,342 @@
+"""Engine `docker`: each worker is a hardened container of the worker image. Needs root and a Docker or Podman socket.
+
+The daemon makes and removes containers; everything else is as in the embedded engine. The agent's listener is bound by
+the host and handed over once, on a socket in a directory that the container sees read-only; mounts are attached from
+outside, since the container has no capability; life and death are told by a pidfd of pid 1, not by the daemon, so
+that sandboxes go on while the daemon is away. Containers remove themselves when their pid 1 ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import shutil
+import socket
+from typing import TYPE_CHECKING, Final
+
+from jupyter_sandbox import cgroups
+from jupyter_sandbox._version import __version__
+from jupyter_sandbox.engines import container, image
+from jupyter_sandbox.engines.daemon import Daemon, socket_exists
+from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, remains
+from jupyter_sandbox.errors import (
+    EngineUnavailableError,
+    IsolationUnavailableError,
+    ProtocolError,
+    SandboxError,
+    StartError,
+)
+from jupyter_sandbox.host import channel, elsewhere, processes
+from jupyter_sandbox.host.channel import Channel
+from jupyter_sandbox.ledger import Ledger, Record
+from sandbox_worker import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from jupyter_sandbox.disks import Disk, Disks
+    from jupyter_sandbox.engines import Worker
+    from jupyter_sandbox.guards.ids import SandboxId
+    from jupyter_sandbox.host.places import Places
+    from jupyter_sandbox.specs import Template
+
+_READY_TIMEOUT_S: Final = 60
+
+log = logging.getLogger(__name__)
+
+
+class DockerWorker(HeldWorker):
+    """A worker that is a container."""
+
+    def rlimits(self) -> dict[str, int]:
+        """See Worker. The container has them already; the agent cannot raise them and makes sure."""
+        return {
+            "RLIMIT_NOFILE": self.limits.open_files,
+            "RLIMIT_NPROC": self.limits.processes,
+            "RLIMIT_CORE": NO_CORE,
+        }
+
+    async def attach(self, mounts: Mapping[str, int]) -> dict[str, int]:
+        """See Worker. All of them, from outside."""
+        try:
+            await asyncio.to_thread(
+                elsewhere.attach, self.pidfd, dict(mounts), away=(container.HAND_OVER,), seal=container.SEALED
+            )
+        except OSError as error:
+            raise StartError(f"the mounts of {self.id} could not be attached: {error}") from error
+        return {}
+
+
+class DockerEngine:
+    """See the module."""
+
+    name = "docker"
+
+    def __init__(
+        self,
+        *,
+        places: Places,
+        ledger: Ledger,
+        disks: Disks,
+        uid_base: int,
+        image_name: str = image.DEFAULT,
+        runtime: str = "",
+    ) -> None:
+        """`uid_base`: first host uid of the range; `runtime`: OCI runtime, empty for the daemon's default."""
+        self._places = places
+        self._ledger = ledger
+        self._disks = disks
+        self._uid_base = uid_base
+        self._image = image_name
+        self._host = container.Host(
+            image=image_name,
+            instance=places.instance,
+            version=__version__,
+            runtime=runtime,
+            open_files=_hard_limit(resource.RLIMIT_NOFILE),
+            processes=_hard_limit(resource.RLIMIT_NPROC),
+        )
+        self._slots = Slots()
+        self._creating: set[str] = set()
+        self._daemon: Daemon | None = None
+        self._notes: list[str] = []
+        self._ready: protocol.Ready | None = None
+
+    async def start(self) -> None:
+        """See Engine."""
+        if os.geteuid() != 0:
+            raise IsolationUnavailableError(
+                "the engine `docker` needs a broker that runs as root: run one and name its socket to this user "
+                "(docs/docker.md), or use the engine `embedded`"
+            )
+        try:
+            self._daemon = await Daemon.connect()
+            version, info = await self._daemon.version(), await self._daemon.info()
+        except EngineUnavailableError as error:
+            raise IsolationUnavailableError(
+                "no container engine answers at its socket: start it, or use the engine `embedded`"
+            ) from error
+        wrong = image.misfit(self._image, await self._daemon.image_labels(self._image))
+        if wrong:
+            raise IsolationUnavailableError(wrong)
+        known = info.get("Runtimes") or {}
+        if self._host.runtime and known and self._host.runtime not in known:
+            raise IsolationUnavailableError(
+                f"the container engine has no runtime {self._host.runtime!r}; it has: {', '.join(sorted(known))}"
+            )
+        runtime = self._host.runtime or info.get("DefaultRuntime") or "default runtime"
+        self._notes = [
+            f"container engine {version.get('Version')} with {runtime}, image {self._image}",
+            f"disk: {self._disks.kind}",
+            f"limits: control groups version {info.get('CgroupVersion') or 1}",
+        ]
+
+    async def stop(self) -> None:
+        """See Engine."""
+        if self._daemon:
+            self._daemon.close()
+
+    def notes(self) -> list[str]:
+        """See Engine."""
+        notes = list(self._notes)
+        if self._ready:
+            notes.append(f"kernels start {self._ready.start_mode}")
+            notes += self._ready.notes
+        return notes
+
+    async def create(self, sandbox: SandboxId, template: Template) -> Worker:
+        """See Engine. The order is: record, listener, disk, container, hand-over; each undone if a later one fails."""
+        self._creating.add(sandbox)
+        try:
+            return await self._create(sandbox, template)
+        except OSError as error:
+            raise StartError(f"a worker could not be made: {error}") from error
+        finally:
+            self._creating.discard(sandbox)
+
+    async def _create(self, sandbox: SandboxId, template: Template) -> Worker:
+        async with contextlib.AsyncExitStack() as undo:
+            slot = self._slots.take()
+            undo.callback(self._slots.free, slot)
+            uid = self._uid_base + slot
+            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot))
+            undo.callback(self._ledger.remove, sandbox)
+            path = self._places.agent_socket(sandbox)
+            undo.callback(path.unlink, missing_ok=True)
+            listener = undo.enter_context(channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600))
+            disk = await asyncio.to_thread(self._disks.create, sandbox, template.limits, uid)
+            undo.callback(disk.close)
+            directory = self._places.hand_over(sandbox)
+            undo.callback(shutil.rmtree, directory, ignore_errors=True)
+            door = undo.enter_context(_furnish(directory, uid))
+            config = container.container_config(
+                sandbox=sandbox, template=template, uid=uid, hand_over=str(directory), host=self._host
+            )
+            undo.push_async_callback(self._remove, sandbox)
+            await self._reach().create(sandbox, config)
+            pid = await self._reach().start(sandbox)
+            pidfd = os.pidfd_open(pid)
+            undo.callback(os.close, pidfd)
+            undo.callback(processes.kill, pidfd)
+            started = processes.start_time(pid)
+            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot, pid=pid, started=started))
+            self._ready = await _hand_over(door, pid, pidfd, listener)
+            worker = self._held(sandbox, template, slot=slot, pid=pid, pidfd=pidfd, disk=disk)
+            undo.pop_all()
+            door.close()
+            listener.close()
+            shutil.rmtree(directory, ignore_errors=True)
+            return worker
+
+    async def recover(self, record: Record, template: Template) -> Worker | None:
+        """See Engine. What belonged to a worker that does not live is given back."""
+        pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+        if pidfd is None:
+            await self._give_back(record.id)
+            return None
+        self._slots.keep(record.slot)
+        return self._held(record.id, template, slot=record.slot, pid=record.pid, pidfd=pidfd, disk=None)
+
+    def _held(
+        self, sandbox: SandboxId, template: Template, *, slot: int, pid: int, pidfd: int, disk: Disk | None
+    ) -> DockerWorker:
+        uid = self._uid_base + slot  # there is no user namespace: inside it is the same
+        return DockerWorker(
+            sandbox=sandbox,
+            template=template,
+            slot=slot,
+            uid=uid,
+            inner_uid=uid,
+            pid=pid,
+            pidfd=pidfd,
+            disk=disk,
+            group=cgroups.of_process(pid),
+        )
+
+    async def destroy(self, worker: Worker) -> None:
+        """See Engine. The worker ends even while the daemon is away; its empty container goes when that is back."""
+        if not isinstance(worker, DockerWorker) or worker.pidfd == -1:
+            return
+        pidfd, worker.pidfd = worker.pidfd, -1
+        processes.kill(pidfd)
+        asyncio.get_running_loop().remove_reader(pidfd)
+        if not await processes.ended(pidfd, KILL_TIMEOUT_S):
+            log.error("worker %s did not end within %d s of SIGKILL", worker.id, KILL_TIMEOUT_S)
+        worker.ended.set()
+        os.close(pidfd)
+        if worker.disk:
+            worker.disk.close()
+            worker.disk = None
+        await self._give_back(worker.id)
+        self._slots.free(worker.slot)
+
+    async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
+        """See Engine."""
+        kept: set[str] = {*known, *self._creating}
+        found = []
+        label = f"{container.INSTANCE}={self._places.instance}"
+        for name, labels in sorted((await self._reach().containers(label)).items()):
+            if labels.get(container.SANDBOX) not in kept:
+                found.append(f"container {name}")
+                if not dry_run:
+                    await self._remove(name)
+        for path in sorted((self._places.run / "h").iterdir()):
+            if f"sbx_{path.name}" not in kept:
+                found.append(f"hand-over directory {path.name}")
+                if not dry_run:
+                    shutil.rmtree(path, ignore_errors=True)
+        for what, path in remains(self._places, kept):
+            found.append(what)
+            if not dry_run:
+                path.unlink(missing_ok=True)
+        return found
+
+    async def _give_back(self, sandbox: SandboxId) -> None:
+        await self._remove(sandbox)
+        shutil.rmtree(self._places.hand_over(sandbox), ignore_errors=True)
+        self._places.agent_socket(sandbox).unlink(missing_ok=True)
+        self._ledger.remove(sandbox)
+
+    async def _remove(self, name: str) -> None:
+        """Remove a container; when the daemon cannot do it now, it does when it is back, or the next reap does."""
+        try:
+            await self._reach().remove(name)
+        except (SandboxError, TimeoutError) as error:
+            log.warning("container %s stays for now: %s", name, str(error) or "time out")
+
+    def _reach(self) -> Daemon:
+        if self._daemon is None:
+            raise EngineUnavailableError("the engine has not started")
+        return self._daemon
+
+
+async def unfit(image_name: str) -> str | None:
+    """Return why this engine cannot be used here, or None when a daemon answers and the image fits."""
+    if not socket_exists():
+        return "there is no container engine's socket"
+    try:
+        daemon = await Daemon.probe()
+    except SandboxError as error:
+        return str(error)
+    try:
+        return image.misfit(image_name, await daemon.image_labels(image_name))
+    except SandboxError as error:
+        return str(error)
+    finally:
+        daemon.close()
+
+
+def _furnish(directory: Path, uid: int) -> socket.socket:
+    """Make a hand-over directory that only we may write; return the listener of its socket."""
+    directory.mkdir(mode=0o711)
+    for name, text in container.public_files(uid).items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o444)
+    return channel.listen(directory / "socket", kind=socket.SOCK_SEQPACKET, mode=0o600, owner=uid)
+
+
+async def _hand_over(door: socket.socket, pid: int, pidfd: int, listener: socket.socket) -> protocol.Ready:
+    """Wait for the agent that is pid 1 of the container and give it `listener`; raises StartError."""
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(_converse(door, pid, listener))
+    loop.add_reader(pidfd, work.cancel)  # it ended: nobody will connect any more
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await asyncio.wait([work])
+        if work.cancelled():
+            raise StartError("the agent ended while its container started; the image may be damaged: build it again")
+        return work.result()
+    except (OSError, ProtocolError) as error:
+        raise StartError(f"the agent did not take its listener: {error}") from error
+    except TimeoutError as error:
+        raise StartError(f"the agent was not ready within {_READY_TIMEOUT_S} s") from error
+    finally:
+        loop.remove_reader(pidfd)
+        work.cancel()
+        await asyncio.wait([work])
+
+
+async def _converse(door: socket.socket, pid: int, listener: socket.socket) -> protocol.Ready:
+    accepted, _ = await asyncio.get_running_loop().sock_accept(door)
+    agent = Channel(accepted, protocol.FROM_CONTAINER)
+    try:
+        if agent.peer_pid() != pid:
+            raise ProtocolError("the process that connected is not pid 1 of the container")
+        match await agent.receive():
+            case (protocol.Ready() as ready, []):
+                await agent.send(protocol.Serve(), [listener.fileno()])
+                return ready
+            case (protocol.Failed(reason=reason), []):
+                raise StartError(f"the agent could not start: {reason}")
+        raise ProtocolError("the agent says something else than it should")
+    finally:
+        agent.close()
+
+
+def _hard_limit(kind: int) -> int:
+    hard = resource.getrlimit(kind)[1]
+    return 1 << 20 if hard == resource.RLIM_INFINITY else hard

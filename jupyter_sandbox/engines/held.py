@@ -1,0 +1,115 @@
+"""What engines share: a worker whose pid 1 is held by a pidfd, the uids of workers, and what lies on the host for them.
+
+No engine lives here and nothing here makes or ends a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from jupyter_sandbox.engines import Usage
+from jupyter_sandbox.errors import CapacityError
+from jupyter_sandbox.host import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from jupyter_sandbox.cgroups import Group
+    from jupyter_sandbox.disks import Disk
+    from jupyter_sandbox.guards.ids import SandboxId
+    from jupyter_sandbox.host.places import Places
+    from jupyter_sandbox.specs import Limits, Template
+
+KILL_TIMEOUT_S: Final = 10
+NO_CORE: Final = 1
+"""Limit of core files, bytes. Not 0: a crash would still start the host's core handler, if that is a pipe; core(5)."""
+_SLOTS: Final = 65535
+
+
+class HeldWorker:
+    """The part of a Worker that its pidfd, disk and control group tell."""
+
+    def __init__(
+        self,
+        *,
+        sandbox: SandboxId,
+        template: Template,
+        slot: int,
+        uid: int,
+        inner_uid: int,
+        pid: int,
+        pidfd: int,
+        disk: Disk | None,
+        group: Group | None,
+    ) -> None:
+        """Own `pidfd` and `disk`."""
+        self.id = sandbox
+        self.limits: Limits = template.limits
+        self.slot = slot
+        self.uid = uid
+        self.inner_uid = inner_uid
+        self.pid = pid
+        self.pidfd = pidfd
+        self.disk = disk
+        self.group = group
+        self.ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pidfd, self._ended)
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.pidfd)
+        self.ended.set()
+
+    def out_of_memory_kills(self) -> int:
+        """See Worker."""
+        return self.group.out_of_memory_kills() if self.group else 0
+
+    def usage(self) -> Usage:
+        """See Worker."""
+        used, total = self.disk.usage() if self.disk else (0, self.limits.disk_mib << 20)
+        memory = self.group.memory_bytes() if self.group else 0
+        return Usage(memory_bytes=memory, disk_bytes=used, disk_total_bytes=total)
+
+    def network_namespace(self) -> int:
+        """See Worker."""
+        return processes.network_namespace(self.pid, self.pidfd)
+
+    async def gone(self) -> None:
+        """See Worker."""
+        await self.ended.wait()
+
+
+class Slots:
+    """Offsets in the range of host uids that no two living workers share."""
+
+    def __init__(self) -> None:
+        """All are free."""
+        self._taken: set[int] = set()
+
+    def take(self) -> int:
+        """Return a free one; raises CapacityError."""
+        slot = next((slot for slot in range(1, _SLOTS) if slot not in self._taken), None)
+        if slot is None:
+            raise CapacityError("no free uid for another worker", retry_after_s=5)
+        self._taken.add(slot)
+        return slot
+
+    def keep(self, slot: int) -> None:
+        """Mark the slot of a recovered worker as taken."""
+        self._taken.add(slot)
+
+    def free(self, slot: int) -> None:
+        """Give one back; quiet when done twice."""
+        self._taken.discard(slot)
+
+
+def remains(places: Places, known: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Yield what lies in `places` for workers that are not `known`: in words, and the file to unlink."""
+    ours = {sandbox.removeprefix("sbx_") for sandbox in known}
+    for path in sorted((places.run / "a").iterdir()):
+        if path.name not in ours:
+            yield f"agent socket {path.name}", path
+    for path in sorted(places.images.glob("*.img")):
+        if path.stem.removeprefix("sbx_") not in ours:
+            yield f"disk image {path.name}", path

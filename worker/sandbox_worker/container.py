@@ -1,0 +1,74 @@
+"""The agent as the first process of a container: `python -P -m sandbox_worker.container [MODULE ...]`.
+
+A container is isolated before it starts, so nothing is unshared here. It loads what kernels need (and the named
+modules), tells the broker over the hand-over socket, gets from there the listener that the host bound for it, and is
+the agent from then on: kernels are forked from it as from a zygote. Mounts are attached from outside, since it
+has no capability, now or ever.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+import traceback
+from typing import TYPE_CHECKING, Final
+
+from sandbox_worker import harden, kernel, messages, preload
+from sandbox_worker.agent import Agent
+from sandbox_worker.protocol import TO_CONTAINER, Bind, Failed, Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HAND_OVER: Final = "/hand-over/socket"
+"""Where the container finds the hand-over socket; the directory is mounted read-only and the socket goes after use."""
+
+MODULES: Final = f"{sys.prefix}/share/sandbox-modules.json"
+"""Written when the image is built: the modules that a live kernel ends up with."""
+
+
+def confine(request: Bind, mounts: Sequence[int]) -> None:
+    """Take what the container left us. Raises OSError or ValueError."""
+    if mounts or request.mounts or request.uid != os.getuid() or request.uid == 0:
+        raise ValueError("a container attaches no mounts and changes no user")
+    harden.restrict(request.rlimits)
+
+
+def main(names: Sequence[str]) -> None:
+    """Prepare, get the listener, serve; returns only when the broker went away before."""
+    os.environ.clear()
+    os.environ.update(preload.ENVIRONMENT)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as channel:
+        channel.connect(HAND_OVER)
+        try:
+            notes = preload.preload(names, _modules_of_the_image())
+            start_prepared = kernel.prepare_or_plain(notes)
+        except Exception as error:
+            messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
+            raise
+        gc.collect()
+        gc.freeze()  # a collection in a kernel would touch, and so copy, every shared page
+        messages.send(channel, Ready(start_mode=kernel.start_mode(start_prepared), notes=tuple(notes)))
+        received = messages.receive(channel, TO_CONTAINER)
+    if received is None or len(received[1]) != 1:
+        sys.exit("the broker handed over no listener")
+    Agent(socket.socket(fileno=received[1][0]), start_prepared, confine).serve()
+
+
+def _modules_of_the_image() -> list[str] | None:
+    try:
+        with open(MODULES, encoding="utf-8") as file:
+            return [str(name) for name in json.load(file)]
+    except OSError:
+        return None
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except BaseException:
+        traceback.print_exc()
+        raise
