@@ -73,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--quick", action="store_true", help="do not start a sandbox to prove it")
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
+    command = _add(commands, "image", _image, "Make the image that workers of the engine `docker` run.")
+    command.add_argument("action", choices=["build"], help="build it, or build it again after an upgrade")
+    command.add_argument("--base", default="", help="image to start from, or `debian`; see docs/docker.md")
+    command.add_argument("--suite", default="", help="Debian release whose packages make a base where none can be had")
+    command.add_argument(
+        "--ca", default="", metavar="FILE", help="certificates that the build trusts; not in the image"
+    )
+    command.add_argument("--tag", default="", help="name of the image; the broker's trait docker_image names it, too")
+
     commands.add_parser(
         "broker", help="Run the privileged host process in the foreground (it normally starts by itself)."
     )
@@ -175,6 +184,15 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
     return seconds
+
+
+async def _image(options: argparse.Namespace) -> int:
+    from jupyter_sandbox import image_build
+
+    named = {"base": options.base, "suite": options.suite, "certificates": options.ca, "tag": options.tag}
+    plan = image_build.Plan(**{key: value for key, value in named.items() if value})
+    await asyncio.to_thread(image_build.main, plan)
+    return 0
 
 
 def _age(seconds: int) -> str:

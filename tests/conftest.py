@@ -12,11 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
+import docker.errors
 import pytest
 
+from jupyter_sandbox.broker.app import ENGINE_VARIABLE
+from jupyter_sandbox.engines import container, daemon
 from jupyter_sandbox.host import places
 
 LEAK_TIMEOUT_S = 15
+
+os.environ.setdefault(ENGINE_VARIABLE, "embedded")  # not whatever this machine offers: name it to test another engine
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +96,25 @@ def leftovers(directory: Path) -> list[str]:
     for parent, names, _ in os.walk("/sys/fs/cgroup"):  # a group that goes away meanwhile upsets glob
         if parent.endswith(f"/jupyter-sandbox/{tag}"):
             found += [f"control group {parent}/{name}" for name in names if name.startswith("sbx_")]
+    found += [f"container {name}" for name in containers(tag)]
     found += [f"image {path.name}" for path in directory.glob("images/*/*.img")]
-    for kind in ("k", "a", "ledger"):
+    for kind in ("k", "a", "h", "ledger"):
         found += [f"{kind}/{path.name}" for path in directory.glob(f"*/{kind}/*")]
     return found
+
+
+def containers(instance: str) -> list[str]:
+    """The names of all containers of a broker's tree; none where no container engine answers."""
+    if not daemon.socket_exists():
+        return []
+    client = docker.APIClient(base_url=daemon.address(), timeout=10)
+    try:
+        found = client.containers(all=True, filters={"label": f"{container.INSTANCE}={instance}"})
+        return [name.lstrip("/") for each in found for name in each["Names"]]
+    except (docker.errors.DockerException, OSError):
+        return []
+    finally:
+        client.close()
 
 
 def run_as(uid: int, *command: str, **kwargs) -> subprocess.CompletedProcess[str]:

@@ -47,6 +47,34 @@ def socket_exists() -> bool:
     return kind == "unix" and Path(path).exists()
 
 
+def client(timeout_s: int) -> docker.APIClient:
+    """Return a blocking client of the daemon of this machine.
+
+    Raises IsolationUnavailableError when there can be none, and one of `failures` when the daemon does not answer.
+    """
+    if not address().startswith("unix://"):
+        raise IsolationUnavailableError(
+            f"workers need a container engine of this machine, by its unix socket; {HOST_VARIABLE} names another"
+        )
+    try:
+        import docker
+    except ImportError as error:
+        raise IsolationUnavailableError(f"the Docker library is not installed: {_INSTALL}") from error
+    return docker.APIClient(base_url=address(), timeout=timeout_s)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what calls of a blocking client raise."""
+    import docker.errors
+
+    return (docker.errors.DockerException, OSError)
+
+
+def reason(error: BaseException) -> str:
+    """Return the daemon's own words for a failure, at most 500 characters."""
+    return str(getattr(error, "explanation", None) or error)[:500].strip()
+
+
 class Daemon:
     """A connection to the daemon of this machine."""
 
@@ -58,22 +86,13 @@ class Daemon:
     @classmethod
     async def connect(cls, timeout_s: int = TIMEOUT_S) -> Daemon:
         """Connect; raises IsolationUnavailableError when this can never work, EngineUnavailableError when not now."""
-        where = address()
-        if not where.startswith("unix://"):
-            raise IsolationUnavailableError(
-                f"workers need a daemon of this machine, by its unix socket; {HOST_VARIABLE} names another"
-            )
-        try:
-            import docker
-        except ImportError as error:
-            raise IsolationUnavailableError(f"the Docker library is not installed: {_INSTALL}") from error
         executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
         try:
-            client = await _run(executor, lambda: docker.APIClient(base_url=where, timeout=timeout_s))
+            connected = await _run(executor, lambda: client(timeout_s))
         except BaseException:
             executor.shutdown(wait=False)
             raise
-        return cls(client, executor)
+        return cls(connected, executor)
 
     @classmethod
     async def probe(cls) -> Daemon:
@@ -143,8 +162,6 @@ class Daemon:
 
 
 async def _run(executor: ThreadPoolExecutor, function: Callable[[], Any]) -> Any:
-    import docker.errors
-
     work = asyncio.get_running_loop().run_in_executor(executor, function)
     try:
         return await asyncio.shield(work)
@@ -152,11 +169,21 @@ async def _run(executor: ThreadPoolExecutor, function: Callable[[], Any]) -> Any
         with contextlib.suppress(Exception):
             await asyncio.wait([work])  # bounded by the client's own time limit
         raise
-    except docker.errors.NotFound as error:
-        raise MissingError(f"not found: {error.explanation or error}") from error
-    except docker.errors.APIError as error:
-        raise StartError(f"the container engine refused: {error.explanation or error}") from error
-    except (docker.errors.DockerException, OSError) as error:
-        raise EngineUnavailableError(
-            "the container engine does not answer; it may be restarting", retry_after_s=_RETRY_AFTER_S
-        ) from error
+    except Exception as error:
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> Exception:
+    """Return the error of ours for one of a call; those of ours, and those that nobody foresaw, as they are."""
+    import docker.errors
+
+    match error:
+        case docker.errors.NotFound():
+            return MissingError(f"not found: {reason(error)}")
+        case docker.errors.APIError():
+            return StartError(f"the container engine refused: {reason(error)}")
+        case docker.errors.DockerException() | OSError():
+            return EngineUnavailableError(
+                "the container engine does not answer; it may be restarting", retry_after_s=_RETRY_AFTER_S
+            )
+    return error

@@ -1,0 +1,230 @@
+"""Make the image of workers: `jupyter sandbox image build`.
+
+The build's context is made here from what the wheel carries: the Dockerfile and the pinned requirements of
+`sandbox_worker/image`, and the package itself. Settings of the network are passed to the build and do not reach the
+image. Where the default base image cannot be had, because no registry is in reach, one is made from Debian packages.
+Blocking: this is a command for people, with its own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import sandbox_worker
+from jupyter_sandbox.engines import daemon, image
+from jupyter_sandbox.errors import IsolationUnavailableError, SandboxError, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Say = Callable[[str], None]
+
+DEFAULT_BASE: Final = "python:3.13-slim"
+DEBIAN_BASE: Final = "jupyter-sandbox-base"
+DEBIAN: Final = "debian"
+"""As a base: make one from Debian packages."""
+DEFAULT_SUITE: Final = "trixie"
+
+NETWORK_VARIABLES: Final = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+INDEX_VARIABLES: Final = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+CERTIFICATE_VARIABLES: Final = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+
+_STAGE: Final = "jupyter-sandbox.stage"
+"""Label of the build's first stage, set by the Dockerfile."""
+_TIMEOUT_S: Final = 3600
+_DEBIAN_PACKAGES: Final = "python3,python3-venv,ca-certificates"
+_LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
+_LEFT_IN: Final = ("/usr/share/doc/*/copyright",)
+_CHANGES: Final = ("ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV LANG=C.UTF-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to build, as the command line says it."""
+
+    tag: str = image.DEFAULT
+    base: str = ""
+    """An image, or `debian`; empty: the default image, else Debian packages."""
+    suite: str = DEFAULT_SUITE
+    certificates: str = ""
+    """File with the certificates that the build trusts; empty: what the environment names, if anything."""
+
+
+def build(plan: Plan, environment: Mapping[str, str], say: Say) -> None:
+    """Build the image, telling progress line by line. Raises SandboxError."""
+    certificates = certificate_file(plan, environment)
+    client = _connect()
+    try:
+        base = _base(client, plan, say)
+        say(f"Building {plan.tag} from {base} ...")
+        context = context_archive(requirements=_shipped("requirements.txt"), certificates=certificates)
+        events = client.build(
+            fileobj=io.BytesIO(context),
+            custom_context=True,
+            tag=plan.tag,
+            labels=image.labels(),
+            buildargs=build_arguments(base, environment),
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        _follow(events, say)
+        labels = (client.inspect_image(plan.tag).get("Config") or {}).get("Labels") or {}
+        wrong = image.misfit(plan.tag, labels)
+        if wrong:
+            raise StartError(wrong)
+        _tidy(client)
+        say(f"{plan.tag} is ready: the engine `docker` can use it.")
+    except daemon.failures() as error:
+        raise StartError(f"the image could not be built: {daemon.reason(error)}") from error
+    finally:
+        client.close()
+
+
+def build_arguments(base: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the build's arguments: the base, and the settings of the network that are set. Pure."""
+    wanted = (*NETWORK_VARIABLES, *INDEX_VARIABLES)
+    return {"BASE": base} | {name: environment[name] for name in wanted if environment.get(name)}
+
+
+def certificate_file(plan: Plan, environment: Mapping[str, str]) -> bytes | None:
+    """Return the certificates to pass to the build, or None; raises SandboxError for a file that cannot be read."""
+    named = plan.certificates or next(
+        (environment[name] for name in CERTIFICATE_VARIABLES if environment.get(name)), ""
+    )
+    if not named:
+        return None
+    try:
+        return Path(named).read_bytes()
+    except OSError as error:
+        raise StartError(f"the certificates cannot be read: {error}") from error
+
+
+def context_archive(*, requirements: bytes, certificates: bytes | None) -> bytes:
+    """Return the build's context as a tar archive: the same bytes for the same contents."""
+    files = {"Dockerfile": _shipped("Dockerfile"), "requirements.txt": requirements}
+    files |= {f"sandbox_worker/{name}": content for name, content in image.sources().items()}
+    if certificates is not None:
+        files["ca-bundle.crt"] = certificates
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _shipped(name: str) -> bytes:
+    return (Path(sandbox_worker.__file__).parent / "image" / name).read_bytes()
+
+
+def _connect() -> Any:
+    if not daemon.socket_exists():
+        raise IsolationUnavailableError("no container engine's socket was found; start Docker, or set DOCKER_HOST")
+    return daemon.client(_TIMEOUT_S)
+
+
+def _base(client: Any, plan: Plan, say: Say) -> str:
+    """Return the name of a base image that is there."""
+    if plan.base == DEBIAN:
+        return _from_debian(client, plan.suite, say)
+    wanted = plan.base or DEFAULT_BASE
+    if client.images(name=wanted):
+        return wanted
+    say(f"Getting {wanted} ...")
+    try:
+        _follow(client.pull(*_name_and_tag(wanted), stream=True, decode=True), say)
+    except (SandboxError, OSError) as error:
+        why = daemon.reason(error)
+        if plan.base:
+            raise StartError(f"the base image {wanted} cannot be had: {why}") from error
+        say(f"{wanted} cannot be had ({why}); making a base from Debian packages instead.")
+        return _from_debian(client, plan.suite, say)
+    return wanted
+
+
+def _name_and_tag(name: str) -> tuple[str, str]:
+    repository, colon, tag = name.rpartition(":")
+    return (repository, tag) if colon and "/" not in tag else (name, "latest")
+
+
+def _from_debian(client: Any, suite: str, say: Say) -> str:
+    """Import a minimal Debian with Python; it is made again only when it is not there yet."""
+    name = f"{DEBIAN_BASE}:{suite}"
+    if client.images(name=name):
+        say(f"{name} is there already.")
+        return name
+    if shutil.which("mmdebstrap") is None:
+        raise StartError(
+            "no base image can be had and mmdebstrap, which could make one, is not installed: `apt-get install "
+            "mmdebstrap`, or name an image with Python 3.12 or newer by --base"
+        )
+    with tempfile.TemporaryDirectory(prefix="sandbox-base") as directory:
+        archive = Path(directory, "base.tar")
+        _bootstrap(suite, archive, say)
+        say(f"Importing {name} ({archive.stat().st_size >> 20} MiB) ...")
+        answer = client.import_image_from_file(str(archive), repository=DEBIAN_BASE, tag=suite, changes=list(_CHANGES))
+        if '"error"' in answer:
+            raise StartError(f"the base image could not be imported: {answer[-300:]}")
+    return name
+
+
+def _bootstrap(suite: str, archive: Path, say: Say) -> None:
+    command = ["mmdebstrap", "--variant=minbase", f"--include={_DEBIAN_PACKAGES}"]
+    command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
+    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
+    command += [f"--dpkgopt=path-include={pattern}" for pattern in _LEFT_IN]
+    command += ['--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*', suite, str(archive)]
+    say(f"Making a base from the packages of Debian {suite} (half a minute) ...")
+    last = ""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    with process:
+        for line in process.stderr or ():
+            last = line.strip() or last
+            if line.startswith("I: "):
+                say(f"  {line[3:].rstrip()}")
+    if process.returncode:
+        raise StartError(f"mmdebstrap failed: {last[-300:]}")
+
+
+def _follow(events: Iterable[Mapping[str, Any]], say: Say) -> None:
+    """Tell a stream of the daemon; raises StartError for an error in it."""
+    for event in events:
+        if "error" in event:
+            raise StartError(str(event["error"])[-500:].strip())
+        text = str(event.get("stream") or "").rstrip()
+        if text.strip():
+            say(f"  {text}")
+
+
+def _tidy(client: Any) -> None:
+    """Remove images of ours that have lost their name, but the newest stage, whose layers the next build uses again."""
+    for label in (image.FINGERPRINT, _STAGE):
+        unnamed = client.images(filters={"dangling": True, "label": label})
+        newest_first = sorted(unnamed, key=lambda found: found["Created"], reverse=True)
+        for found in newest_first[1 if label == _STAGE else 0 :]:
+            with contextlib.suppress(*daemon.failures()):  # workers may still run it: the next time, then
+                client.remove_image(found["Id"])
+
+
+def main(plan: Plan) -> int:
+    """Build for a terminal; the exit status."""
+    build(plan, os.environ, lambda line: print(line, flush=True))
+    return 0
