@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.specs import Template
 
 _READY_TIMEOUT_S: Final = 60
+_SETTLE_TIMEOUT_S: Final = 90
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ class DockerEngine:
         )
         self._slots = Slots()
         self._creating: set[str] = set()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self._daemon: Daemon | None = None
         self._notes: list[str] = []
         self._ready: protocol.Ready | None = None
@@ -136,7 +139,12 @@ class DockerEngine:
         ]
 
     async def stop(self) -> None:
-        """See Engine."""
+        """See Engine. Workers that are being made, or unmade because that was cancelled, need the daemon until the end."""
+        try:
+            async with asyncio.timeout(_SETTLE_TIMEOUT_S):
+                await self._settled.wait()
+        except TimeoutError:
+            log.error("the engine stops while workers are being made: %s", ", ".join(sorted(self._creating)))
         if self._daemon:
             self._daemon.close()
 
@@ -151,12 +159,15 @@ class DockerEngine:
     async def create(self, sandbox: SandboxId, template: Template) -> Worker:
         """See Engine. The order is: record, listener, disk, container, hand-over; each undone if a later one fails."""
         self._creating.add(sandbox)
+        self._settled.clear()
         try:
             return await self._create(sandbox, template)
         except OSError as error:
             raise StartError(f"a worker could not be made: {error}") from error
         finally:
             self._creating.discard(sandbox)
+            if not self._creating:
+                self._settled.set()
 
     async def _create(self, sandbox: SandboxId, template: Template) -> Worker:
         async with contextlib.AsyncExitStack() as undo:
