@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import EngineUnavailableError, IsolationUnavailableError, StartError
+from jupyter_sandbox.host import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -162,13 +163,8 @@ class Daemon:
 
 
 async def _run(executor: ThreadPoolExecutor, function: Callable[[], Any]) -> Any:
-    work = asyncio.get_running_loop().run_in_executor(executor, function)
     try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await asyncio.wait([work])  # bounded by the client's own time limit
-        raise
+        return await tasks.whole(asyncio.get_running_loop().run_in_executor(executor, function))
     except Exception as error:
         raise _translated(error) from error
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import cgroups
 from jupyter_sandbox._version import __version__
+from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import container, image
 from jupyter_sandbox.engines.daemon import Daemon, socket_exists
 from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, remains
@@ -29,7 +30,7 @@ from jupyter_sandbox.errors import (
     SandboxError,
     StartError,
 )
-from jupyter_sandbox.host import channel, elsewhere, processes
+from jupyter_sandbox.host import channel, elsewhere, processes, tasks
 from jupyter_sandbox.host.channel import Channel
 from jupyter_sandbox.ledger import Ledger, Record
 from sandbox_worker import protocol
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from jupyter_sandbox.disks import Disk, Disks
+    from jupyter_sandbox.disks import Disks
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.host.places import Places
@@ -64,8 +65,10 @@ class DockerWorker(HeldWorker):
     async def attach(self, mounts: Mapping[str, int]) -> dict[str, int]:
         """See Worker. All of them, from outside."""
         try:
-            await asyncio.to_thread(
-                elsewhere.attach, self.pidfd, dict(mounts), away=(container.HAND_OVER,), seal=container.SEALED
+            await tasks.whole(
+                asyncio.to_thread(
+                    elsewhere.attach, self.pidfd, dict(mounts), away=(container.HAND_OVER,), seal=container.SEALED
+                )
             )
         except OSError as error:
             raise StartError(f"the mounts of {self.id} could not be attached: {error}") from error
@@ -139,7 +142,7 @@ class DockerEngine:
         ]
 
     async def stop(self) -> None:
-        """See Engine. Workers that are being made, or unmade because that was cancelled, need the daemon until the end."""
+        """See Engine. Workers that are being made, or unmade after a cancellation, need the daemon until the end."""
         try:
             async with asyncio.timeout(_SETTLE_TIMEOUT_S):
                 await self._settled.wait()
@@ -179,8 +182,8 @@ class DockerEngine:
             path = self._places.agent_socket(sandbox)
             undo.callback(path.unlink, missing_ok=True)
             listener = undo.enter_context(channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600))
-            disk = await asyncio.to_thread(self._disks.create, sandbox, template.limits, uid)
-            undo.callback(disk.close)
+            making = asyncio.to_thread(self._disks.create, sandbox, template.limits, uid)
+            disk = await tasks.take(undo, making, Disk.close)
             directory = self._places.hand_over(sandbox)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
             door = undo.enter_context(_furnish(directory, uid))

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from jupyter_sandbox.errors import BrokerUnavailableError
 from jupyter_sandbox.host import places
 from tests.conftest import leftovers
@@ -32,18 +33,24 @@ TEMPLATES = {
 class Tree:
     """A directory with everything of one broker. Nothing here may rely on this process's own environment."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str | None = None) -> None:
+        self.engine = engine or os.environ[ENGINE_VARIABLE]
         self.directory = Path(tempfile.mkdtemp(prefix="jsbt", dir="/tmp"))
         self.directory.chmod(0o755)
         self.templates = self.directory / "templates"
         self.templates.mkdir()
         for name, text in TEMPLATES.items():
             (self.templates / f"{name}.toml").write_text(text)
+        shared = self.directory / "shared"
+        shared.mkdir()
+        (shared / "set.csv").write_text("3,4")
+        share = f'min_idle = 0\n[[shares]]\nsource = "{shared}"\ntarget = "/workspace/data"\n'
+        (self.templates / "with-share.toml").write_text(share)
         self._keeper: socket.socket | None = None
 
     def environment(self) -> dict[str, str]:
         """The environment of a process that uses this tree."""
-        return os.environ | {places.DIRECTORY_VARIABLE: str(self.directory)}
+        return os.environ | {places.DIRECTORY_VARIABLE: str(self.directory), ENGINE_VARIABLE: self.engine}
 
     def start(self) -> None:
         """Start a broker that knows our templates and does not go before `stop`, unless it is running."""

@@ -1,0 +1,252 @@
+"""What a sandbox is and does, whatever makes its worker: files, kernels, commands, limits, isolation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from jupyter_sandbox.errors import SandboxError
+from tests.conftest import wait_until
+
+FACTS = """
+import json, os
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines() if ":" in line)
+links = {name: os.readlink(f"/proc/self/ns/{name}") for name in ("pid", "net", "ipc", "uts", "mnt")}
+print(json.dumps({
+    "capabilities": [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
+    "no_new_privileges": int(status["NoNewPrivs"]),
+    "filters": int(status["Seccomp"]),
+    "namespaces": links,
+    "uid": os.getuid(),
+    "user": __import__("pwd").getpwuid(os.getuid()).pw_name,
+    "hostname": os.uname().nodename,
+    "interfaces": os.listdir("/sys/class/net") if os.path.isdir("/sys/class/net") else sorted(
+        line.split(":")[0].strip() for line in open("/proc/net/dev").read().splitlines()[2:]),
+    "first": open("/proc/1/comm").read().strip(),
+    "home": os.path.expanduser("~"),
+    "cwd": os.getcwd(),
+    "nameservers": open("/etc/resolv.conf").read(),
+}))
+"""
+
+
+def said(box, code, **keywords):
+    """What code printed; fails when it raised."""
+    reply = box.execute(code, **keywords)
+    assert reply["status"] == "ok", reply
+    return reply["out"].strip()
+
+
+def facts(box):
+    return json.loads(said(box, FACTS))
+
+
+def test_the_broker_uses_the_engine_that_was_asked_for(broker, engine):
+    assert broker.status().engine == engine
+
+
+def test_a_kernel_computes_and_keeps_its_state(box):
+    said(box, "x = 6 * 7")
+    assert said(box, "print(x)") == "42"
+
+
+def test_files_stay_over_a_restart_of_the_kernel(box):
+    said(box, "open('/sandbox/kept', 'w').write('kept')")
+    box.signal(signal.SIGKILL)
+    assert box.end()["reason"] == "requested"
+    box.start()
+    assert said(box, "print(open('/sandbox/kept').read(), 'x' in globals())") == "kept False"
+
+
+def test_the_hosts_view_of_the_disk_shows_the_same_files_and_follows_no_link(box):
+    said(box, "import os\nopen('/sandbox/seen', 'w').write('seen')\nos.symlink('/etc/passwd', '/sandbox/link')")
+    directory = box.disk()
+    try:
+        with os.fdopen(os.open("seen", os.O_RDONLY, dir_fd=directory)) as file:
+            assert file.read() == "seen"
+        with pytest.raises(OSError, match="symbolic links"):
+            os.open("link", os.O_RDONLY, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def test_a_command_runs_with_its_streams_and_its_status(box):
+    assert box.command(["sh", "-c", "echo out; exit 3"]) == {"status": 3, "out": "out\n"}
+
+
+def test_a_program_that_is_missing_is_told(box):
+    with pytest.raises(SandboxError, match="no program"):
+        box.command(["no-such-program"])
+
+
+def test_a_kernel_that_is_executed_instead_of_forked_works(claim, broker):
+    box = claim(start=False)
+    box.start(argv=["{python}", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--quiet"])
+    assert said(box, "print(1 + 1)", timeout=40) == "2"
+
+
+def test_an_interrupt_ends_the_cell_and_not_the_kernel(box):
+    timer = threading.Timer(0.5, box.signal, [signal.SIGINT])
+    timer.start()
+    try:
+        assert box.execute("import time\ntime.sleep(60)")["error"].startswith("KeyboardInterrupt")
+    finally:
+        timer.join()
+    assert said(box, "print('alive')") == "alive"
+
+
+def test_isolation_is_the_same(box):
+    found = facts(box)
+    ours = {name: os.readlink(f"/proc/self/ns/{name}") for name in found["namespaces"]}
+    assert found["capabilities"] == [0] * 5
+    assert found["no_new_privileges"] == 1
+    assert found["filters"] == 2
+    assert not set(ours.values()) & set(found["namespaces"].values())
+    assert found["uid"] != 0
+    assert found["user"] == "sandbox"
+    assert found["hostname"] == "sandbox"
+    assert found["interfaces"] == ["lo"]
+    assert found["first"] == "sandbox-agent"
+    assert (found["home"], found["cwd"]) == ("/sandbox", "/sandbox")
+    assert found["nameservers"] == ""
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/etc", "/usr", "/usr/lib", "/var/tmp", "/proc/sys/kernel/hostname", "/workspace"]
+)
+def test_nothing_else_can_be_written(box, path):
+    code = f"import os\ntry:\n    os.close(os.open({path!r} + ('' if os.path.isfile({path!r}) else '/x'), os.O_WRONLY | os.O_CREAT))\nexcept OSError as e:\n    print(e.errno)"
+    assert said(box, code) in ("30", "13", "1")
+
+
+@pytest.mark.parametrize("call", ["mount", "unshare", "ptrace", "bpf", "io_uring_setup", "keyctl", "userfaultfd"])
+def test_system_calls_that_are_not_needed_are_refused(box, call):
+    numbers = {"mount": 165, "unshare": 272, "ptrace": 101, "bpf": 321, "io_uring_setup": 425, "keyctl": 250}
+    number = (numbers | {"userfaultfd": 323})[call]
+    code = f"import ctypes, errno\nl = ctypes.CDLL(None, use_errno=True)\nprint(l.syscall({number}, 0, 0, 0, 0), ctypes.get_errno())"
+    assert said(box, code) == "-1 1"
+
+
+def test_every_process_of_a_worker_has_a_host_user_of_its_own(claim, broker, box):
+    other = claim(start=False)
+    uids = {int(_status(broker.record(each.id)["pid"])["Uid"].split()[0]) for each in (box, other)}
+    assert len(uids) == 2
+    assert all(uid >= 0x70000000 for uid in uids)
+
+
+def _status(pid):
+    text = Path(f"/proc/{pid}/status").read_text()
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def test_a_full_disk_is_an_error_and_frees_again(claim, broker):
+    box = claim("small-disk")
+    code = "try:\n    open('/sandbox/big', 'wb').write(bytes(64 << 20))\nexcept OSError as e:\n    print(e.errno)"
+    assert said(box, code) == "28"
+    assert said(box, "import os\nos.remove('/sandbox/big')\nprint(open('/sandbox/small', 'w').write('fits'))") == "4"
+
+
+def test_memory_ends_the_kernel_and_the_person_is_told(claim, broker):
+    box = claim("small-memory")
+    box.submit("x = b'x' * (512 << 20)")
+    end = box.end()
+    assert end["reason"] == "memory", end
+    assert "256 MiB" in end["message"]
+    box.start()
+    assert said(box, "print('again')") == "again"
+
+
+def test_processes_are_limited(claim, broker):
+    box = claim()
+    code = """
+import os, warnings
+warnings.simplefilter("ignore")
+children = []
+try:
+    while len(children) < 400:
+        pid = os.fork()
+        if pid == 0:
+            os.execvp("sleep", ["sleep", "30"])
+        children.append(pid)
+except OSError as e:
+    print(e.errno, len(children) < 256)
+for pid in children:
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+"""
+    assert said(box, code, timeout=40) == "11 True"
+
+
+def test_open_files_and_core_files_are_limited(box):
+    code = "import resource as r\nprint(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CORE))"
+    assert said(box, code) == "(4096, 4096) (1, 1)"
+
+
+def test_temporary_places_have_a_size_and_may_be_executed_or_not(box):
+    code = "import os\nfor p in ('/tmp', '/run', '/dev/shm'):\n    s = os.statvfs(p)\n    print(p, s.f_blocks * s.f_frsize >> 20, s.f_files, bool(s.f_flag & os.ST_NOEXEC), oct(os.stat(p).st_mode & 0o7777))"
+    assert said(box, code).splitlines() == [
+        "/tmp 256 16384 False 0o1777",
+        "/run 1 256 True 0o1777",
+        "/dev/shm 64 4096 False 0o1777",
+    ]
+
+
+def test_usage_is_told(box):
+    row = box.row()
+    assert row.memory_bytes > 1 << 20
+    assert 900 << 20 < row.disk_total_bytes < 1100 << 20
+
+
+@pytest.mark.parametrize(("mode", "result"), [("ro", "30"), ("overlay", "written"), ("rw", "written")])
+def test_the_workspace_shows_as_its_mode_says(claim, broker, tmp_path, mode, result):
+    shown = tmp_path / "my work"
+    shown.mkdir()
+    (shown / "data.csv").write_text("1,2")
+    box = claim(mode=mode, directory=shown)
+    assert box.cwd == "/workspace/my work"
+    assert said(box, "print(open('data.csv').read())") == "1,2"
+    code = "try:\n    open('new', 'w').write('x')\n    print('written')\nexcept OSError as e:\n    print(e.errno)"
+    assert said(box, code) == result
+    assert (shown / "new").exists() == (mode == "rw")
+
+
+def test_a_share_shows_where_its_template_says(claim, broker, tmp_path):
+    box = claim("with-share")
+    assert (
+        said(box, "import os\nprint(open('/workspace/data/set.csv').read(), os.listdir('/workspace'))")
+        == "3,4 ['data']"
+    )
+
+
+def test_releasing_twice_is_quiet_and_leaves_nothing(claim, broker):
+    box = claim()
+    pid = broker.record(box.id)["pid"]
+    box.release()
+    box.release()
+    assert box.id not in broker.listed()
+    assert not Path(f"/proc/{pid}").exists() or _status(pid)["State"].split()[0] in "ZX"
+    assert not list(broker.directory.glob(f"*/ledger/{box.id}.json"))
+
+
+def test_a_worker_whose_first_process_is_killed_is_lost_and_given_back(claim, broker):
+    box = claim()
+    broker.kill_worker(box.id)
+    assert box.end()["reason"] == "lost"
+    wait_until(lambda: box.id not in broker.listed())
+
+
+def test_nothing_of_the_hand_over_stays(broker, box):
+    assert list(broker.directory.glob("*/h/*")) == []
+    code = "import os\nprint(os.listdir('/hand-over') if os.path.isdir('/hand-over') else [])"
+    assert said(box, code) == "[]"
+
+
+def test_modes_of_the_sockets_let_only_the_owner_in(broker, box):
+    for path in broker.directory.glob("*/[ak]/*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
