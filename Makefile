@@ -48,6 +48,10 @@ run: $(VENV)/.lab ## JupyterLab with the first notebook, kernels in sandboxes
 test: $(VENV)/.test ## all tests; one of them: make test ARGS='-k name'
 	@python -m pytest $(ARGS)
 
+.PHONY: test-containers
+test-containers: $(VENV)/.test ## attacks, server and clients with the engine docker; needs its image
+	@JUPYTER_SANDBOX_ENGINE=docker python -m pytest tests/attacks tests/server tests/e2e -k 'not unprivileged' $(ARGS)
+
 .PHONY: check
 check: ## style, types, layers, dependencies, spelling
 	@.ci/check

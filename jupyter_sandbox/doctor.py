@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import cgroups, firewall, rulesets
 from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker.app import ENGINE_VARIABLE
+from jupyter_sandbox.engines import docker, image, suitability
+from jupyter_sandbox.engines.daemon import Daemon
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import places
@@ -53,6 +56,7 @@ _OLD_PACKAGES: Final = {"ipykernel": 7, "jupyter_client": 8, "jupyter_server": 2
 async def examine(*, prove: bool) -> list[Finding]:
     """Return all findings; `prove` starts a sandbox and takes about two seconds."""
     findings = [finding for probe in _PROBES for finding in probe()]
+    findings += await _containers(os.environ.get(ENGINE_VARIABLE, "auto"))
     if prove and not is_fatal(findings):
         findings.append(await _proof())
     return findings
@@ -254,6 +258,36 @@ def _sockets() -> list[Finding]:
             remedy="set XDG_RUNTIME_DIR to a short path",
         )
     ]
+
+
+async def _containers(wanted: str) -> list[Finding]:
+    """Look at the container engine. That there is none matters only if it is wanted: `auto` takes the embedded one."""
+    subject = "containers"
+    unfit = await docker.unfit(image.DEFAULT)
+    if os.geteuid() != 0:
+        unfit = "the engine `docker` needs a broker that runs as root"
+    if unfit or wanted == "embedded":
+        missing = wanted == "docker"
+        fact = unfit or "the engine `embedded` is chosen"
+        return [
+            Finding(
+                verdict=Verdict.MISSING if missing else Verdict.OK,
+                subject=subject,
+                fact=fact if missing else f"not used: {fact}",
+                remedy="see docs/docker.md, or use the engine `embedded`" if missing else "",
+            )
+        ]
+    daemon = await Daemon.probe()
+    try:
+        version, info = await daemon.version(), await daemon.info()
+    finally:
+        daemon.close()
+    findings = [
+        Finding(verdict=Verdict.OK, subject=subject, fact=f"{suitability.summary(version, info)}; the image fits")
+    ]
+    for weakness in suitability.weaknesses(info, daemon.capabilities()):
+        findings.append(Finding(verdict=Verdict.WEAKER, subject=subject, fact=weakness.fact, remedy=weakness.remedy))
+    return findings
 
 
 async def _proof() -> Finding:

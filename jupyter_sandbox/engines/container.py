@@ -57,7 +57,9 @@ _MASKED: Final = (
     "/sys",
 )
 _READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
-_ARCHITECTURES: Final = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
+_ARCHITECTURES: Final = {"x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X32"], "aarch64": ["SCMP_ARCH_AARCH64"]}
+"""Calls of another architecture kill the calling *thread* here, which leaves a process hanging. The agent's filter kills
+the process for 32-bit calls and knows no x32 calls, so these must get past this net to be refused by that one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
                 _ulimit("nofile", min(limits.open_files, host.open_files)),
                 _ulimit("nproc", min(limits.processes, host.processes)),
             ],
+            "UsernsMode": "host",  # uids are unique on the host; a daemon that remaps them would break disk and shares
             **({"Runtime": host.runtime} if host.runtime else {}),
         },
     }
@@ -184,7 +187,7 @@ def seccomp_profile(machine: str = platform.machine()) -> dict[str, Any]:
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": int(errno.EPERM),
-        "architectures": [_ARCHITECTURES[machine]],
+        "architectures": _ARCHITECTURES[machine],
         "syscalls": rules,
     }
 

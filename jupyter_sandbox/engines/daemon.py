@@ -1,8 +1,8 @@
 """The Docker daemon (or Podman, which speaks the same language) as an asynchronous collaborator.
 
 Each call runs in a thread of a small pool of its own and has a time limit; nothing here blocks the event loop. A
-call that is cancelled is waited for all the same: only so can its caller undo what it did. Errors of three kinds leave:
-EngineUnavailableError when the daemon does not answer, MissingError for what does not exist, StartError for the rest.
+call that is cancelled is waited for all the same: only so can its caller undo what it did. Errors of two kinds leave:
+EngineUnavailableError when the daemon does not answer, StartError when it refuses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import functools
 import os
+import socket
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,8 +35,8 @@ _RETRY_AFTER_S: Final = 5
 _INSTALL: Final = "pip install 'jupyter-sandbox[docker]'"
 
 
-class MissingError(StartError):
-    """There is no such container or image."""
+class _MissingError(Exception):
+    """There is no such container or image; never leaves this module."""
 
 
 def address() -> str:
@@ -105,6 +107,18 @@ class Daemon:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
+    def capabilities(self) -> int | None:
+        """Return the effective capabilities of the process at the socket, as a bit mask; None when unknown."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+                peer.settimeout(1)
+                peer.connect(address().removeprefix("unix://"))
+                pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return None
+        return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), None)
+
     async def version(self) -> dict[str, Any]:
         """Return SystemVersion."""
         return dict(await self._call(self._client.version))
@@ -116,8 +130,8 @@ class Daemon:
     async def image_labels(self, name: str) -> dict[str, str] | None:
         """Return the labels of an image, None when there is none of that name."""
         try:
-            found = await self._call(self._client.inspect_image, name)
-        except MissingError:
+            found = await self._look(self._client.inspect_image, name)
+        except _MissingError:
             return None
         labels = (found.get("Config") or {}).get("Labels") or {}
         return {str(key): str(value) for key, value in labels.items()}
@@ -138,10 +152,10 @@ class Daemon:
     async def remove(self, name: str) -> None:
         """Kill and remove a container and wait until it is gone; quiet when there is none."""
         async with asyncio.timeout(TIMEOUT_S):
-            with contextlib.suppress(MissingError):
-                await self._call(self._remove, name)
+            with contextlib.suppress(_MissingError):
+                await self._look(self._remove, name)
                 while True:  # somebody else may be removing it: the daemon itself, once its pid 1 has ended
-                    await self._call(self._client.inspect_container, name)
+                    await self._look(self._client.inspect_container, name)
                     await asyncio.sleep(_REMOVAL_POLL_S)
 
     def _remove(self, name: str) -> None:
@@ -159,6 +173,14 @@ class Daemon:
         return {str(each["Names"][0]).lstrip("/"): dict(each.get("Labels") or {}) for each in found}
 
     async def _call(self, function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        """Call for something that must be there."""
+        try:
+            return await self._look(function, *args, **kwargs)
+        except _MissingError as error:
+            raise StartError(f"the container engine lost what it had: {error}") from error
+
+    async def _look(self, function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        """Call for something that may be missing; raises _MissingError then."""
         return await _run(self._executor, functools.partial(function, *args, **kwargs))
 
 
@@ -175,7 +197,7 @@ def _translated(error: Exception) -> Exception:
 
     match error:
         case docker.errors.NotFound():
-            return MissingError(f"not found: {reason(error)}")
+            return _MissingError(f"not found: {reason(error)}")
         case docker.errors.APIError():
             return StartError(f"the container engine refused: {reason(error)}")
         case docker.errors.DockerException() | OSError():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from jupyter_sandbox import cgroups
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.disks import Disk
-from jupyter_sandbox.engines import container, image
+from jupyter_sandbox.engines import container, image, suitability
 from jupyter_sandbox.engines.daemon import Daemon, socket_exists
 from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, remains
 from jupyter_sandbox.errors import (
@@ -126,19 +126,15 @@ class DockerEngine:
             raise IsolationUnavailableError(
                 "no container engine answers at its socket: start it, or use the engine `embedded`"
             ) from error
-        wrong = image.misfit(self._image, await self._daemon.image_labels(self._image))
+        labels = await self._daemon.image_labels(self._image)
+        wrong = suitability.refusal(info, self._host.runtime) or image.misfit(self._image, labels)
         if wrong:
             raise IsolationUnavailableError(wrong)
-        known = info.get("Runtimes") or {}
-        if self._host.runtime and known and self._host.runtime not in known:
-            raise IsolationUnavailableError(
-                f"the container engine has no runtime {self._host.runtime!r}; it has: {', '.join(sorted(known))}"
-            )
-        runtime = self._host.runtime or info.get("DefaultRuntime") or "default runtime"
         self._notes = [
-            f"container engine {version.get('Version')} with {runtime}, image {self._image}",
+            suitability.summary(version, info),
+            f"image {self._image}" + (f", runtime {self._host.runtime}" if self._host.runtime else ""),
             f"disk: {self._disks.kind}",
-            f"limits: control groups version {info.get('CgroupVersion') or 1}",
+            *(weakness.fact for weakness in suitability.weaknesses(info, self._daemon.capabilities())),
         ]
 
     async def stop(self) -> None:
@@ -297,7 +293,8 @@ async def unfit(image_name: str) -> str | None:
     except SandboxError as error:
         return str(error)
     try:
-        return image.misfit(image_name, await daemon.image_labels(image_name))
+        refusal = suitability.refusal(await daemon.info())
+        return refusal or image.misfit(image_name, await daemon.image_labels(image_name))
     except SandboxError as error:
         return str(error)
     finally:

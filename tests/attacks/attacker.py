@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from jupyter_sandbox.broker.app import ENGINE_VARIABLE
+from jupyter_sandbox.engines import daemon
 from jupyter_sandbox.host import places
 
 USER = 12345
@@ -88,6 +90,7 @@ class Host:
     ) -> None:
         """`prefix`: a command before the client's; `config`: text of the broker's configuration file."""
         self.uid, self.directory, self.prefix = uid, directory, prefix
+        self.engine = os.environ[ENGINE_VARIABLE] if uid == 0 else "embedded"
         self.home = directory / "home"
         config_directory = directory / "config"
         (config_directory / "sandbox-templates").mkdir(parents=True)
@@ -107,6 +110,8 @@ class Host:
             "JUPYTER_PLATFORM_DIRS": "1",
             "SECRET_TOKEN": ENVIRONMENT_SECRET,
             places.DIRECTORY_VARIABLE: str(directory),
+            ENGINE_VARIABLE: self.engine,
+            daemon.HOST_VARIABLE: daemon.address(),
             **(variables or {}),
         }
         self.process: subprocess.Popen[str] | None = None

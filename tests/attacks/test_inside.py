@@ -105,8 +105,9 @@ tell([[line.split(':')[1].strip() for line in read(path).splitlines() if line.sp
     assert "Seccomp:\t2" in status
 
 
-def test_all_namespaces_are_its_own(inside):
-    for name in ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup"):
+def test_all_namespaces_are_its_own(inside, host):
+    without = {"user"} if host.engine == "docker" else set()  # its wall is a host user without any capability
+    for name in {"pid", "net", "ipc", "uts", "mnt", "user", "cgroup"} - without:
         assert inside.ask(f"os.readlink('/proc/self/ns/{name}')") != os.readlink(f"/proc/self/ns/{name}"), name
 
 

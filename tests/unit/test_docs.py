@@ -39,7 +39,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 # Where packages come from, and where files of one machine lie, is nobody's business but that machine's.
 _DOMAIN = re.compile(r"(?<![\w@/.])(?:[a-z]+://)?((?:[\w-]+\.)+(?:org|com|io|net|dev|cloud|internal))\b(?![\w(])")
-_KNOWN_DOMAINS = {"keepachangelog.com", "semver.org"}
+_KNOWN_DOMAINS = {"keepachangelog.com", "semver.org", "docker.io"}  # the last is a package's name in Debian
 _PACKAGE_SOURCE = re.compile(r"(?:index-url|extra-index|find-links|trusted-host)\s*[=: ]")
 _MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:root|home/\w+|work|mnt|media|Users|opt|srv)\b(?:/|(?=[\"'\s]))")
 

@@ -144,4 +144,19 @@ def test_what_keeps_templates_from_opening_the_network_is_told(monkeypatch, valu
 async def test_no_sandbox_is_started_where_something_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "_PROBES", (lambda: [BAD],))
     monkeypatch.setattr(doctor, "_proof", None)
-    assert await doctor.examine(prove=True) == [BAD]
+    monkeypatch.setattr(doctor.docker, "unfit", _nothing_there)
+    assert (await doctor.examine(prove=True))[0] == BAD
+
+
+async def _nothing_there(_image):
+    return "there is no container engine's socket"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "verdict"), [("auto", Verdict.OK), ("embedded", Verdict.OK), ("docker", Verdict.MISSING)]
+)
+async def test_a_container_engine_is_missed_only_where_it_is_wanted(monkeypatch, wanted, verdict):
+    monkeypatch.setattr(doctor.docker, "unfit", _nothing_there)
+    (finding,) = await doctor._containers(wanted)
+    assert finding.verdict is verdict
+    assert bool(finding.remedy) == (verdict is Verdict.MISSING)

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.unit
 GROUPS = {
     "to zygote": protocol.TO_ZYGOTE,
     "from zygote": protocol.FROM_ZYGOTE,
+    "to container": protocol.TO_CONTAINER,
+    "from container": protocol.FROM_CONTAINER,
     "to agent": protocol.TO_AGENT,
     "from agent": protocol.FROM_AGENT,
     "requests": verbs.REQUESTS,

@@ -1,0 +1,74 @@
+"""Whether a container engine can hold workers, and what it does less well than it could, judged from its words. Pure.
+
+Source: Docker Engine API 1.41, SystemInfo. Podman answers the same with fewer fields; what is absent is not judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SYS_RESOURCE: Final = 24
+"""Number of CAP_SYS_RESOURCE; capabilities(7)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weakness:
+    """Something that is less than it could be, and what would mend it."""
+
+    fact: str
+    remedy: str
+
+
+def summary(version: Mapping[str, Any], info: Mapping[str, Any]) -> str:
+    """Return what the engine is, in a line."""
+    return (
+        f"container engine {version.get('Version')}, storage {info.get('Driver')}, "
+        f"control groups version {info.get('CgroupVersion') or 1}, runtime {info.get('DefaultRuntime')}"
+    )
+
+
+def refusal(info: Mapping[str, Any], runtime: str = "") -> str | None:
+    """Return why no worker can be made with this engine, or None. `runtime`: the one to use, empty for the default."""
+    options = _security_options(info)
+    if "rootless" in options:
+        return "the container engine runs without root, so workers could have no host users of their own"
+    if options and "seccomp" not in options:
+        return "the container engine filters no system calls (no seccomp)"
+    runtimes = info.get("Runtimes") or {}
+    if runtime and runtimes and runtime not in runtimes:
+        return f"the container engine has no runtime {runtime!r}; it has: {', '.join(sorted(runtimes))}"
+    return None
+
+
+def weaknesses(info: Mapping[str, Any], capabilities: int | None) -> list[Weakness]:
+    """Return what is weaker than it could be. `capabilities`: the daemon's effective set, None when unknown."""
+    found = []
+    options = _security_options(info)
+    if options and not options & {"apparmor", "selinux"}:
+        fact = "neither AppArmor nor SELinux confines containers here; the other walls stand"
+        found.append(Weakness(fact=fact, remedy="use a kernel with AppArmor or SELinux, and install its profiles"))
+    for field, what in {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "processor"}.items():
+        if info.get(field) is False:
+            found.append(Weakness(fact=f"no limit of {what} can be set", remedy="enable that control group controller"))
+    if info.get("SwapLimit") is False:
+        found.append(Weakness(fact="swap is not limited", remedy="boot with `swapaccount=1`, or without swap"))
+    if capabilities is not None and not capabilities >> _SYS_RESOURCE & 1:
+        fact = "the engine lacks CAP_SYS_RESOURCE: no limit of a worker can be above the engine's own"
+        found.append(Weakness(fact=fact, remedy="give it that capability, if a template needs more open files"))
+    if info.get("LiveRestoreEnabled") is False:
+        fact = "sandboxes end when the container engine is restarted"
+        found.append(Weakness(fact=fact, remedy='set `"live-restore": true` in its daemon.json (docs/docker.md)'))
+    return found
+
+
+def _security_options(info: Mapping[str, Any]) -> set[str]:
+    """Return the names of `["name=seccomp,profile=default", "name=rootless", ...]`."""
+    names = set()
+    for option in info.get("SecurityOptions") or ():
+        fields = dict(part.partition("=")[::2] for part in str(option).split(","))
+        names.add(fields.get("name", str(option)))
+    return names

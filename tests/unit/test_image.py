@@ -1,0 +1,134 @@
+"""The workers' image: what goes into its build, and whether one fits this installation."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+
+import pytest
+
+from jupyter_sandbox import image_build
+from jupyter_sandbox.engines import image, suitability
+from jupyter_sandbox.errors import StartError
+
+pytestmark = pytest.mark.unit
+
+INFO = {
+    "SecurityOptions": ["name=apparmor", "name=seccomp,profile=default"],
+    "Runtimes": {"runc": {}, "crun": {}},
+    "MemoryLimit": True,
+    "SwapLimit": True,
+    "PidsLimit": True,
+    "CpuCfsQuota": True,
+    "LiveRestoreEnabled": True,
+}
+
+
+def test_an_image_of_this_installation_fits():
+    assert image.misfit("i", image.labels()) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (None, "there is no image i"),
+        ({}, "none of ours"),
+        ({image.FINGERPRINT: "0" * 16, image.VERSION: "9.9"}, "of version 9.9"),
+    ],
+)
+def test_another_image_is_refused_with_the_command_that_mends_it(labels, words):
+    wrong = image.misfit("i", labels)
+    assert words in wrong
+    assert "`jupyter sandbox image build`" in wrong
+
+
+def test_the_fingerprint_is_that_of_the_worker_package(monkeypatch):
+    before = image.fingerprint()
+    assert re.fullmatch(r"[0-9a-f]{16}", before)
+    monkeypatch.setattr(image, "sources", lambda: {"agent.py": b"other"})
+    assert image.fingerprint() != before
+
+
+def test_the_context_holds_all_that_the_build_needs():
+    archive = image_build.context_archive(requirements=b"numpy==1\n", certificates=None)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        names = set(tar.getnames())
+    assert {"Dockerfile", "requirements.txt", "sandbox_worker/agent.py", "sandbox_worker/container.py"} <= names
+    assert "ca-bundle.crt" not in names
+    assert not [name for name in names if "pycache" in name]
+
+
+def test_the_context_is_the_same_for_the_same_contents():
+    made = [image_build.context_archive(requirements=b"", certificates=b"pem") for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_the_network_of_the_build_is_passed_on_and_nothing_else():
+    environment = {"https_proxy": "p", "PIP_INDEX_URL": "i", "SECRET": "s", "HTTP_PROXY": "", "PIP_CERT": "f"}
+    assert image_build.build_arguments("b", environment) == {"BASE": "b", "https_proxy": "p", "PIP_INDEX_URL": "i"}
+
+
+def test_certificates_come_from_the_option_or_the_environment(tmp_path):
+    named, other = tmp_path / "named.pem", tmp_path / "other.pem"
+    named.write_bytes(b"named")
+    other.write_bytes(b"other")
+    plan = image_build.Plan(certificates=str(named))
+    assert image_build.certificate_file(plan, {"PIP_CERT": str(other)}) == b"named"
+    assert image_build.certificate_file(image_build.Plan(), {"SSL_CERT_FILE": str(other)}) == b"other"
+    assert image_build.certificate_file(image_build.Plan(), {}) is None
+    with pytest.raises(StartError, match="cannot be read"):
+        image_build.certificate_file(image_build.Plan(certificates=str(tmp_path / "missing")), {})
+
+
+def test_every_requirement_of_the_image_is_pinned():
+    lines = image_build._shipped("requirements.txt").decode().split()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    assert {"ipykernel", "numpy", "pandas", "matplotlib"} <= {line.partition("==")[0] for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("python:3", ("python", "3")), ("python", ("python", "latest")), ("host:5000/a/b", ("host:5000/a/b", "latest"))],
+)
+def test_a_name_has_a_tag(name, parts):
+    assert image_build._name_and_tag(name) == parts
+
+
+def test_a_good_engine_is_neither_refused_nor_weaker():
+    assert suitability.refusal(INFO) is None
+    assert suitability.refusal(INFO, "crun") is None
+    assert suitability.weaknesses(INFO, 0x1FFFFFFFFFF) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "runtime", "words"),
+    [
+        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, "", "without root"),
+        ({"SecurityOptions": ["name=apparmor"]}, "", "no seccomp"),
+        ({}, "kata", "no runtime 'kata'; it has: crun, runc"),
+    ],
+)
+def test_an_engine_that_cannot_hold_workers_is_refused(change, runtime, words):
+    assert words in suitability.refusal(INFO | change, runtime)
+
+
+@pytest.mark.parametrize(
+    ("change", "capabilities", "words"),
+    [
+        ({"SecurityOptions": ["name=seccomp"]}, None, "AppArmor"),
+        ({"PidsLimit": False}, None, "processes"),
+        ({"SwapLimit": False}, None, "swap"),
+        ({"LiveRestoreEnabled": False}, None, "restarted"),
+        ({}, 0x1FFFEFFFFFF, "CAP_SYS_RESOURCE"),
+    ],
+)
+def test_a_weaker_engine_is_told_with_a_remedy(change, capabilities, words):
+    (weakness,) = suitability.weaknesses(INFO | change, capabilities)
+    assert words in weakness.fact
+    assert weakness.remedy
+
+
+def test_an_engine_that_says_little_is_not_judged():
+    assert suitability.refusal({}) is None
+    assert suitability.weaknesses({}, None) == []
