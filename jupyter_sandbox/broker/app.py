@@ -265,6 +265,11 @@ class BrokerApp(JupyterApp):
             if unfit:
                 log.info("engine docker is not used: %s", unfit)
             wanted = "embedded" if unfit else "docker"
+        if wanted == "docker" and not privileged:
+            raise IsolationUnavailableError(
+                "the engine `docker` needs a broker that runs as root: run one and name its socket to this user "
+                "(docs/docker.md), or use the engine `embedded`"
+            )
         if wanted == "docker":
             return docker.DockerEngine(
                 places=where,

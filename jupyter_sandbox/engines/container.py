@@ -58,8 +58,8 @@ _MASKED: Final = (
 )
 _READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
 _ARCHITECTURES: Final = {"x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X32"], "aarch64": ["SCMP_ARCH_AARCH64"]}
-"""Calls of another architecture kill the calling *thread* here, which leaves a process hanging. The agent's filter kills
-the process for 32-bit calls and knows no x32 calls, so these must get past this net to be refused by that one."""
+"""Calls of another architecture kill the calling *thread* here, which leaves a process hanging. The agent's filter
+kills the process for 32-bit calls and knows no x32 calls, so these must get past this net to be refused by that one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,8 @@ class Tree:
 
     def __init__(self, engine: str | None = None) -> None:
         self.engine = engine or os.environ[ENGINE_VARIABLE]
+        self.variables: dict[str, str] = {}
+        self.arguments: list[str] = []
         self.directory = Path(tempfile.mkdtemp(prefix="jsbt", dir="/tmp"))
         self.directory.chmod(0o755)
         self.templates = self.directory / "templates"
@@ -50,7 +52,9 @@ class Tree:
 
     def environment(self) -> dict[str, str]:
         """The environment of a process that uses this tree."""
-        return os.environ | {places.DIRECTORY_VARIABLE: str(self.directory), ENGINE_VARIABLE: self.engine}
+        return (
+            os.environ | {places.DIRECTORY_VARIABLE: str(self.directory), ENGINE_VARIABLE: self.engine} | self.variables
+        )
 
     def start(self) -> None:
         """Start a broker that knows our templates and does not go before `stop`, unless it is running."""
@@ -58,7 +62,7 @@ class Tree:
             return
         self._forget()
         command = [sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background", "--BrokerApp.idle_exit_s=0"]
-        command.append(f"--BrokerApp.template_directories={self.templates}")
+        command += [f"--BrokerApp.template_directories={self.templates}", *self.arguments]
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         self._keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
