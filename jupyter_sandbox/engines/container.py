@@ -33,8 +33,9 @@ HOSTNAME: Final = "sandbox"
 HAND_OVER: Final = "/hand-over"
 """Where the container sees its hand-over directory; `sandbox_worker.container` knows it too."""
 
-SEALED: Final = ("/", "/sys", "/workspace")
-"""Mounts that become read-only, nosuid and nodev when the worker is bound: the engine makes them less strict."""
+SEALED: Final = ("/", "/sys", "/workspace", "/dev/mqueue", "/proc/acpi", "/proc/asound", "/proc/scsi")
+"""Mounts that become read-only, nosuid and nodev when the worker is bound, where they exist: the engine makes them less
+strict."""
 
 PUBLIC_FILES: Final = ("passwd", "group", "hosts", "hostname", "resolv.conf")
 """Files of /etc that are made for each worker and lie in its hand-over directory while it starts."""

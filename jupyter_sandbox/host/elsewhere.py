@@ -58,7 +58,8 @@ def _attach_and_exit(
             linux.attach_mount(mount, target)
         flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
         for path in seal:
-            linux.mount(None, path, None, flags)
+            if os.path.isdir(path):
+                linux.mount(None, path, None, flags)
         code = 0
     except OSError as error:
         os.write(writer, str(error).encode()[:_MAX_REASON])
