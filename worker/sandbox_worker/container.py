@@ -8,9 +8,11 @@ has no capability, now or ever.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
+import shutil
 import socket
 import sys
 import traceback
@@ -21,13 +23,16 @@ from sandbox_worker.agent import Agent
 from sandbox_worker.protocol import TO_CONTAINER, Bind, Failed, Ready
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 HAND_OVER: Final = "/hand-over/socket"
 """Where the container finds the hand-over socket; the directory is mounted read-only and the socket goes after use."""
 
-MODULES: Final = f"{sys.prefix}/share/sandbox-modules.json"
-"""Written when the image is built: the modules that a live kernel ends up with."""
+_SHARE: Final = f"{sys.prefix}/share/jupyter-sandbox"
+_MODULES: Final = f"{_SHARE}/modules.json"
+_PARSED: Final = f"{_SHARE}/jedi"
+"""Found out when the image is built, see `furnish`: the modules that a live kernel ends up with, and what the completer
+parses at its first use."""
 
 
 def confine(request: Bind, mounts: Sequence[int]) -> None:
@@ -45,7 +50,8 @@ def main(names: Sequence[str]) -> None:
         channel.connect(HAND_OVER)
         try:
             notes = preload.preload(names, _modules_of_the_image())
-            start_prepared = kernel.prepare_or_plain(notes)
+            with _completers_cache():
+                start_prepared = kernel.prepare_or_plain(notes)
         except Exception as error:
             messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
             raise
@@ -60,10 +66,43 @@ def main(names: Sequence[str]) -> None:
 
 def _modules_of_the_image() -> list[str] | None:
     try:
-        with open(MODULES, encoding="utf-8") as file:
+        with open(_MODULES, encoding="utf-8") as file:
             return [str(name) for name in json.load(file)]
     except OSError:
         return None
+
+
+@contextlib.contextmanager
+def _completers_cache() -> Iterator[None]:
+    """Lend the image's results to the completer: it takes them into memory and needs no file of them any more.
+
+    They cannot be used in place, since the completer writes there.
+    """
+    place = _cache_directory()
+    if os.path.isdir(_PARSED):
+        shutil.copytree(_PARSED, place, dirs_exist_ok=True)
+    yield
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _cache_directory() -> str:
+    return os.path.expanduser("~/.cache/jedi")
+
+
+def furnish() -> None:
+    """Write into the image what each of its containers would otherwise have to find out. Called by the Dockerfile."""
+    os.environ.update(preload.ENVIRONMENT)
+    names = preload.modules_of_a_live_kernel()
+    if not names:
+        sys.exit("no kernel could be started")
+    os.makedirs(_SHARE, exist_ok=True)
+    with open(_MODULES, "w", encoding="utf-8") as file:
+        json.dump(names, file)
+    notes = preload.preload((), names)
+    kernel.prepare_or_plain(notes)
+    if notes:
+        sys.exit("; ".join(notes))
+    shutil.copytree(_cache_directory(), _PARSED)
 
 
 if __name__ == "__main__":

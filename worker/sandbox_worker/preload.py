@@ -44,11 +44,11 @@ _TIMEOUT_S = 20
 def preload(names: Iterable[str], known: Iterable[str] | None = None) -> list[str]:
     """Import `names` and what a kernel needs; return a note for each module that could not be.
 
-    `known` are the modules of a live kernel if they were found before, by `main` when an image was built.
+    `known` are the modules of a live kernel if they were found before, when an image was built.
     A wanted module that starts threads is reported too: a fork copies only one thread, so the zygote may not keep it.
     """
     notes = [note for name in names if (note := _import(name))]
-    for name in _modules_of_a_live_kernel() if known is None else known:
+    for name in modules_of_a_live_kernel() if known is None else known:
         if name not in sys.modules and not name.startswith("__main"):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
@@ -66,7 +66,8 @@ def _import(name: str) -> str | None:
     return None
 
 
-def _modules_of_a_live_kernel() -> list[str]:
+def modules_of_a_live_kernel() -> list[str]:
+    """Return the names of the modules that a kernel has imported after a few requests; empty when none could start."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -120,16 +121,3 @@ def _converse(directory: str, writer: int) -> None:
     ask("comm_info_request", {})
     os.write(writer, json.dumps(sorted(sys.modules)).encode())
     os._exit(0)
-
-
-def main(file: str) -> None:
-    """Write the modules of a live kernel to `file`, as JSON; for the build of an image."""
-    names = _modules_of_a_live_kernel()
-    if not names:
-        sys.exit("no kernel could be started")
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    Path(file).write_text(json.dumps(names))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
