@@ -85,23 +85,23 @@ class Slots:
 
     def __init__(self) -> None:
         """All are free."""
-        self._taken: set[int] = set()
+        self.taken: set[int] = set()
 
     def take(self) -> int:
         """Return a free one; raises CapacityError."""
-        slot = next((slot for slot in range(1, _SLOTS) if slot not in self._taken), None)
+        slot = next((slot for slot in range(1, _SLOTS) if slot not in self.taken), None)
         if slot is None:
             raise CapacityError("no free uid for another worker", retry_after_s=5)
-        self._taken.add(slot)
+        self.taken.add(slot)
         return slot
 
     def keep(self, slot: int) -> None:
         """Mark the slot of a recovered worker as taken."""
-        self._taken.add(slot)
+        self.taken.add(slot)
 
     def free(self, slot: int) -> None:
         """Give one back; quiet when done twice."""
-        self._taken.discard(slot)
+        self.taken.discard(slot)
 
 
 def remains(places: Places, known: Iterable[str]) -> Iterator[tuple[str, Path]]:

@@ -29,7 +29,7 @@ TEMPLATE = Template(name="python")
 @pytest.fixture
 def agent(tmp_path):
     with channel.listen(tmp_path / "agent", kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
-        made = Agent(listener, lambda _request, _listeners: None)
+        made = Agent(listener, lambda _request, _listeners: None, lambda _request, _mounts: None)
         yield made
         made._selector.close()
 

@@ -75,6 +75,9 @@ class FakeWorker:
     pid: int = field(default_factory=os.getpid)
     kills: int = 0
 
+    async def attach(self, mounts) -> dict[str, int]:
+        return dict(mounts)
+
     def rlimits(self) -> dict[str, int]:
         return {"RLIMIT_CORE": 0}
 

@@ -13,7 +13,7 @@ import pytest
 
 from jupyter_sandbox import cgroups, disks
 from jupyter_sandbox.disks import LoopDisks
-from jupyter_sandbox.engines import embedded, zygotes
+from jupyter_sandbox.engines import embedded, held, zygotes
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
 from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, SandboxError, StartError
@@ -72,7 +72,7 @@ class Bench:
         found += [str(path) for path in self.places.images.iterdir()]
         found += loops(self.directory)
         found += [f"group {name}" for name in (self.hierarchy.names() if self.hierarchy else ())]
-        found += [f"slot {slot}" for slot in self.engine._slots]
+        found += [f"slot {slot}" for slot in self.engine._slots.taken]
         found += [f"process {child.pid}" for child in self.children if child.poll() is None]
         found += ["descriptors"] * max(0, self.descriptors() - self.before)
         return found
@@ -219,7 +219,7 @@ async def test_a_cancelled_start_leaves_nothing(bench, monkeypatch, step):
 
 
 async def test_no_slot_is_given_twice_and_none_is_lost(bench, monkeypatch):
-    monkeypatch.setattr(embedded, "_SLOTS", 4)
+    monkeypatch.setattr(held, "_SLOTS", 4)
     workers = [await bench.create() for _ in range(3)]
     assert sorted(worker.uid for worker in workers) == [UID_BASE + 1, UID_BASE + 2, UID_BASE + 3]
     with pytest.raises(CapacityError, match="no free uid"):

@@ -8,7 +8,6 @@ has no capability, now or ever.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -23,7 +22,7 @@ from sandbox_worker.agent import Agent
 from sandbox_worker.protocol import TO_CONTAINER, Bind, Failed, Ready
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 HAND_OVER: Final = "/hand-over/socket"
 """Where the container finds the hand-over socket; the directory is mounted read-only and the socket goes after use."""
@@ -50,8 +49,9 @@ def main(names: Sequence[str]) -> None:
         channel.connect(HAND_OVER)
         try:
             notes = preload.preload(names, _modules_of_the_image())
-            with _completers_cache():
-                start_prepared = kernel.prepare_or_plain(notes)
+            start_prepared = kernel.prepare_or_plain(notes, completer=False)
+            if os.path.isdir(_PARSED):  # a copy, because the completer writes there, too
+                shutil.copytree(_PARSED, _cache_directory(), dirs_exist_ok=True)
         except Exception as error:
             messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
             raise
@@ -72,20 +72,8 @@ def _modules_of_the_image() -> list[str] | None:
         return None
 
 
-@contextlib.contextmanager
-def _completers_cache() -> Iterator[None]:
-    """Lend the image's results to the completer: it takes them into memory and needs no file of them any more.
-
-    They cannot be used in place, since the completer writes there.
-    """
-    place = _cache_directory()
-    if os.path.isdir(_PARSED):
-        shutil.copytree(_PARSED, place, dirs_exist_ok=True)
-    yield
-    shutil.rmtree(place, ignore_errors=True)
-
-
 def _cache_directory() -> str:
+    """Return where the completer of the kernels, forked from us, looks for what it parsed before."""
     return os.path.expanduser("~/.cache/jedi")
 
 
@@ -99,7 +87,7 @@ def furnish() -> None:
     with open(_MODULES, "w", encoding="utf-8") as file:
         json.dump(names, file)
     notes = preload.preload((), names)
-    kernel.prepare_or_plain(notes)
+    kernel.prepare_or_plain(notes, completer=True)
     if notes:
         sys.exit("; ".join(notes))
     shutil.copytree(_cache_directory(), _PARSED)

@@ -97,8 +97,8 @@ class SandboxKernelApp(IPKernelApp):
     def init_connection_file(self) -> None:
         """Load none: the key came over the agent's socket."""
 
-    def prepare(self) -> None:
-        """Build application, kernel and shell without sockets, threads or a running loop."""
+    def prepare(self, *, completer: bool) -> None:
+        """Build application, kernel and shell without sockets, threads or a running loop, and warm the `completer`."""
         BaseIPythonApplication.initialize(self, list(_ARGUMENTS))
         self.init_pdb()
         self.displayhook = None
@@ -126,9 +126,9 @@ class SandboxKernelApp(IPKernelApp):
         self.init_gui_pylab()
         self.init_extensions()
         self.init_code()
-        self._warm_up()
+        self._warm_up(completer=completer)
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, *, completer: bool) -> None:
         """Run the paths of a first execution once, so that every fork finds their pages and caches ready."""
         session = self.session
         shell: Any = self.shell
@@ -147,7 +147,8 @@ class SandboxKernelApp(IPKernelApp):
         _, frames = session.feed_identities(session.serialize(message, b"warm-up"))
         session.deserialize(frames)
         session.digest_history.clear()
-        shell.complete("imp")
+        if completer:
+            shell.complete("imp")
         asyncio.set_event_loop(None)
 
     def finish(self) -> None:
@@ -204,10 +205,13 @@ class SandboxKernelApp(IPKernelApp):
         sys.stderr.flush()
 
 
-def prepare() -> SandboxKernelApp:
-    """Return an application ready to be forked. Raises whatever ipykernel raises when its internals have changed."""
+def prepare(*, completer: bool = True) -> SandboxKernelApp:
+    """Return an application ready to be forked. Raises whatever ipykernel raises when its internals have changed.
+
+    A warm `completer` holds some 25 MiB: shared by the workers of a zygote, but each container's own.
+    """
     app = SandboxKernelApp.instance()
-    app.prepare()
+    app.prepare(completer=completer)
     return app
 
 
@@ -228,10 +232,10 @@ def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
     app.start()
 
 
-def prepare_or_plain(notes: list[str]) -> Callable[[StartKernel, Sequence[int]], None]:
+def prepare_or_plain(notes: list[str], *, completer: bool = True) -> Callable[[StartKernel, Sequence[int]], None]:
     """Return how to turn a forked child into a kernel: the fast way, or the plain one with a note why."""
     try:
-        app = prepare()
+        app = prepare(completer=completer)
     except Exception as error:  # noqa: BLE001 - ipykernel's internals changed: then the plain way
         notes.append(f"kernels start the slower way: {type(error).__name__}: {error}")
         SandboxKernelApp.clear_instance()
