@@ -217,7 +217,7 @@ def test_release_of_an_unknown_sandbox_fails_in_words(here, name):
 def test_status_shows_the_broker(held, tree):
     done = cli("status")
     assert done.returncode == 0
-    assert f"pid {tree.pid()}, engine embedded" in done.stdout
+    assert f"pid {tree.pid()}, engine {tree.engine}" in done.stdout
     assert "only-one, python, small-disk, small-memory" in done.stdout
     assert "sandboxes: 1 claimed" in done.stdout
 
