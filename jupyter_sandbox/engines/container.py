@@ -114,7 +114,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             VERSION: host.version,
         },
         "HostConfig": {
-            "AutoRemove": True,  # whoever ends pid 1, the container goes with it
+            "AutoRemove": False,  # daemons end such containers when they restart, in spite of live-restore
             "Binds": [
                 f"{hand_over}:{HAND_OVER}:ro",
                 *(f"{hand_over}/{name}:/etc/{name}:ro" for name in PUBLIC_FILES),

@@ -3,7 +3,7 @@
 The daemon makes and removes containers; everything else is as in the embedded engine. The agent's listener is bound by
 the host and handed over once, on a socket in a directory that the container sees read-only; mounts are attached from
 outside, since the container has no capability; life and death are told by a pidfd of pid 1, not by the daemon, so
-that sandboxes go on while the daemon is away. Containers remove themselves when their pid 1 ends.
+that sandboxes go on, and can be ended, while the daemon is away. What it could not remove then is removed later.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ class DockerEngine:
         )
         self._slots = Slots()
         self._creating: set[str] = set()
+        self._owed: set[str] = set()
+        self._sweeps: set[asyncio.Task[None]] = set()
         self._settled = asyncio.Event()
         self._settled.set()
         self._daemon: Daemon | None = None
@@ -139,6 +141,8 @@ class DockerEngine:
                 await self._settled.wait()
         except TimeoutError:
             log.error("the engine stops while workers are being made: %s", ", ".join(sorted(self._creating)))
+        if self._sweeps:
+            await asyncio.wait(self._sweeps)
         if self._daemon:
             self._daemon.close()
 
@@ -155,7 +159,12 @@ class DockerEngine:
         self._creating.add(sandbox)
         self._settled.clear()
         try:
-            return await self._create(sandbox, template)
+            worker = await self._create(sandbox, template)
+            if self._owed and not self._sweeps:  # the daemon is back
+                task = asyncio.create_task(self._sweep(), name="remove what the daemon could not")
+                self._sweeps.add(task)
+                task.add_done_callback(self._sweeps.discard)
+            return worker
         except OSError as error:
             raise StartError(f"a worker could not be made: {error}") from error
         finally:
@@ -267,11 +276,18 @@ class DockerEngine:
         self._ledger.remove(sandbox)
 
     async def _remove(self, name: str) -> None:
-        """Remove a container; when the daemon cannot do it now, it does when it is back, or the next reap does."""
+        """Remove a container; what the daemon cannot do now is tried again when it is back, and by every reap."""
         try:
             await self._reach().remove(name)
         except (SandboxError, TimeoutError) as error:
+            self._owed.add(name)
             log.warning("container %s stays for now: %s", name, str(error) or "time out")
+        else:
+            self._owed.discard(name)
+
+    async def _sweep(self) -> None:
+        for name in list(self._owed):
+            await self._remove(name)
 
     def _reach(self) -> Daemon:
         if self._daemon is None:

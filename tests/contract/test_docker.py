@@ -166,6 +166,7 @@ def test_sandboxes_go_on_while_the_daemon_is_away(tree, door, claim):
     wait_until(lambda: tree.status().warm == 1, 40)
     assert warm.execute("print(2)")["out"] == "2\n"
     assert claim().execute("print(3)")["out"] == "3\n"
+    wait_until(lambda: f"container {box.id}" not in tree.leftovers(), 20)
     assert tree.reap() == ()
 
 

@@ -49,7 +49,7 @@ def test_a_container_is_exactly_this():
             "jupyter-sandbox.version": "1.2",
         },
         "HostConfig": {
-            "AutoRemove": True,
+            "AutoRemove": False,
             "Binds": [
                 "/run/jsb/h/1:/hand-over:ro",
                 "/run/jsb/h/1/passwd:/etc/passwd:ro",
