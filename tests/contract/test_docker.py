@@ -41,7 +41,7 @@ class Door:
 
     def shut(self) -> None:
         assert self._listener is not None
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
         for each in [self._listener, *self._open]:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -90,6 +90,7 @@ def door(tree):
     made.open()
     tree.variables[daemon.HOST_VARIABLE] = f"unix://{made.path}"
     yield made
+    tree.stop()  # it needs the daemon for that
     made.shut()
 
 
