@@ -50,7 +50,7 @@ test: $(VENV)/.test ## all tests; one of them: make test ARGS='-k name'
 
 .PHONY: test-containers
 test-containers: $(VENV)/.test ## attacks, server and clients with the engine docker; needs its image
-	@JUPYTER_SANDBOX_ENGINE=docker python -m pytest tests/attacks tests/server tests/e2e -k 'not unprivileged' $(ARGS)
+	@JUPYTER_SANDBOX_ENGINE=docker python -m pytest tests/attacks tests/server tests/e2e tests/faults/test_network.py -k 'not unprivileged' $(ARGS)
 
 .PHONY: check
 check: ## style, types, layers, dependencies, spelling

@@ -139,6 +139,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             "ReadonlyRootfs": True,
             "RestartPolicy": {"Name": "no"},
             "SecurityOpt": ["no-new-privileges", f"seccomp={json.dumps(seccomp_profile())}"],
+            "Sysctls": {"net.ipv4.ping_group_range": "1 0"},  # the kernel's default: nobody; Docker's is everybody
             "Tmpfs": {
                 "/tmp": f"{tmpfs},exec,size={limits.tmp_mib}m,nr_inodes={limits.tmp_mib * 64}",  # noqa: S108
                 "/run": f"{tmpfs},noexec,size=1m,nr_inodes=256",

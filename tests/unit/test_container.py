@@ -91,6 +91,7 @@ def test_a_container_is_exactly_this():
             "ReadonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"],
             "ReadonlyRootfs": True,
             "RestartPolicy": {"Name": "no"},
+            "Sysctls": {"net.ipv4.ping_group_range": "1 0"},
             "Tmpfs": {
                 "/tmp": "rw,nosuid,nodev,mode=1777,exec,size=8m,nr_inodes=512",
                 "/run": "rw,nosuid,nodev,mode=1777,noexec,size=1m,nr_inodes=256",
