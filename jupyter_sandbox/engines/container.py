@@ -40,7 +40,6 @@ strict."""
 PUBLIC_FILES: Final = ("passwd", "group", "hosts", "hostname", "resolv.conf")
 """Files of /etc that are made for each worker and lie in its hand-over directory while it starts."""
 
-_CPU_PERIOD_US: Final = 100_000
 _AGENT_OOM_SCORE: Final = 100
 _MASKED: Final = (
     "/dev/mqueue",
@@ -76,6 +75,8 @@ class Host:
     """Highest limit of open files that the daemon can set: it may lack the capability to raise its own."""
     processes: int
     """Likewise for processes of one user."""
+    remaps: bool = False
+    """Whether the daemon would give containers other uids on the host than they see (userns-remap)."""
 
 
 def public_files(uid: int) -> dict[str, str]:
@@ -122,8 +123,6 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             "CapAdd": [],
             "CapDrop": ["ALL"],
             "CgroupnsMode": "private",
-            "CpuPeriod": _CPU_PERIOD_US,
-            "CpuQuota": int(limits.cpus * _CPU_PERIOD_US),
             "Devices": [],
             "Init": False,  # the agent reaps
             "IpcMode": "private",
@@ -131,6 +130,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             "MaskedPaths": list(_MASKED),
             "Memory": memory,
             "MemorySwap": memory,  # memory and swap together: no swap
+            "NanoCpus": int(limits.cpus * 1e9),
             "NetworkMode": "none",
             "OomScoreAdj": _AGENT_OOM_SCORE,  # kernels raise theirs: a full memory limit takes them first
             "PidsLimit": limits.processes,
@@ -151,7 +151,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
                 _ulimit("nofile", min(limits.open_files, host.open_files)),
                 _ulimit("nproc", min(limits.processes, host.processes)),
             ],
-            "UsernsMode": "host",  # uids are unique on the host; a daemon that remaps them would break disk and shares
+            **({"UsernsMode": "host"} if host.remaps else {}),  # uids are unique on the host; disk and shares need them
             **({"Runtime": host.runtime} if host.runtime else {}),
         },
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import resource
@@ -127,6 +128,7 @@ class DockerEngine:
         wrong = suitability.refusal(info, self._host.runtime) or image.misfit(self._image, labels)
         if wrong:
             raise IsolationUnavailableError(wrong)
+        self._host = dataclasses.replace(self._host, remaps=suitability.remaps(info))
         self._notes = [
             suitability.summary(version, info),
             f"image {self._image}" + (f", runtime {self._host.runtime}" if self._host.runtime else ""),

@@ -44,6 +44,11 @@ def refusal(info: Mapping[str, Any], runtime: str = "") -> str | None:
     return None
 
 
+def remaps(info: Mapping[str, Any]) -> bool:
+    """Return whether the engine gives containers other uids on the host than they see."""
+    return "userns" in _security_options(info)
+
+
 def weaknesses(info: Mapping[str, Any], capabilities: int | None) -> list[Weakness]:
     """Return what is weaker than it could be. `capabilities`: the daemon's effective set, None when unknown."""
     found = []

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jupyter_sandbox.engines import container, held
+from jupyter_sandbox.engines import container, held, suitability
 from jupyter_sandbox.specs import Limits, Template
 from sandbox_worker import container as worker
 from sandbox_worker import syscalls
@@ -61,8 +61,6 @@ def test_a_container_is_exactly_this():
             "CapAdd": [],
             "CapDrop": ["ALL"],
             "CgroupnsMode": "private",
-            "CpuPeriod": 100000,
-            "CpuQuota": 150000,
             "Devices": [],
             "Init": False,
             "IpcMode": "private",
@@ -84,6 +82,7 @@ def test_a_container_is_exactly_this():
             ],
             "Memory": 512 << 20,
             "MemorySwap": 512 << 20,
+            "NanoCpus": 1_500_000_000,
             "NetworkMode": "none",
             "OomScoreAdj": 100,
             "PidsLimit": 100,
@@ -103,9 +102,15 @@ def test_a_container_is_exactly_this():
                 {"Name": "nofile", "Soft": 4096, "Hard": 4096},
                 {"Name": "nproc", "Soft": 100, "Hard": 100},
             ],
-            "UsernsMode": "host",
         },
     }
+
+
+def test_a_daemon_that_remaps_users_is_told_not_to():
+    host = container.Host(image="i", instance="a", version="1", open_files=1000, processes=50, remaps=True)
+    assert config(host=host)["HostConfig"]["UsernsMode"] == "host"
+    assert suitability.remaps({"SecurityOptions": ["name=seccomp,profile=default", "name=userns"]})
+    assert not suitability.remaps({"SecurityOptions": ["name=seccomp,profile=default"]})
 
 
 def test_limits_are_never_above_the_engines_own():
