@@ -19,7 +19,7 @@ LATER = (
 
 def test_a_request_of_a_later_version_is_refused_and_the_worker_lives(tmp_path):
     with channel.listen(tmp_path / "agent", kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
-        agent = Agent(listener, lambda _request, _listeners: None)
+        agent = Agent(listener, lambda _request, _listeners: None, lambda _request, _mounts: None)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as broker:
             broker.connect(str(tmp_path / "agent"))
             agent._accept(1)

@@ -39,6 +39,7 @@ async def test_a_kernel_whose_messages_are_encrypted_runs_code_and_is_restarted(
     notebook = await new_notebook()
     assert (await notebook.execute("6 * 7")).value == "42"
     await jp_fetch("api", "kernels", notebook.kernel_id, "restart", method="POST", body="")
+    await notebook.answers()
     assert (await notebook.execute("7 * 7")).value == "49"
     manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
     assert "curve_publickey" in manager.get_connection_info()
