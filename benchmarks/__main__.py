@@ -6,44 +6,38 @@ import argparse
 import asyncio
 import signal
 import sys
+import tempfile
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks import latency, load, memory
-from benchmarks.machine import condition, facts, quiet
-from benchmarks.metrics import Results
-from benchmarks.plan import FULL, QUICK, Plan
-from benchmarks.report import print_table, write_lines
-from benchmarks.server import NotInstalledError, Server, running
+from benchmarks import records
+from benchmarks.machine import facts
+from benchmarks.plan import FULL, QUICK
+from benchmarks.report import print_table
+from benchmarks.run import MEASUREMENTS, Run, progress, until_done_or_terminated
+from benchmarks.server import REPOSITORY, NotInstalledError
 from benchmarks.systems import SYSTEMS, System
 
-Measure = Callable[[Sequence[Server], Plan, Results], Awaitable[None]]
-
-TOGETHER: Mapping[str, Measure] = {
-    "start": latency.measure_start,
-    "exec": latency.measure_exec,
-    "load": load.measure_load,
-    "churn": load.measure_churn,
-}
-"""Measured with all servers up, taking turns; memory is measured with one server at a time."""
-MEMORY = "memory"
-METRICS = (*latency.METRICS, *load.METRICS, *memory.METRICS)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 EXIT_FAILED = 1
 EXIT_NOT_INSTALLED = 2
 EXIT_INTERRUPTED = 130
 
+PAGE = REPOSITORY / "docs/benchmarks.md"
+FIGURES = REPOSITORY / "docs/benchmarks/figures.jsonl"
+
 _BY_NAME = {system.name: system for system in SYSTEMS}
-_MEASUREMENTS = (*TOGETHER, MEMORY)
 
 _DESCRIPTION = """\
 Compare ways to get a Jupyter kernel, each through a real jupyter_server on 127.0.0.1.
 
 All chosen systems run at the same time and take turns, repetition by repetition, so that slow and fast phases of the
-machine hit all of them and the ratios are fair. Memory is measured with one system at a time. Every answer is checked.
+machine hit all of them and the ratios are fair. Memory and growth are measured with one system at a time. Every answer
+is checked.
 """
 
 
@@ -55,18 +49,26 @@ systems:
 
 measurements:
   start          one kernel at a time: POST /api/kernels -> websocket open -> first result and idle
+  ready          POST /api/kernels -> kernel_info_reply
   exec           one user: round trip of `x += 1; print(x)`
   load           {FULL.load_users} users x {FULL.load_requests} requests, sessions created inside the run, then existing
   churn          create, use and destroy, {FULL.churn_parallel} at a time
+  notebook       nbclient executes a small notebook
+  context        a second kernel in the same sandbox
+  idle           processor time of the server and {FULL.idle_kernels} idle kernels in {FULL.idle_s:.0f} s
   memory         PSS of {FULL.memory_kernels} idle kernels, everything of the system included
+  scale          the next kernel, a request and memory with {", ".join(map(str, FULL.scale_kernels))} kernels
 
 examples:
   python -m benchmarks --quick --systems local,local-nodelay
+  python -m benchmarks --docs                                      # all, and docs/benchmarks.md from it
   python -m benchmarks --only start,churn --json figures.jsonl
-  python -m benchmarks --only start --server-option sandbox=--SomeClass.some_trait=0
+  python -m benchmarks --json figures.jsonl --resume               # what that file does not have yet
+  python -m benchmarks --write-docs figures.jsonl                  # measure nothing
+  python -m benchmarks --only start --server-option embedded=--SomeClass.some_trait=0
 
 exit status: 0 all right; {EXIT_FAILED} something failed or an answer was wrong;
-             {EXIT_NOT_INSTALLED} a chosen system is not installed
+             {EXIT_NOT_INSTALLED} a chosen system is not installed, or a file cannot be used
 """
 
 
@@ -97,17 +99,20 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "--systems", type=_names(list(_BY_NAME)), metavar="A,B", help="systems to compare (default: all installed ones)"
+        "--systems", type=_names(list(_BY_NAME)), metavar="A,B", help="systems to compare (default: all there are here)"
     )
     add(
         "--only",
-        type=_names(_MEASUREMENTS),
+        type=_names(MEASUREMENTS),
         metavar="A,B",
-        default=list(_MEASUREMENTS),
+        default=list(MEASUREMENTS),
         help="measurements (default: all)",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures and the machine's facts as lines of JSON")
     add("--quick", action="store_true", help="few repetitions: to see that it works, not to quote")
+    add("--json", type=Path, metavar="FILE", help="write the figures and the machine's facts as lines of JSON")
+    add("--resume", action="store_true", help="add to the file of --json what it does not have yet")
+    add("--docs", action="store_true", help="write docs/benchmarks.md, its plots and its figures from this run")
+    add("--write-docs", type=Path, metavar="FILE", help="measure nothing: write the docs from a file of --json")
     add(
         "--server-option",
         type=_server_option,
@@ -116,7 +121,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         default=[],
         help="append an option to that system's jupyter_server command; may be given more than once",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.docs and options.quick:
+        parser.error("figures of --quick are not for the docs; if they must be: --json FILE, then --write-docs FILE")
+    if options.resume and not options.json:
+        parser.error("--resume needs --json FILE")
+    return options
 
 
 def chosen_systems(wanted: list[str] | None) -> list[System]:
@@ -125,75 +135,76 @@ def chosen_systems(wanted: list[str] | None) -> list[System]:
     for system in SYSTEMS:
         if wanted is not None and system.name not in wanted:
             continue
-        if missing := system.missing_packages():
-            message = f"system {system.name} is not installed here: it needs {', '.join(missing)}"
+        if lack := system.lack():
+            message = f"system {system.name} cannot run here: {lack}"
             if wanted is not None:
                 raise NotInstalledError(message)
-            _progress(f"left out: {message}")
+            progress(f"left out: {message}")
         else:
             chosen.append(system)
     return chosen
 
 
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def write_docs(text: str) -> None:
+    """Write page, plots and figures from the text of a file of figures. Raises ValueError."""
+    from benchmarks import page, plots  # matplotlib takes a while
+
+    figures = records.figures(records.parse(text))
+    new = page.replaced(PAGE.read_text(), page.generated(figures))
+    FIGURES.parent.mkdir(exist_ok=True)
+    FIGURES.write_text(text)
+    plots.write(figures, FIGURES.parent)
+    PAGE.write_text(new)
+    progress(f"written: {PAGE.relative_to(REPOSITORY)} and {FIGURES.parent.relative_to(REPOSITORY)}")
 
 
-async def _run(options: argparse.Namespace, systems: Sequence[System], plan: Plan, results: Results) -> None:
+def _measure(options: argparse.Namespace, file: Path) -> records.Figures:
+    """Measure into `file` and return everything it then says. Raises NotInstalledError, ValueError."""
+    systems = chosen_systems(options.systems)
+    done = set()
+    if options.resume and file.exists():
+        done = set(records.figures(records.parse(file.read_text())).measured)
+    else:
+        file.write_text("")
+    plan = QUICK if options.quick else FULL
     extra: dict[str, list[str]] = defaultdict(list)
     for name, option in options.server_option:
         extra[name].append(option)
-    together = [name for name in TOGETHER if name in options.only]
-    if together:
-        async with AsyncExitStack() as stack:
-            servers = []
-            for system in systems:
-                _progress(f"{system.name}: starting the server")
-                servers.append(await stack.enter_async_context(running(system, extra[system.name], results)))
-            for name in together:
-                _progress(f"measuring {name}")
-                await TOGETHER[name](servers, plan, results)
-    if MEMORY in options.only:
-        for system in systems:
-            _progress(f"measuring {MEMORY} of {system.name}")
-            async with running(system, extra[system.name], results) as server:
-                await quiet()
-                await memory.measure_memory(server, plan, results)
 
+    def write(new: list[records.Record]) -> None:
+        with file.open("a") as out:
+            out.write(records.dump(new))
 
-async def _run_until_done_or_terminated(
-    options: argparse.Namespace, systems: Sequence[System], plan: Plan, results: Results
-) -> None:
-    """Make SIGTERM end the run the way Ctrl-C does: by stopping what was started."""
-    task = asyncio.create_task(_run(options, systems, plan, results))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await task
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    run = {"started_at": started_at, "quick": options.quick, "machine": facts()}
+    write([records.header(run, {system.name: system.summary for system in systems})])
+    records.figures(records.parse(file.read_text()))  # parts of two machines: say so now
+    measurements = [name for name in options.only if name not in done]
+    work = Run(plan, extra, write, must_start=options.systems is not None).measure(systems, measurements)
+    asyncio.run(until_done_or_terminated(work, signal.SIGTERM))
+    return records.figures(records.parse(file.read_text()))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmarks and return the exit status."""
     options = parse_arguments(arguments)
-    plan = QUICK if options.quick else FULL
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    before = condition()
     try:
-        systems = chosen_systems(options.systems)
-        results = Results(systems=[system.name for system in systems])
-        asyncio.run(_run_until_done_or_terminated(options, systems, plan, results))
-    except NotInstalledError as error:
-        _progress(f"error: {error}")
+        if options.write_docs:
+            write_docs(options.write_docs.read_text())
+            return 0
+        with tempfile.TemporaryDirectory() as directory:
+            file = options.json or Path(directory, "figures.jsonl")
+            figures = _measure(options, file)
+            print_table(figures, sys.stdout)
+            if options.docs:
+                write_docs(file.read_text())
+    except (NotInstalledError, ValueError) as error:
+        progress(f"error: {error}")
         return EXIT_NOT_INSTALLED
     except (KeyboardInterrupt, asyncio.CancelledError):
-        _progress("interrupted; everything that was started is stopped")
+        progress("interrupted; everything that was started is stopped")
         return EXIT_INTERRUPTED
-    machine = facts()
-    print_table(results, METRICS, machine, sys.stdout)
-    if options.json:
-        conditions = {"before": before, "after": condition()}
-        run = {"started_at": started_at, "quick": options.quick, "machine": machine, "condition": conditions}
-        with options.json.open("w") as file:
-            write_lines(results, METRICS, run, file)
-    return EXIT_FAILED if results.failures else 0
+    return EXIT_FAILED if figures.failures else 0
 
 
 if __name__ == "__main__":

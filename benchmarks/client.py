@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXECUTE_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 120.0
+DELETE_PARALLEL = 4
 
 
 class KernelFailedError(Exception):
@@ -69,6 +70,25 @@ class Channel:
             raise KernelFailedError(f"no answer to an execution within {EXECUTE_TIMEOUT_S:.0f} s") from None
         except (aiohttp.ClientError, ConnectionError) as error:
             raise KernelFailedError(f"websocket: {error!r}") from error
+
+    async def kernel_info(self) -> str:
+        """Ask the kernel what it is and return its name: it is ready. Raises KernelFailedError."""
+        message_id = f"{self.session_id}_{next(self._numbers)}"
+        header = {"msg_id": message_id, "msg_type": "kernel_info_request", "session": self.session_id}
+        header |= {"username": "benchmark", "version": "5.4", "date": "2026-01-01T00:00:00Z"}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": {}, "channel": "shell"}
+        try:
+            async with asyncio.timeout(EXECUTE_TIMEOUT_S):
+                await self.websocket.send_str(json.dumps(message))
+                while (frame := await self.websocket.receive()).type is aiohttp.WSMsgType.TEXT:
+                    answer = json.loads(frame.data)
+                    if answer["msg_type"] == "kernel_info_reply" and answer["parent_header"]["msg_id"] == message_id:
+                        return str(answer["content"].get("implementation"))
+        except TimeoutError:
+            raise KernelFailedError(f"no kernel_info_reply within {EXECUTE_TIMEOUT_S:.0f} s") from None
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise KernelFailedError(f"websocket: {error!r}") from error
+        raise KernelFailedError(f"websocket sent {frame.type.name} instead of a kernel_info_reply")
 
     async def _collect(self, message_id: str) -> str:
         printed: list[str] = []
@@ -153,6 +173,36 @@ class ServerClient:
                 await channel.websocket.close()
         finally:
             await self.delete(kernel_id)
+
+
+class Kernels:
+    """Kernels that live until the end of an `async with`, and are then deleted a few at a time."""
+
+    def __init__(self, client: ServerClient, kernel_name: str) -> None:
+        self._client = client
+        self._kernel_name = kernel_name
+        self._stacks: list[AsyncExitStack] = []
+
+    async def add(self) -> Channel:
+        """Start one more and open its websocket. Raises KernelFailedError."""
+        stack = AsyncExitStack()
+        channel = await stack.enter_async_context(self._client.kernel(self._kernel_name))
+        self._stacks.append(stack)
+        return channel
+
+    async def __aenter__(self) -> Kernels:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        stacks = iter(self._stacks)
+
+        async def delete_in_turn() -> None:
+            for stack in stacks:
+                await stack.aclose()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(DELETE_PARALLEL):
+                group.create_task(delete_in_turn())
 
 
 @asynccontextmanager

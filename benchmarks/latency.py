@@ -21,8 +21,9 @@ START_POST = Metric(name="start.post", unit="ms", meaning="POST /api/kernels -> 
 START_CONNECT = Metric(name="start.connect", unit="ms", meaning="answer -> websocket open")
 START_EXECUTE = Metric(name="start.execute", unit="ms", meaning="websocket open -> first result and idle")
 START_TOTAL = Metric(name="start.total", unit="ms", meaning="POST /api/kernels -> first result and idle")
+READY = Metric(name="ready.total", unit="ms", meaning="POST /api/kernels -> kernel_info_reply over the websocket")
 EXEC_ROUND_TRIP = Metric(name="exec.round_trip", unit="ms", meaning="`x += 1; print(x)` -> reply and idle, one user")
-METRICS = (START_TOTAL, START_FIRST, START_POST, START_CONNECT, START_EXECUTE, EXEC_ROUND_TRIP)
+METRICS = (START_TOTAL, START_FIRST, START_POST, START_CONNECT, START_EXECUTE, READY, EXEC_ROUND_TRIP)
 
 
 def rotated(servers: Sequence[Server], turn: int) -> list[Server]:
@@ -59,11 +60,28 @@ async def measure_start(servers: Sequence[Server], plan: Plan, results: Results)
     """Start, use and delete one kernel at a time, each on a quiet machine; the first of each server counts apart."""
     for turn in range(1 + plan.start_repetitions):
         for server in rotated(servers, turn):
-            await quiet()
+            await quiet(plan.quiet_timeout_s)
             try:
                 await _start_once(server, results, first=turn == 0)
             except KernelFailedError as error:
                 results.fail(server.system.name, "start", str(error))
+
+
+async def measure_ready(servers: Sequence[Server], plan: Plan, results: Results) -> None:
+    """Start a kernel and ask it what it is: ready, before any code ran. The pool has had time to fill."""
+    for turn in range(plan.ready_repetitions):
+        for server in rotated(servers, turn):
+            name = server.system.name
+            await quiet(plan.quiet_timeout_s)
+            try:
+                begin = time.perf_counter()
+                async with server.client.kernel(server.system.kernel_name) as channel:
+                    implementation = await channel.kernel_info()
+                    elapsed_ms = (time.perf_counter() - begin) * 1e3
+                if results.check(name, "ready", expected="ipython", actual=implementation):
+                    results.add(READY, name, elapsed_ms)
+            except KernelFailedError as error:
+                results.fail(name, "ready", str(error))
 
 
 async def _execute_block(channel: Channel, system: str, numbers: range, results: Results) -> None:
@@ -94,7 +112,7 @@ async def measure_exec(servers: Sequence[Server], plan: Plan, results: Results) 
                 name = server.system.name
                 if name not in channels:
                     continue
-                await quiet()
+                await quiet(plan.quiet_timeout_s)
                 try:
                     await _execute_block(channels[name], name, numbers, results)
                 except KernelFailedError as error:

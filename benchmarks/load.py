@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from benchmarks.client import Channel, KernelFailedError
+from benchmarks.client import Channel, KernelFailedError, Kernels
 from benchmarks.latency import rotated
 from benchmarks.machine import quiet
 from benchmarks.metrics import Metric, Results
@@ -39,12 +38,12 @@ METRICS = (NEW_RPS, NEW_LATENCY, READY_RPS, READY_LATENCY, CLIENT_CPU, CHURN)
 class _Round:
     """One round of load on one server: every user has a kernel that counts."""
 
-    def __init__(self, server: Server, plan: Plan, results: Results, stack: AsyncExitStack) -> None:
+    def __init__(self, server: Server, plan: Plan, results: Results, kernels: Kernels) -> None:
         self._server = server
         self._name = server.system.name
         self._plan = plan
         self._results = results
-        self._stack = stack
+        self._kernels = kernels
         self._right = 0
         self.channels: list[Channel] = []
 
@@ -60,8 +59,7 @@ class _Round:
     async def new_user(self) -> None:
         """Create a session, then use it."""
         try:
-            kernel = self._server.client.kernel(self._server.system.kernel_name)
-            channel = await self._stack.enter_async_context(kernel)
+            channel = await self._kernels.add()
             await channel.execute("x = 0")
             await self._requests(channel, NEW_LATENCY)
             self.channels.append(channel)
@@ -83,8 +81,8 @@ class _Round:
 
 async def _load_round(server: Server, plan: Plan, results: Results) -> None:
     name = server.system.name
-    async with AsyncExitStack() as stack:
-        load = _Round(server, plan, results, stack)
+    async with Kernels(server.client, server.system.kernel_name) as kernels:
+        load = _Round(server, plan, results, kernels)
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as users:
             for _ in range(plan.load_users):
@@ -97,7 +95,7 @@ async def _load_round(server: Server, plan: Plan, results: Results) -> None:
         except KernelFailedError as error:
             results.fail(name, "load", str(error))
             return
-        await quiet()
+        await quiet(plan.quiet_timeout_s)
         begin, begin_cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as users:
             for channel in load.channels:
@@ -112,7 +110,7 @@ async def measure_load(servers: Sequence[Server], plan: Plan, results: Results) 
     """Let all users work at once, first with sessions they create, then again with the same sessions."""
     for turn in range(plan.load_rounds):
         for server in rotated(servers, turn):
-            await quiet()
+            await quiet(plan.quiet_timeout_s)
             await _load_round(server, plan, results)
 
 
@@ -143,5 +141,5 @@ async def measure_churn(servers: Sequence[Server], plan: Plan, results: Results)
     """Create, use and destroy kernels, a few at a time."""
     for turn in range(plan.churn_rounds):
         for server in rotated(servers, turn):
-            await quiet()
+            await quiet(plan.quiet_timeout_s)
             await _churn_round(server, plan, results)

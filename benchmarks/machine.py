@@ -29,7 +29,6 @@ _PACKAGES = (
 QUIET_IDLE_SHARE = 0.9
 QUIET_WINDOW_S = 0.25
 QUIET_MINIMUM_S = 0.5
-QUIET_TIMEOUT_S = 4.0
 
 
 def _proc_field(file: str, name: str) -> str:
@@ -71,9 +70,9 @@ def _cpu_ticks() -> tuple[int, int]:
     return fields[3] + fields[4], sum(fields)
 
 
-async def quiet() -> None:
+async def quiet(timeout_s: float) -> None:
     """Wait until the CPUs are nearly idle, so that a sample does not pay for the one before; gives up after a while."""
-    end = time.monotonic() + QUIET_TIMEOUT_S
+    end = time.monotonic() + timeout_s
     await asyncio.sleep(QUIET_MINIMUM_S - QUIET_WINDOW_S)
     share = 0.0
     while share < QUIET_IDLE_SHARE and time.monotonic() < end:

@@ -29,9 +29,13 @@ PER_KERNEL = Metric(name="memory.per_kernel", unit="MiB", meaning="PSS that one 
 STANDING = Metric(name="memory.standing", unit="MiB", meaning="PSS without any kernel, server not included")
 ALL_IN = Metric(name="memory.all_in", unit="MiB", meaning="per kernel, with its share of what stands")
 AVAILABLE = Metric(name="memory.available_drop", unit="MiB", meaning="fall of MemAvailable per kernel (noisy)")
-METRICS = (PER_KERNEL, STANDING, ALL_IN, AVAILABLE)
+WITH_DATA = Metric(
+    name="memory.with_data", unit="MiB", meaning="PSS of a kernel that imported numpy, pandas, matplotlib"
+)
+METRICS = (PER_KERNEL, WITH_DATA, STANDING, ALL_IN, AVAILABLE)
 
-_MIB = 1024 * 1024
+_IMPORT = "import numpy, pandas, matplotlib.pyplot; print(pandas.DataFrame({'a': [1, 2]}).a.max())"
+MIB = 1024 * 1024
 STEADY_WINDOW_S = 1.5
 STEADY_TOLERANCE = 0.01
 STEADY_TIMEOUT_S = 30.0
@@ -56,7 +60,7 @@ def _available_bytes() -> int:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def _footprint(server: Server) -> Footprint:
+def footprint(server: Server) -> Footprint:
     by_role: Counter[str] = Counter()
     count = 0
     for process in server.processes():
@@ -70,10 +74,10 @@ def _footprint(server: Server) -> Footprint:
 async def _steady(server: Server, results: Results) -> Footprint:
     """Wait until neither the number of processes nor their sum changes: a pool has refilled, a dead kernel is gone."""
     end = time.monotonic() + STEADY_TIMEOUT_S
-    last = _footprint(server)
+    last = footprint(server)
     while time.monotonic() < end:
         await asyncio.sleep(STEADY_WINDOW_S)
-        now = _footprint(server)
+        now = footprint(server)
         if now.process_count == last.process_count and abs(now.total - last.total) <= STEADY_TOLERANCE * last.total:
             return now
         last = now
@@ -82,7 +86,7 @@ async def _steady(server: Server, results: Results) -> Footprint:
 
 
 def _describe(footprint: Footprint) -> str:
-    roles = ", ".join(f"{role} {size / _MIB:.1f}" for role, size in sorted(footprint.by_role.items()))
+    roles = ", ".join(f"{role} {size / MIB:.1f}" for role, size in sorted(footprint.by_role.items()))
     return f"processes {footprint.process_count}: {roles} MiB"
 
 
@@ -97,23 +101,30 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
             await channel.execute("x = 0")
         before = await _steady(server, results)
         async with AsyncExitStack() as stack:
+            channels = []
             for number in range(count):
                 channel = await stack.enter_async_context(server.client.kernel(server.system.kernel_name))
                 printed = await channel.execute(f"x = {number}; print(x)")
                 results.check(name, "memory", expected=f"{number}\n", actual=printed)
+                channels.append(channel)
             after = await _steady(server, results)
+            for channel in channels:
+                printed = await channel.execute(_IMPORT)
+                results.check(name, "memory", expected="2\n", actual=printed)
+            loaded = await _steady(server, results)
     except KernelFailedError as error:
         results.fail(name, "memory", str(error))
         return
     if after.process_count < before.process_count + count:
         results.fail(name, "memory", f"{count} kernels were started, but their processes were not found")
         return
-    per_kernel = (after.total - before.total) / count / _MIB
-    standing = (before.total - before.by_role[SERVER_ROLE]) / _MIB
+    per_kernel = (after.total - before.total) / count / MIB
+    standing = (before.total - before.by_role[SERVER_ROLE]) / MIB
     results.add(PER_KERNEL, name, per_kernel)
+    results.add(WITH_DATA, name, (loaded.total - before.total) / count / MIB)
     results.add(STANDING, name, standing)
     results.add(ALL_IN, name, per_kernel + standing / count)
-    results.add(AVAILABLE, name, (before.available_bytes - after.available_bytes) / count / _MIB)
+    results.add(AVAILABLE, name, (before.available_bytes - after.available_bytes) / count / MIB)
     results.note(name, f"without kernels {_describe(before)}", "memory")
     results.note(name, f"with {count} kernels {_describe(after)}", "memory")
     left = await _steady(server, results)

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A quantity; `name` is `measurement.quantity` and never changes, so that files of several runs can be compared."""
+    """A quantity; `name` is `measurement.quantity` and never changes, so that files of several runs can be compared.
+
+    `at`: with how many kernels it was measured, for quantities that are measured with several numbers; else 0.
+    """
 
     name: str
     unit: str
     meaning: str
     more_is_better: bool = False
+    at: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

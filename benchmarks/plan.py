@@ -9,26 +9,52 @@ from dataclasses import dataclass
 class Plan:
     """Counts of all measurements; every repetition visits all systems before the next one begins."""
 
-    start_repetitions: int = 20
-    exec_blocks: int = 15
-    exec_block_size: int = 20
-    load_rounds: int = 3
+    quiet_timeout_s: float = 4.0
+    start_repetitions: int = 15
+    ready_repetitions: int = 8
+    exec_blocks: int = 10
+    exec_block_size: int = 30
+    load_rounds: int = 2
     load_users: int = 25
     load_requests: int = 100
-    memory_kernels: int = 10
-    churn_rounds: int = 3
-    churn_kernels: int = 30
+    churn_rounds: int = 2
+    churn_kernels: int = 24
     churn_parallel: int = 3
+    notebook_rounds: int = 3
+    notebook_runs: int = 3
+    context_rounds: int = 3
+    context_runs: int = 4
+    idle_kernels: int = 25
+    idle_s: float = 60.0
+    memory_kernels: int = 10
+    scale_kernels: tuple[int, ...] = (1, 5, 25, 50, 100)
+    scale_starts: int = 3
+    scale_requests: int = 500
+    scale_parallel: int = 4
+    scale_budget_s: float = 45.0
 
 
 FULL = Plan()
 QUICK = Plan(
-    start_repetitions=4,
-    exec_blocks=3,
+    quiet_timeout_s=1.0,
+    start_repetitions=2,
+    ready_repetitions=2,
+    exec_blocks=2,
+    exec_block_size=20,
     load_rounds=1,
     load_users=5,
     load_requests=20,
-    memory_kernels=3,
     churn_rounds=1,
     churn_kernels=6,
+    notebook_rounds=1,
+    notebook_runs=2,
+    context_rounds=1,
+    context_runs=2,
+    idle_kernels=3,
+    idle_s=5.0,
+    memory_kernels=3,
+    scale_kernels=(1, 3),
+    scale_starts=1,
+    scale_requests=30,
+    scale_budget_s=15.0,
 )

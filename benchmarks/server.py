@@ -1,8 +1,8 @@
 """Run one system: a fresh jupyter_server process with private directories, and everything that comes from it.
 
-The server listens on 127.0.0.1 only and asks for a random token. Rules: what runs was asked for (extensions are checked
-in the server's log, the kernel in its list), and afterwards nothing is left: processes are ended by the keeper, mounts
-below the private directory are undone before it is removed.
+The server listens on 127.0.0.1 only and asks for a random token. Rules: what runs was asked for (extensions and engine
+are checked in the server's log, the kernel in its list), and afterwards nothing is left: processes are ended by the
+keeper, containers and mounts of the private directory are removed before it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import shutil
 import site
@@ -17,23 +18,26 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import containers
 from benchmarks.client import ServerClient, open_client
-from benchmarks.processes import Process, all_processes, ancestors, descendants, mounts_below
+from benchmarks.processes import Process, all_processes, descendants, mounts_below
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from benchmarks.metrics import Results
     from benchmarks.systems import System
 
 START_TIMEOUT_S = 60.0
+_ENGINE = re.compile(r"Sandbox kernels are ready \(engine (\w+)")
 STOP_TIMEOUT_S = 120.0
-_REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent
 _CONFIG = """\
 import sys
 
@@ -56,26 +60,34 @@ class NotInstalledError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running system: how to talk to it, and which processes it consists of."""
+    """A running system: how to talk to it, which processes it consists of, and where others can join it."""
 
     system: System
     client: ServerClient
     keeper_pid: int
-    started_ticks: int
+    directory: Path
+    environment: Mapping[str, str]
+
+    @property
+    def python(self) -> str:
+        """Return the interpreter that the server runs in."""
+        return _python(self.system)
 
     def processes(self) -> list[Process]:
-        """Return the processes of this system: descendants, and younger ones of the engine found by name."""
+        """Return the processes of this system: descendants, and those of its containers with what runs beside each."""
         everything = all_processes()
         own = descendants(self.keeper_pid, everything)
-        if self.system.engine_pattern is not None:
-            benchmark = os.getpid()
-            others = ancestors(benchmark, everything) | set(descendants(benchmark, everything)) | {benchmark}
+        if self.system.image:
+            ids = containers.of_directory(self.directory)
             for process in everything.values():
-                younger = process.started_ticks >= self.started_ticks and process.pid not in others
-                if younger and self.system.engine_pattern.search(process.command):
+                if process.pid not in own and any(container in process.command for container in ids):
                     own[process.pid] = process
                     own.update(descendants(process.pid, everything))
         return list(own.values())
+
+
+def _python(system: System) -> str:
+    return system.python or sys.executable
 
 
 def _free_port() -> int:
@@ -86,14 +98,14 @@ def _free_port() -> int:
 
 
 def _placed(text: str, directory: Path) -> str:
-    return text.replace("{directory}", str(directory))
+    return text.replace("{directory}", str(directory)).replace("{name}", directory.name)
 
 
 def _environment(system: System, directory: Path) -> dict[str, str]:
     """Return the caller's environment, with all places where Jupyter and the engine write moved to `directory`."""
     foreign = ("JUPYTER", "IPYTHON", "JPY_", "XDG_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    environment["PATH"] = os.pathsep.join([str(Path(_python(system)).parent), environment.get("PATH", os.defpath)])
     environment["PYTHONUSERBASE"] = site.getuserbase()
     places = {
         "HOME": "home",
@@ -119,9 +131,12 @@ def _write_config(system: System, directory: Path, port: int, token: str) -> Non
     root = directory / "root"
     root.mkdir()
     text = _CONFIG.format(
-        repository=str(_REPOSITORY), port=port, root=str(root), extensions=dict(system.extensions), token=token
+        repository=str(REPOSITORY), port=port, root=str(root), extensions=dict(system.extensions), token=token
     )
     (directory / "config" / "jupyter_server_config.py").write_text(text)
+    for name, content in system.files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(content)
 
 
 def _log_tail(log: Path, lines: int = 15) -> str:
@@ -138,6 +153,17 @@ def _check_extensions(system: System, log: Path) -> None:
             raise NotInstalledError(f"{system.name}: server extension {extension} {state}\n{_log_tail(log)}")
 
 
+async def _check_engine(system: System, log: Path) -> None:
+    """Wait until our extension has said which engine makes workers. Raises NotInstalledError."""
+    end = time.monotonic() + START_TIMEOUT_S
+    while (found := _ENGINE.search(text := log.read_text(errors="replace"))) is None:
+        if "Sandbox kernels cannot start" in text or time.monotonic() > end:
+            raise NotInstalledError(f"{system.name}: no engine {system.engine} here\n{_log_tail(log)}")
+        await asyncio.sleep(0.1)
+    if found[1] != system.engine:
+        raise NotInstalledError(f"{system.name}: workers are made by the engine {found[1]}, not {system.engine}")
+
+
 async def _wait_until_ready(server: Server, keeper: asyncio.subprocess.Process, log: Path) -> None:
     """Wait until the server answers and offers the kernel. Raises NotInstalledError."""
     system = server.system
@@ -151,6 +177,8 @@ async def _wait_until_ready(server: Server, keeper: asyncio.subprocess.Process, 
         message = f"{system.name}: no answer from the server within {START_TIMEOUT_S:.0f} s\n{_log_tail(log)}"
         raise NotInstalledError(message) from None
     _check_extensions(system, log)
+    if system.engine:
+        await _check_engine(system, log)
     if system.kernel_name not in kernels:
         raise NotInstalledError(f"{system.name}: no kernelspec {system.kernel_name}, only {', '.join(sorted(kernels))}")
 
@@ -167,6 +195,14 @@ async def _stop(keeper: asyncio.subprocess.Process, system: System, results: Res
 
 
 def _remove(directory: Path, system: System, results: Results) -> None:
+    try:
+        left = containers.of_directory(directory) if system.image else []
+        for container in left:
+            containers.remove(container)
+        if left:
+            results.note(system.name, f"{len(left)} containers outlived the server and were removed")
+    except containers.EngineError as error:
+        results.fail(system.name, "stop", f"containers may be left behind: {error}")
     for point in mounts_below(directory):
         results.note(system.name, f"mount left behind: {point.relative_to(directory)}")
         subprocess.run(["umount", "--lazy", str(point)], check=False)
@@ -182,8 +218,8 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
 
     `options` are appended to the command line of the server. Raises NotInstalledError.
     """
-    if missing := system.missing_packages():
-        raise NotInstalledError(f"{system.name} is not installed: pip install {' '.join(missing)}")
+    if lack := system.lack():
+        raise NotInstalledError(f"system {system.name} cannot run here: {lack}")
     directory = Path(tempfile.mkdtemp(prefix="jsb-"))
     directory.chmod(0o711)  # workers with a uid of their own pass through; what is secret lies in closed directories
     log = directory / "server.log"
@@ -192,12 +228,12 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
         port, token = _free_port(), secrets.token_hex(16)
         environment = _environment(system, directory)
         _write_config(system, directory, port, token)
-        command = [sys.executable, "-m", "jupyter_server"]
+        command = [_python(system), "-m", "jupyter_server"]
         command += [_placed(option, directory) for option in (*system.options, *options)]
         with log.open("wb") as log_file:
             keeper = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "benchmarks.keeper", *command),
-                cwd=_REPOSITORY,
+                cwd=REPOSITORY,
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -206,8 +242,13 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
             )
         try:
             async with open_client(f"http://127.0.0.1:{port}", token) as client:
-                started_ticks = all_processes()[keeper.pid].started_ticks
-                server = Server(system=system, client=client, keeper_pid=keeper.pid, started_ticks=started_ticks)
+                server = Server(
+                    system=system,
+                    client=client,
+                    keeper_pid=keeper.pid,
+                    directory=directory,
+                    environment=environment,
+                )
                 await _wait_until_ready(server, keeper, log)
                 yield server
         finally:

@@ -1,15 +1,19 @@
 """The table of systems that are measured against each other.
 
 A system is a way to get a kernel from a Jupyter server. This module knows what each one needs to run; it refuses to
-know how it is measured. To add one, add a row to `SYSTEMS`: no other module names a system.
+know how it is measured. To add one, add a row to `SYSTEMS`: no other module but the goals names a system.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks import containers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,37 +23,57 @@ BASELINES = ("local", "local-nodelay")
 
 OUR_EXTENSION = "jupyter_sandbox"
 NODELAY_EXTENSION = "benchmarks.nodelay"
+WORKER_IMAGE = "jupyter-sandbox-worker:latest"
+PEER_IMAGE = "jupyter-sandbox-bench-peer:1"
+"""Made by `benchmarks.peer`; counted up when its Dockerfile changes."""
+PEER_KERNEL = "bench_peer"
+PEER_PYTHON = Path(sys.prefix, "peer/bin/python")
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
     """One way to get a kernel.
 
-    `extensions` are Jupyter server extensions switched on or off; the server's log is checked for each of them.
-    In the values of `environment` and in `options`, `{directory}` stands for the private directory of the server.
-    `engine_pattern` is only for engines whose workers are children of a daemon that runs already (Docker): who matches
-    in name or arguments and is younger than the server counts as part of the system. What the server starts itself,
-    however detached, is found without it.
+    `python` is the interpreter of the server, empty for the one that runs the benchmarks. `extensions` are Jupyter
+    server extensions switched on or off; the server's log is checked for each of them, and for the `engine`. In the
+    values of `environment` and in `options`, `{directory}` stands for the private directory of the server and `{name}`
+    for the name of that; `files` are written into it, by relative path.
+    `image` is the container image it needs; then containers that belong to the private directory count as part of the
+    system and are removed at the end. What the server starts itself, however detached, is found without it.
     `roles` sorts the system's processes for the memory report: first match wins.
+    `only` and `without` say in which measurements it takes part; by default in all.
     """
 
     name: str
     summary: str
     kernel_name: str
+    python: str = ""
     packages: tuple[str, ...] = ()
     extensions: Mapping[str, bool] = field(default_factory=dict)
+    engine: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
-    engine_pattern: re.Pattern[str] | None = None
+    image: str = ""
     roles: tuple[tuple[str, re.Pattern[str]], ...] = ()
+    only: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
 
     def role_of(self, command: str) -> str:
         """Return the first role whose pattern occurs in `command` (process name and arguments)."""
         return next((role for role, pattern in self.roles if pattern.search(command)), "other")
 
-    def missing_packages(self) -> list[str]:
-        """Return the Python packages that this system needs and this environment does not have."""
-        return [package for package in self.packages if installed_version(package) is None]
+    def takes_part(self, measurement: str) -> bool:
+        """Whether it is measured there."""
+        return measurement not in self.without and (not self.only or measurement in self.only)
+
+    def lack(self) -> str | None:
+        """Return what this machine does not have of what it needs, None if nothing is known to be missing."""
+        if missing := [package for package in self.packages if installed_version(package) is None]:
+            return f"it needs {', '.join(missing)}"
+        if self.python and not Path(self.python).exists():
+            return "it is not prepared: python -m benchmarks.peer"
+        return containers.lack_of_image(self.image) if self.image else None
 
 
 def installed_version(package: str) -> str | None:
@@ -62,7 +86,39 @@ def installed_version(package: str) -> str | None:
 
 SERVER_ROLE = "server"
 _SERVER = (SERVER_ROLE, re.compile(r"-m jupyter_server\b"))
+_SHIM = ("container shim", re.compile("containerd-shim"))
 _LOCAL_ROLES = (_SERVER, ("kernel", re.compile("ipykernel")))
+_OUR_ROLES = (
+    _SERVER,
+    ("broker", re.compile("jupyter_sandbox.broker")),
+    ("zygote", re.compile("^sandbox-zygote")),
+    _SHIM,
+    ("agents and kernels", re.compile("sandbox")),
+)
+_NO_POOL = {"config/sandbox-templates/python.toml": "min_idle = 0\n"}
+_PRELOADED = {
+    "config/sandbox-templates/python.toml": 'preload = ["numpy", "pandas", "matplotlib.pyplot"]\n',
+}
+_WITHOUT_SERVER = frozenset({"notebook", "context"})
+
+
+def _ours(
+    name: str, summary: str, engine: str, files: Mapping[str, str] | None = None, only: frozenset[str] = frozenset()
+) -> System:
+    return System(
+        name=name,
+        summary=summary,
+        kernel_name="sandbox-python",
+        packages=("jupyter-sandbox", *(("docker",) if engine == "docker" else ())),
+        extensions={OUR_EXTENSION: True},
+        engine=engine,
+        environment={"JUPYTER_SANDBOX_DIR": "{directory}/broker", "JUPYTER_SANDBOX_ENGINE": engine},
+        files=files or {},
+        image=WORKER_IMAGE if engine == "docker" else "",
+        roles=_OUR_ROLES,
+        only=only,
+    )
+
 
 SYSTEMS: Sequence[System] = (
     System(
@@ -71,6 +127,7 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False},
         roles=_LOCAL_ROLES,
+        without=frozenset({"scale"}),
     ),
     System(
         name="local-nodelay",
@@ -78,20 +135,33 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False, NODELAY_EXTENSION: True},
         roles=_LOCAL_ROLES,
+        without=frozenset({"memory", "idle"}) | _WITHOUT_SERVER,
     ),
+    _ours("embedded", "this product, engine embedded, warm pool of one", "embedded"),
+    _ours("docker", "this product, engine docker, warm pool of one", "docker"),
+    _ours(
+        "embedded-cold",
+        "the same without a pool: each start makes a worker",
+        "embedded",
+        _NO_POOL,
+        frozenset({"start"}),
+    ),
+    _ours(
+        "docker-cold", "the same without a pool: each start makes a container", "docker", _NO_POOL, frozenset({"start"})
+    ),
+    _ours(
+        "embedded-data", "with numpy, pandas and matplotlib preloaded", "embedded", _PRELOADED, frozenset({"memory"})
+    ),
+    _ours("docker-data", "with numpy, pandas and matplotlib preloaded", "docker", _PRELOADED, frozenset({"memory"})),
     System(
-        name="sandbox",
-        summary="this product: extension jupyter_sandbox, kernel sandbox-python",
-        kernel_name="sandbox-python",
-        packages=("jupyter-sandbox",),
-        extensions={OUR_EXTENSION: True},
-        environment={"JUPYTER_SANDBOX_DIR": "{directory}/broker"},
-        roles=(
-            _SERVER,
-            ("broker", re.compile("broker")),
-            ("agent", re.compile("^sandbox-agent")),
-            ("zygote", re.compile("^sandbox-zygote")),
-            ("kernel", re.compile("kernel")),
-        ),
+        name="gateway",
+        summary="peer: gateway-provisioners, Docker kernel containers; given TCP_NODELAY, too",
+        kernel_name=PEER_KERNEL,
+        python=str(PEER_PYTHON),
+        extensions={NODELAY_EXTENSION: True},
+        environment={"KERNEL_USERNAME": "{name}", "GP_RESPONSE_PORT_RETRIES": "100"},
+        image=PEER_IMAGE,
+        roles=(_SERVER, _SHIM, ("kernel", re.compile("kernel"))),
+        without=frozenset({"context"}),
     ),
 )

@@ -1,0 +1,106 @@
+"""What we want to reach, and whether a run reached it. Pure.
+
+A goal may have a limit in the metric's unit, which is of machines like the one in the page, and a limit as a multiple
+of another system in the same run, which holds anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.report import number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.records import Figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """`limit` in the metric's unit; `factor` × the same metric of `of`. `statistic` is `p50` or `p95`."""
+
+    what: str
+    metric: str
+    system: str
+    limit: float | None = None
+    factor: float | None = None
+    of: str = ""
+    statistic: str = "p50"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A goal and what a run says about it; `met` is None when it was not measured."""
+
+    goal: Goal
+    wanted: str
+    measured: str
+    met: bool | None
+
+
+_START = "POST to first result, warm pool"
+_COLD = "POST to first result, no pool"
+_EXEC = "one execution, one user"
+_NEW = "25 users × 100 requests, kernels made in the run"
+_READY = "25 users × 100 requests, kernels exist"
+_CHURN = "create, run, destroy, 3 at a time"
+
+GOALS: Sequence[Goal] = (
+    Goal(what=_EXEC, metric="exec.round_trip", system="embedded", limit=2.0, factor=0.8, of="local-nodelay"),
+    Goal(what=_EXEC, metric="exec.round_trip", system="embedded", limit=4.0, statistic="p95"),
+    Goal(what=_EXEC, metric="exec.round_trip", system="docker", limit=2.5),
+    Goal(what=_EXEC, metric="exec.round_trip", system="docker", limit=5.0, statistic="p95"),
+    Goal(what=_START, metric="start.total", system="embedded", limit=12.0),
+    Goal(what=_START, metric="start.total", system="embedded", limit=25.0, statistic="p95"),
+    Goal(what=_START, metric="start.total", system="docker", limit=12.0),
+    Goal(what=_START, metric="start.total", system="docker", limit=25.0, statistic="p95"),
+    Goal(what=_COLD, metric="start.total", system="embedded-cold", limit=50.0, factor=0.2, of="local"),
+    Goal(what=_COLD, metric="start.total", system="docker-cold", limit=350.0, factor=1.2, of="gateway"),
+    Goal(what="second kernel in a sandbox", metric="context.second", system="embedded", limit=30.0),
+    Goal(what="second kernel in a sandbox", metric="context.second", system="docker", limit=30.0),
+    Goal(what=_NEW, metric="load.new.rps", system="embedded", limit=500.0, factor=2.0, of="local-nodelay"),
+    Goal(what=_NEW, metric="load.new.rps", system="docker", limit=300.0),
+    Goal(what=_READY, metric="load.ready.rps", system="embedded", limit=700.0, factor=1.6, of="local"),
+    Goal(what=_READY, metric="load.ready.rps", system="docker", limit=600.0),
+    Goal(what=_READY, metric="load.ready.latency", system="embedded", factor=0.5, of="local", statistic="p95"),
+    Goal(what=_CHURN, metric="churn.kernels", system="embedded", limit=1500.0, factor=5.0, of="local"),
+    Goal(what=_CHURN, metric="churn.kernels", system="docker", limit=300.0),
+    Goal(what="idle kernel, data libraries preloaded", metric="memory.per_kernel", system="embedded-data", limit=20.0),
+    Goal(what="idle kernel, data libraries preloaded", metric="memory.per_kernel", system="docker-data", limit=45.0),
+    Goal(what="25 idle kernels and the server", metric="idle.cpu", system="embedded", limit=1.0),
+    Goal(what="25 idle kernels and the server", metric="idle.cpu", system="docker", limit=1.0),
+)
+
+
+def judge(goal: Goal, figures: Figures) -> Verdict:
+    """Compare a goal with the figures; it is met when every limit that can be judged is."""
+    metric = figures.metric(goal.metric)
+    own = figures.of(goal.metric).get(goal.system)
+    more = metric is not None and metric.more_is_better
+    unit = metric.unit if metric else ""
+    sign = "≥" if more else "≤"
+    wanted, measured, met = [], [], []
+    value = float(getattr(own.summary, goal.statistic)) if own else None
+    if goal.limit is not None:
+        wanted.append(f"{sign} {goal.limit:g} {unit}".strip())
+    if value is not None:
+        measured.append(f"{number(value)} {unit}")
+        if goal.limit is not None:
+            met.append(value >= goal.limit if more else value <= goal.limit)
+    if goal.factor is not None:
+        wanted.append(f"{sign} {goal.factor:g} × {goal.of}")
+        other = figures.of(goal.metric).get(goal.of)
+        base = float(getattr(other.summary, goal.statistic)) if other else 0.0
+        if value is not None and base:
+            measured.append(f"{value / base:.2f} ×")
+            met.append(value / base >= goal.factor if more else value / base <= goal.factor)
+        else:
+            measured.append("-")
+    return Verdict(
+        goal=goal,
+        wanted=", ".join(wanted),
+        measured=", ".join(measured) if own else "not measured",
+        met=all(met) if met else None,
+    )

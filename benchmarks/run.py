@@ -1,0 +1,134 @@
+"""Run measurements on systems and hand over the records of each one as soon as it is finished.
+
+Measurements of latency and load have all their systems up at the same time, taking turns; memory and growth are
+measured with one system at a time, since systems would share pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from benchmarks import idle, latency, load, memory, programs, scale
+from benchmarks.machine import condition, quiet
+from benchmarks.metrics import Results
+from benchmarks.records import block
+from benchmarks.server import NotInstalledError, running
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from benchmarks.metrics import Metric
+    from benchmarks.plan import Plan
+    from benchmarks.records import Record
+    from benchmarks.server import Server
+    from benchmarks.systems import System
+
+TOGETHER: Mapping[str, Callable[[Sequence[Server], Plan, Results], Awaitable[None]]] = {
+    "start": latency.measure_start,
+    "ready": latency.measure_ready,
+    "exec": latency.measure_exec,
+    "load": load.measure_load,
+    "churn": load.measure_churn,
+    "notebook": programs.measure_notebook,
+    "context": programs.measure_context,
+    "idle": idle.measure_idle,
+}
+ALONE: Mapping[str, Callable[[Server, Plan, Results], Awaitable[None]]] = {
+    "memory": memory.measure_memory,
+    "scale": scale.measure_scale,
+}
+MEASUREMENTS = (*TOGETHER, *ALONE)
+METRICS: Sequence[Metric] = (
+    *latency.METRICS,
+    *load.METRICS,
+    *programs.METRICS,
+    *idle.METRICS,
+    *memory.METRICS,
+    *scale.METRICS,
+)
+
+
+def progress(text: str) -> None:
+    """Tell who waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Run:
+    """One run; `write` gets the records of each finished measurement."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        options: Mapping[str, Sequence[str]],
+        write: Callable[[list[Record]], None],
+        *,
+        must_start: bool,
+    ) -> None:
+        """`options`: of each system's server. `must_start`: a system that does not start is an error, not left out."""
+        self._plan = plan
+        self._options = options
+        self._write = write
+        self._must_start = must_start
+
+    async def measure(self, systems: Sequence[System], measurements: Sequence[str]) -> None:
+        """Measure. Raises NotInstalledError."""
+        around = Results(systems=[system.name for system in systems])
+        together = [name for name in TOGETHER if name in measurements]
+        wanted = [system for system in systems if any(system.takes_part(name) for name in together)]
+        if wanted:
+            async with AsyncExitStack() as stack:
+                servers = [server for system in wanted if (server := await self._start(system, stack, around))]
+                for name in together:
+                    await self._together(name, servers)
+        for name in ALONE:
+            if name in measurements:
+                await self._alone(name, [system for system in systems if system.takes_part(name)], around)
+        self._write(block("stop", around, METRICS))
+
+    async def _start(self, system: System, stack: AsyncExitStack, around: Results) -> Server | None:
+        progress(f"{system.name}: starting the server")
+        try:
+            return await stack.enter_async_context(running(system, self._options.get(system.name, ()), around))
+        except NotInstalledError as error:
+            if self._must_start:
+                raise
+            progress(f"left out: {error}")
+            around.note(system.name, f"left out: {str(error).splitlines()[0]}")
+            return None
+
+    async def _together(self, name: str, servers: Sequence[Server]) -> None:
+        progress(f"measuring {name}")
+        taking_part = [server for server in servers if server.system.takes_part(name)]
+        results = Results(systems=[server.system.name for server in taking_part])
+        begin = time.monotonic()
+        if taking_part:
+            await TOGETHER[name](taking_part, self._plan, results)
+        self._finish(name, results, begin)
+
+    async def _alone(self, name: str, systems: Sequence[System], around: Results) -> None:
+        results = Results(systems=[system.name for system in systems])
+        begin = time.monotonic()
+        for system in systems:
+            progress(f"measuring {name} of {system.name}")
+            async with AsyncExitStack() as stack:
+                server = await self._start(system, stack, around)
+                if server:
+                    await quiet(self._plan.quiet_timeout_s)
+                    await ALONE[name](server, self._plan, results)
+        self._finish(name, results, begin)
+
+    def _finish(self, name: str, results: Results, begin: float) -> None:
+        for failure in results.failures[:3]:
+            progress(f"FAILED: {failure.system}, {failure.measurement}: {failure.text}")
+        self._write(block(name, results, METRICS, seconds=time.monotonic() - begin, condition=condition()))
+
+
+async def until_done_or_terminated(work: Awaitable[None], signal_number: int) -> None:
+    """Make a signal end the work the way Ctrl-C does: by stopping what was started."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
+    await task
