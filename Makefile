@@ -57,8 +57,9 @@ check: ## style, types, layers, dependencies, spelling
 	@.ci/check
 
 .PHONY: bench
-bench: $(VENV)/.bench ## how fast it is on this machine
-	@python -m benchmarks $(ARGS)
+bench: $(VENV)/.bench ## how fast it is on this machine: writes docs/benchmarks.md; a look: make bench ARGS=--quick
+	@python -m benchmarks.peer
+	@python -m benchmarks $(or $(ARGS),--docs)
 
 .PHONY: conformance
 conformance: $(VENV)/.test ## other projects' test suites against our kernels: ARGS='nbclient'

@@ -1,0 +1,152 @@
+"""The pure parts of the benchmarks: summaries, records, goals, the plan, and whose containers are whose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import containers, goals, records
+from benchmarks.metrics import Metric, Results, percentile, summarize
+from benchmarks.plan import FULL, QUICK
+
+pytestmark = pytest.mark.unit
+
+START = Metric(name="start.total", unit="ms", meaning="start")
+RPS = Metric(name="load.ready.rps", unit="1/s", meaning="answers", more_is_better=True)
+MACHINE = {"cpu_model": "a processor", "packages": {"ipykernel": "7"}}
+
+
+def results(**samples: dict[Metric, list[float]]) -> Results:
+    found = Results(systems=list(samples))
+    for system, metrics in samples.items():
+        for metric, values in metrics.items():
+            for value in values:
+                found.add(metric, system, value)
+    return found
+
+
+def run_record(**changes: object) -> records.Record:
+    run = {"started_at": "2026-01-01T00:00:00+00:00", "quick": False, "machine": MACHINE}
+    return records.header({**run, **changes}, {"local": "stock", "embedded": "ours"})
+
+
+def read(found: Results, measurement: str = "start") -> records.Figures:
+    lines = records.dump([run_record(), *records.block(measurement, found, [START, RPS], seconds=1.5)])
+    return records.figures(records.parse(lines))
+
+
+def test_percentiles_lie_between_ranks():
+    assert percentile([3, 1, 2], 0.5) == 2
+    assert percentile([1, 2], 0.95) == pytest.approx(1.95)
+    assert percentile([7], 0.95) == 7
+
+
+def test_a_summary_counts_and_averages():
+    summary = summarize([4.0, 2.0, 3.0])
+    assert (summary.n, summary.p50, summary.minimum, summary.maximum, summary.mean) == (3, 3.0, 2.0, 4.0, 3.0)
+
+
+def test_a_wrong_answer_is_a_failure():
+    found = Results(systems=["local"])
+    assert found.check("local", "exec", expected="1\n", actual="1\n")
+    assert not found.check("local", "exec", expected="2\n", actual="1\n")
+    assert (found.right["local"], found.wrong["local"], found.failure_count("local")) == (1, 1, 1)
+
+
+def test_figures_survive_the_way_through_a_file():
+    found = results(local={START: [100.0, 300.0]}, embedded={START: [20.0]})
+    found.check("embedded", "start", expected="x", actual="x")
+    found.note("embedded", "a note", "start")
+    figures = read(found)
+    assert figures.of("start.total")["local"].summary == summarize([100.0, 300.0])
+    assert figures.of("start.total")["embedded"].ratio["local"]["p50"] == pytest.approx(0.1)
+    assert figures.of("start.total")["embedded"].samples == (20.0,)
+    assert figures.answers == {"embedded": (1, 0)}
+    assert [note.text for note in figures.notes] == ["a note"]
+    assert figures.measured == {"start": 1.5}
+
+
+def test_many_samples_are_summarized_only():
+    figures = read(results(local={START: [1.0] * (records.MAX_SAMPLES + 1)}))
+    assert figures.of("start.total")["local"].samples == ()
+
+
+def test_a_file_that_was_cut_off_is_read_up_to_there():
+    lines = records.dump([run_record(), *records.block("start", results(local={START: [1.0]}), [START])])
+    figures = records.figures(records.parse(lines[:-9]))
+    assert figures.measured == {}, "a measurement without its last record is not finished"
+
+
+def test_a_broken_line_inside_a_file_is_an_error():
+    with pytest.raises(ValueError, match="Expecting"):
+        records.parse("{\n" + records.dump([run_record()]))
+
+
+@pytest.mark.parametrize("changes", [{"machine": {"packages": {}}}, {"quick": True}, {"format": 1}])
+def test_parts_that_do_not_belong_together_are_refused(changes):
+    with pytest.raises(ValueError, match=r"parts of this file|format"):
+        records.figures([run_record(), run_record(**changes)])
+
+
+def test_a_file_without_a_run_is_refused():
+    with pytest.raises(ValueError, match="no run"):
+        records.figures([])
+
+
+@pytest.mark.parametrize(("value", "met"), [(40.0, True), (60.0, False)])
+def test_a_goal_is_met_when_all_its_limits_are(value, met):
+    goal = goals.Goal(what="x", metric="start.total", system="embedded", limit=70.0, factor=0.5, of="local")
+    verdict = goals.judge(goal, read(results(local={START: [100.0]}, embedded={START: [value]})))
+    assert verdict.met is met
+    assert verdict.wanted == "≤ 70 ms, ≤ 0.5 × local"
+
+
+def test_more_is_better_turns_a_goal_round():
+    goal = goals.Goal(what="x", metric="load.ready.rps", system="embedded", limit=700.0, factor=1.6, of="local")
+    assert goals.judge(goal, read(results(local={RPS: [400.0]}, embedded={RPS: [720.0]}))).met
+    assert not goals.judge(goal, read(results(local={RPS: [500.0]}, embedded={RPS: [720.0]}))).met
+
+
+def test_a_goal_without_figures_is_not_judged():
+    goal = goals.Goal(what="x", metric="start.total", system="docker", limit=1.0)
+    verdict = goals.judge(goal, read(results(local={START: [1.0]})))
+    assert (verdict.met, verdict.measured) == (None, "not measured")
+
+
+def test_a_limit_that_can_be_judged_counts_when_the_other_cannot():
+    goal = goals.Goal(what="x", metric="start.total", system="docker", limit=1.0, factor=1.2, of="gateway")
+    assert goals.judge(goal, read(results(docker={START: [2.0]}))).met is False
+
+
+def test_every_goal_names_a_metric_and_systems_that_exist():
+    from benchmarks.run import METRICS, TOGETHER
+    from benchmarks.systems import SYSTEMS
+
+    measured = {metric.name for metric in METRICS}
+    by_name = {system.name: system for system in SYSTEMS}
+    for goal in goals.GOALS:
+        assert goal.metric in measured
+        for name in filter(None, (goal.system, goal.of)):
+            assert by_name[name].takes_part(goal.metric.partition(".")[0]), (goal, name)
+    assert "start" in TOGETHER
+
+
+def test_a_metric_is_named_after_its_measurement():
+    from benchmarks.run import MEASUREMENTS, METRICS
+
+    assert {metric.name.partition(".")[0] for metric in METRICS} == set(MEASUREMENTS)
+
+
+def test_a_quick_look_is_never_more_than_a_full_run():
+    for name, value in vars(QUICK).items():
+        full = getattr(FULL, name)
+        assert (max(value) <= max(full)) if isinstance(value, tuple) else value <= full, name
+
+
+def test_a_container_belongs_to_the_server_whose_directory_it_shows_or_is_named_after():
+    directory = Path("/tmp/jsb-abc")
+    assert containers.belongs({"Mounts": [{"Source": "/tmp/jsb-abc/broker/1/h/2"}], "Names": ["/sbx_1"]}, directory)
+    assert containers.belongs({"Mounts": [], "Names": ["/jsb-abc-1234"]}, directory)
+    assert not containers.belongs({"Mounts": [{"Source": "/tmp/jsb-other/h"}], "Names": ["/sbx_2"]}, directory)
+    assert not containers.belongs({"Mounts": [{"Type": "tmpfs"}], "Names": None}, directory)
