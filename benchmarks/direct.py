@@ -29,8 +29,11 @@ CELLS = (
     ("x = [math.sqrt(n) for n in range(10_000)]\nprint(len(x))", "10000\n"),
     ("def total(values):\n    return sum(values)\nprint(round(total(x)))", "666616\n"),
     (
-        "with open('notes.txt', 'w') as file:\n    json.dump(x[:2], file)\nprint(open('notes.txt').read())",
-        "[0.0, 1.0]\n",
+        "import tempfile\n"
+        "with tempfile.TemporaryFile('w') as file:\n"
+        "    json.dump(x[:2], file)\n"
+        "    print(file.tell())",
+        "10\n",
     ),
     ("for n in range(3):\n    print(n)", "0\n1\n2\n"),
 )

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from benchmarks import idle, latency, load, memory, programs, scale
+from benchmarks.containers import EngineError
 from benchmarks.machine import condition, quiet
 from benchmarks.metrics import Results
 from benchmarks.records import block
 from benchmarks.server import NotInstalledError, running
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from benchmarks.metrics import Metric
     from benchmarks.plan import Plan
@@ -55,6 +56,15 @@ METRICS: Sequence[Metric] = (
 def progress(text: str) -> None:
     """Tell who waits."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _engine_failures(measurement: str, results: Results) -> Iterator[None]:
+    """A container engine that goes away ends a measurement, not the run."""
+    try:
+        yield
+    except EngineError as error:
+        results.fail("container engine", measurement, str(error))
 
 
 class Run:
@@ -106,7 +116,8 @@ class Run:
         results = Results(systems=[server.system.name for server in taking_part])
         begin = time.monotonic()
         if taking_part:
-            await TOGETHER[name](taking_part, self._plan, results)
+            with _engine_failures(name, results):
+                await TOGETHER[name](taking_part, self._plan, results)
         self._finish(name, results, begin)
 
     async def _alone(self, name: str, systems: Sequence[System], around: Results) -> None:
@@ -118,7 +129,8 @@ class Run:
                 server = await self._start(system, stack, around)
                 if server:
                     await quiet(self._plan.quiet_timeout_s)
-                    await ALONE[name](server, self._plan, results)
+                    with _engine_failures(name, results):
+                        await ALONE[name](server, self._plan, results)
         self._finish(name, results, begin)
 
     def _finish(self, name: str, results: Results, begin: float) -> None:
