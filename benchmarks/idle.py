@@ -13,7 +13,7 @@ from benchmarks.metrics import Metric, Results
 from benchmarks.processes import cpu_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from benchmarks.plan import Plan
     from benchmarks.server import Server
@@ -28,6 +28,13 @@ def _cpu_by_process(server: Server) -> dict[int, float]:
     return {process.pid: cpu_seconds(process.pid) for process in server.processes()}
 
 
+async def _add_in_turn(kernels: Kernels, numbers: Iterator[int], name: str, results: Results) -> None:
+    for number in numbers:
+        channel = await kernels.add()
+        printed = await channel.execute(f"print({number})")
+        results.check(name, "idle", expected=f"{number}\n", actual=printed)
+
+
 async def measure_idle(servers: Sequence[Server], plan: Plan, results: Results) -> None:
     """Start kernels on all systems, let them run a cell, then look at their processor time for a while.
 
@@ -39,10 +46,9 @@ async def measure_idle(servers: Sequence[Server], plan: Plan, results: Results) 
             name = server.system.name
             try:
                 kernels = await stack.enter_async_context(Kernels(server.client, server.system.kernel_name))
-                for number in range(plan.idle_kernels):
-                    channel = await kernels.add()
-                    printed = await channel.execute(f"print({number})")
-                    results.check(name, "idle", expected=f"{number}\n", actual=printed)
+                numbers = iter(range(plan.idle_kernels))
+                adding = (_add_in_turn(kernels, numbers, name, results) for _ in range(plan.idle_parallel))
+                await asyncio.gather(*adding)
                 watched.append(server)
             except KernelFailedError as error:
                 results.fail(name, "idle", str(error))

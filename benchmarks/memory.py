@@ -36,7 +36,6 @@ METRICS = (PER_KERNEL, WITH_DATA, STANDING, ALL_IN, AVAILABLE)
 
 _IMPORT = "import numpy, pandas, matplotlib.pyplot; print(pandas.DataFrame({'a': [1, 2]}).a.max())"
 MIB = 1024 * 1024
-STEADY_WINDOW_S = 1.5
 STEADY_TOLERANCE = 0.01
 STEADY_TIMEOUT_S = 30.0
 
@@ -71,12 +70,12 @@ def footprint(server: Server) -> Footprint:
     return Footprint(by_role=by_role, process_count=count, available_bytes=_available_bytes())
 
 
-async def _steady(server: Server, results: Results) -> Footprint:
+async def _steady(server: Server, plan: Plan, results: Results) -> Footprint:
     """Wait until neither the number of processes nor their sum changes: a pool has refilled, a dead kernel is gone."""
     end = time.monotonic() + STEADY_TIMEOUT_S
     last = footprint(server)
     while time.monotonic() < end:
-        await asyncio.sleep(STEADY_WINDOW_S)
+        await asyncio.sleep(plan.steady_window_s)
         now = footprint(server)
         if now.process_count == last.process_count and abs(now.total - last.total) <= STEADY_TOLERANCE * last.total:
             return now
@@ -99,7 +98,7 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
     try:
         async with server.client.kernel(server.system.kernel_name) as channel:
             await channel.execute("x = 0")
-        before = await _steady(server, results)
+        before = await _steady(server, plan, results)
         async with AsyncExitStack() as stack:
             channels = []
             for number in range(count):
@@ -107,11 +106,10 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
                 printed = await channel.execute(f"x = {number}; print(x)")
                 results.check(name, "memory", expected=f"{number}\n", actual=printed)
                 channels.append(channel)
-            after = await _steady(server, results)
-            for channel in channels:
-                printed = await channel.execute(_IMPORT)
+            after = await _steady(server, plan, results)
+            for printed in await asyncio.gather(*(channel.execute(_IMPORT) for channel in channels)):
                 results.check(name, "memory", expected="2\n", actual=printed)
-            loaded = await _steady(server, results)
+            loaded = await _steady(server, plan, results)
     except KernelFailedError as error:
         results.fail(name, "memory", str(error))
         return
@@ -127,6 +125,6 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
     results.add(AVAILABLE, name, (before.available_bytes - after.available_bytes) / count / MIB)
     results.note(name, f"without kernels {_describe(before)}", "memory")
     results.note(name, f"with {count} kernels {_describe(after)}", "memory")
-    left = await _steady(server, results)
+    left = await _steady(server, plan, results)
     if left.process_count > before.process_count:
         results.note(name, f"after the kernels were deleted {_describe(left)}", "memory")

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from benchmarks.report import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +38,14 @@ def _systems(figures: Figures, metrics: Sequence[str]) -> list[str]:
     return [system for system in figures.systems if any(system in figures.of(name) for name in metrics)]
 
 
+def _logarithmic(axes: Axes) -> None:
+    """Make the axis logarithmic, from 1 on in every plot, so that lengths compare."""
+    axes.set_xscale("log")
+    axes.set_xlim(left=1)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _bars(axes: Axes, figures: Figures, metric: str, title: str, *, log: bool) -> None:
     """Draw medians as bars, p95 as ticks."""
     by_system = figures.of(metric)
@@ -46,12 +57,12 @@ def _bars(axes: Axes, figures: Figures, metric: str, title: str, *, log: bool) -
         axes.barh(row, summary.p50, color=_COLORS.get(system, _OTHER), height=0.65)
         if summary.n > 2:
             axes.plot([summary.p95], [row], marker="|", color="black", markersize=9)
-        axes.annotate(f" {summary.p50:.3g}", (max(summary.p50, summary.p95), row), va="center", fontsize=8)
+        axes.annotate(f" {number(summary.p50)}", (max(summary.p50, summary.p95), row), va="center", fontsize=8)
     axes.set_yticks(range(len(systems)), systems)
     axes.invert_yaxis()
     axes.margins(x=0.15)
     if log and systems:
-        axes.set_xscale("log")
+        _logarithmic(axes)
     unit = found.unit if found else ""
     axes.set_xlabel(f"{unit}, {'more' if found and found.more_is_better else 'less'} is better")
 
@@ -94,7 +105,7 @@ def memory(figures: Figures) -> Canvas:
     panels = [
         ("memory.per_kernel", "One more idle kernel"),
         ("memory.with_data", "The same, numpy, pandas, matplotlib imported"),
-        ("memory.all_in", "With its share of what stands, 10 kernels"),
+        ("memory.all_in", "With its share of what stands"),
         ("memory.standing", "What stands without a kernel"),
     ]
     return _grid(figures, panels)
@@ -108,11 +119,11 @@ def starts(figures: Figures) -> Canvas:
     axes = canvas.subplots()
     for row, system in enumerate(systems):
         samples = by_system[system].samples
-        spread = [row + 0.22 * ((number * 7) % 11 - 5) / 5 for number in range(len(samples))]
+        spread = [row + 0.22 * ((index * 7) % 11 - 5) / 5 for index in range(len(samples))]
         axes.scatter(samples, spread, s=14, color=_COLORS.get(system, _OTHER), alpha=0.7, linewidths=0)
     axes.set_yticks(range(len(systems)), systems)
     axes.invert_yaxis()
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("ms from POST /api/kernels to the first result, each start a dot")
     return canvas
 

@@ -94,9 +94,7 @@ class Run:
                 servers = [server for system in wanted if (server := await self._start(system, stack, around))]
                 for name in together:
                     await self._together(name, servers)
-        for name in ALONE:
-            if name in measurements:
-                await self._alone(name, [system for system in systems if system.takes_part(name)], around)
+        await self._alone(systems, [name for name in ALONE if name in measurements], around)
         self._write(block("stop", around, METRICS))
 
     async def _start(self, system: System, stack: AsyncExitStack, around: Results) -> Server | None:
@@ -118,25 +116,32 @@ class Run:
         if taking_part:
             with _engine_failures(name, results):
                 await TOGETHER[name](taking_part, self._plan, results)
-        self._finish(name, results, begin)
+        self._finish(name, results, time.monotonic() - begin)
 
-    async def _alone(self, name: str, systems: Sequence[System], around: Results) -> None:
-        results = Results(systems=[system.name for system in systems])
-        begin = time.monotonic()
+    async def _alone(self, systems: Sequence[System], names: Sequence[str], around: Results) -> None:
+        """One server after the other, each for all these measurements."""
+        results = {name: Results(systems=[system.name for system in systems]) for name in names}
+        seconds = dict.fromkeys(names, 0.0)
         for system in systems:
-            progress(f"measuring {name} of {system.name}")
+            wanted = [name for name in names if system.takes_part(name)]
+            if not wanted:
+                continue
             async with AsyncExitStack() as stack:
                 server = await self._start(system, stack, around)
-                if server:
+                for name in wanted if server else ():
+                    progress(f"measuring {name} of {system.name}")
+                    begin = time.monotonic()
                     await quiet(self._plan.quiet_timeout_s)
-                    with _engine_failures(name, results):
-                        await ALONE[name](server, self._plan, results)
-        self._finish(name, results, begin)
+                    with _engine_failures(name, results[name]):
+                        await ALONE[name](server, self._plan, results[name])
+                    seconds[name] += time.monotonic() - begin
+        for name in names:
+            self._finish(name, results[name], seconds[name])
 
-    def _finish(self, name: str, results: Results, begin: float) -> None:
+    def _finish(self, name: str, results: Results, seconds: float) -> None:
         for failure in results.failures[:3]:
             progress(f"FAILED: {failure.system}, {failure.measurement}: {failure.text}")
-        self._write(block(name, results, METRICS, seconds=time.monotonic() - begin, condition=condition()))
+        self._write(block(name, results, METRICS, seconds=seconds, condition=condition()))
 
 
 async def until_done_or_terminated(work: Awaitable[None], signal_number: int) -> None:
