@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import time
+from pathlib import Path
 
 import pytest
 
@@ -276,3 +278,25 @@ def test_characters_of_the_whole_world_survive(kernel):
     assert kernel.run("import sys; sys.stderr.write(''); print(open('/sandbox/ü', 'w').write('ß'))") == "1\n"
     assert kernel.execute("print('\\udce4')").status in {"ok", "error"}
     assert kernel.run("print(1)") == "1\n"
+
+
+def test_no_thread_of_an_idle_kernel_polls(new_kernel, tree):
+    """Once: ZMQ looked ten times a second for a path that exists on the host only."""
+    kernel = new_kernel()
+    kernel.run("1")
+    (record,) = tree.directory.glob(f"*/ledger/{kernel.manager.provisioner.sandbox_id}.json")
+    agent = json.loads(record.read_text())["pid"]
+    (pid,) = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+
+    def switches():
+        found = {}
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            found[status.parent.name] = int(
+                re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status.read_text(), re.M)[1]
+            )
+        return found
+
+    time.sleep(1)  # its first execution is over
+    before = switches()
+    time.sleep(3)
+    assert max(count - before.get(thread, 0) for thread, count in switches().items()) <= 10

@@ -42,6 +42,9 @@ They lie in the sandbox's own memory."""
 CONNECTION_DIRECTORY = "/run"
 """Where code in the worker finds the connection file that `%connect_info` shows."""
 
+_RECONNECT_MS = 100
+"""ZMQ's own default."""
+
 _DEBUG_SHELL_ENDPOINT = "inproc://shell"
 
 
@@ -77,7 +80,10 @@ class SandboxKernelApp(IPKernelApp):
     def init_control(self, context: Any) -> None:
         """Bind as usual, but let the debugger reach the shell inside the process: the path exists on the host only."""
         endpoint = self.shell_socket.getsockopt(zmq.LAST_ENDPOINT)
+        context.sockopts[zmq.RECONNECT_IVL] = -1  # or ZMQ would look for that path ten times a second, for ever
         super().init_control(context)
+        del context.sockopts[zmq.RECONNECT_IVL]
+        self.debugpy_socket.reconnect_ivl = _RECONNECT_MS
         self.debug_shell_socket.disconnect(endpoint)
         self.shell_socket.bind(_DEBUG_SHELL_ENDPOINT)
         self.debug_shell_socket.connect(_DEBUG_SHELL_ENDPOINT)
