@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -223,6 +224,7 @@ def prepare(*, completer: bool = True) -> SandboxKernelApp:
 
 def run_prepared(app: SandboxKernelApp, request: StartKernel, listeners: Sequence[int]) -> None:
     """Finish a prepared application in this new process and serve until the kernel ends."""
+    _ignore_broken_pipes()
     renew_randomness()
     app.attach(request, listeners)
     app.finish()
@@ -231,6 +233,7 @@ def run_prepared(app: SandboxKernelApp, request: StartKernel, listeners: Sequenc
 
 def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
     """Initialize an application in this new process and serve until the kernel ends."""
+    _ignore_broken_pipes()
     renew_randomness()
     app = SandboxKernelApp.instance()
     app.attach(request, listeners)
@@ -252,6 +255,11 @@ def prepare_or_plain(notes: list[str], *, completer: bool = True) -> Callable[[S
 def start_mode(start: Callable[[StartKernel, Sequence[int]], None]) -> str:
     """Return what Ready calls a result of `prepare_or_plain`."""
     return "plain" if start is run_plain else "prebuilt"
+
+
+def _ignore_broken_pipes() -> None:
+    """As Python does when it starts: writing to nobody raises BrokenPipeError and does not end the kernel."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 def _connection_info(prefix: str, key: str, curve: CurveKeys | None) -> dict[str, str | int]:
