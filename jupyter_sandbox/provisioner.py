@@ -178,6 +178,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def kill(self, restart: bool = False) -> None:
         """Kill the kernel; the sandbox stays."""
+        self._asked_when_dead |= await self.poll() is not None  # jupyter_client has sent it an interrupt before
         await self.send_signal(signal.SIGKILL)
 
     async def terminate(self, restart: bool = False) -> None:
@@ -195,7 +196,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             await self._give_back()
         elif self._asked_when_dead:
             self._asked_when_dead = False
-            await asyncio.sleep(_LINGER_S)  # or the next kernel, behind the same sockets, would obey and end
+            await asyncio.sleep(_LINGER_S)  # or the next kernel, behind the same sockets, would obey
 
     # -- inside
 

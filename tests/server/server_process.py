@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -40,10 +41,20 @@ def a_server(tree, folder: Path, *more: str):
             assert process.poll() is None, process.stderr.read().decode()
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.05)
-        yield process, json.loads(found[0].read_text())["url"]
+        info = json.loads(found[0].read_text())
+        while not _listens(info["port"]):  # the file is there a moment before
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < deadline, "the server does not listen"
+            time.sleep(0.05)
+        yield process, info["url"]
     finally:
         process.kill()
         process.communicate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def request(url: str, method: str = "GET", body: object = None):

@@ -158,3 +158,13 @@ async def test_a_death_is_looked_for_twice_a_second(new_notebook, jp_serverapp):
     notebook = await new_notebook()
     restarter = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)._restarter
     assert restarter.time_to_dead == 0.5
+
+
+async def test_a_dead_kernels_interrupt_does_not_reach_the_next_kernel(new_notebook):
+    """Once: the automatic restart interrupts the dead kernel first, and the first cell of the next one paid for it."""
+    notebook = await new_notebook()
+    for _ in range(4):
+        notebook.start("import os; os._exit(3)")
+        await notebook.receive_until(lambda message: message["content"].get("execution_state") == "restarting")
+        await notebook.answers()
+        assert await notebook.run("import time\nfor _ in range(30): time.sleep(0.01)\nprint('whole')") == "whole\n"
