@@ -7,10 +7,13 @@ the page itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from browser.devtools import BrowserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 OPEN_TIMEOUT_S = 90.0
 RUN_TIMEOUT_S = 180.0
 WIDTH_PX = 1300
+LAST_NUMBER_TIMEOUT_S = 10.0
 HEIGHT_PX = 4200  # taller than the notebook: JupyterLab renders only the cells in view
 
 _PANEL = "window.jupyterapp.shell.currentWidget"
@@ -35,6 +39,7 @@ _CELLS = f"""(() => Array.from({_PANEL}.content.model.cells).map(model => ({{
     execution_count: model.executionCount ?? null,
     outputs: model.outputs ? model.outputs.toJSON() : [],
 }})))()"""
+_HAS_RUN = "cell => cell.type !== 'code' || cell.source === '' || cell.execution_count !== null"
 _RENDERED = f"""(() => {{
     const seen = selector => Array.from(document.querySelectorAll(selector)).filter(node => node.offsetHeight > 0);
     const root = '.jp-Notebook ';
@@ -122,6 +127,8 @@ async def run_all(page: Page, *, timeout_s: float = RUN_TIMEOUT_S) -> list[Cell]
     )
     await page.wait_until("window.runFinished === true", timeout_s=timeout_s)
     await page.wait_until(f"({_RENDERED}).busy === 0", timeout_s=timeout_s)
+    with contextlib.suppress(BrowserError):  # a run that a cell has ended leaves the others without a number
+        await page.wait_until(f"({_CELLS}).every({_HAS_RUN})", timeout_s=LAST_NUMBER_TIMEOUT_S)
     return await cells(page)
 
 
