@@ -75,6 +75,8 @@ class Host:
     """Highest limit of open files that the daemon can set: it may lack the capability to raise its own."""
     processes: int
     """Likewise for processes of one user."""
+    processors: int = 0
+    """How many the machine has, 0 if unknown: the daemon refuses a container that may use more."""
     remaps: bool = False
     """Whether the daemon would give containers other uids on the host than they see (userns-remap)."""
 
@@ -130,7 +132,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             "MaskedPaths": list(_MASKED),
             "Memory": memory,
             "MemorySwap": memory,  # memory and swap together: no swap
-            "NanoCpus": int(limits.cpus * 1e9),
+            "NanoCpus": int(min(limits.cpus, host.processors or limits.cpus) * 1e9),
             "NetworkMode": "none",
             "OomScoreAdj": _AGENT_OOM_SCORE,  # kernels raise theirs: a full memory limit takes them first
             "PidsLimit": limits.processes,

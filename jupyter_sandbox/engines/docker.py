@@ -128,7 +128,9 @@ class DockerEngine:
         wrong = suitability.refusal(info, self._host.runtime) or image.misfit(self._image, labels)
         if wrong:
             raise IsolationUnavailableError(wrong)
-        self._host = dataclasses.replace(self._host, remaps=suitability.remaps(info))
+        self._host = dataclasses.replace(
+            self._host, remaps=suitability.remaps(info), processors=suitability.processors(info)
+        )
         self._notes = [
             suitability.summary(version, info),
             f"image {self._image}" + (f", runtime {self._host.runtime}" if self._host.runtime else ""),

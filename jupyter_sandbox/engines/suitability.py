@@ -49,6 +49,12 @@ def remaps(info: Mapping[str, Any]) -> bool:
     return "userns" in _security_options(info)
 
 
+def processors(info: Mapping[str, Any]) -> int:
+    """Return how many processors the engine's machine has, 0 if it does not say."""
+    count = info.get("NCPU")
+    return count if isinstance(count, int) and count > 0 else 0
+
+
 def weaknesses(info: Mapping[str, Any], capabilities: int | None) -> list[Weakness]:
     """Return what is weaker than it could be. `capabilities`: the daemon's effective set, None when unknown."""
     found = []

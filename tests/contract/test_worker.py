@@ -162,6 +162,10 @@ def test_memory_ends_the_kernel_and_the_person_is_told(claim, broker):
     assert said(box, "print('again')") == "again"
 
 
+def test_a_template_may_want_more_processors_than_there_are(claim, broker):
+    assert said(claim("many-processors"), "print(1)") == "1"
+
+
 def test_processes_are_limited(claim, broker):
     box = claim()
     code = """

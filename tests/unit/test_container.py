@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -119,6 +120,13 @@ def test_limits_are_never_above_the_engines_own():
         {"Name": "nofile", "Soft": 1000, "Hard": 1000},
         {"Name": "nproc", "Soft": 50, "Hard": 50},
     ]
+
+
+@pytest.mark.parametrize(("processors", "expected"), [(1, 1_000_000_000), (2, 1_500_000_000), (0, 1_500_000_000)])
+def test_no_more_processors_are_asked_for_than_there_are(processors, expected):
+    """The daemon refuses a container that may use more than the machine has."""
+    made = config(host=dataclasses.replace(HOST, processors=processors))
+    assert made["HostConfig"]["NanoCpus"] == expected
 
 
 def test_a_runtime_is_named_only_when_it_was_chosen():

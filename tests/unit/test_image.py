@@ -130,5 +130,6 @@ def test_a_weaker_engine_is_told_with_a_remedy(change, capabilities, words):
 
 
 def test_an_engine_that_says_little_is_not_judged():
+    assert suitability.processors({}) == 0
     assert suitability.refusal({}) is None
     assert suitability.weaknesses({}, None) == []
