@@ -49,7 +49,7 @@ class Finding:
     remedy: str = ""
 
 
-_MINIMUM_KERNEL: Final = (5, 12)
+_MINIMUM_KERNEL: Final = (6, 15)
 _OLD_PACKAGES: Final = {"ipykernel": 7, "jupyter_client": 8, "jupyter_server": 2}
 
 
@@ -97,7 +97,7 @@ def _system() -> list[Finding]:
                 verdict=Verdict.MISSING,
                 subject="kernel",
                 fact=f"Linux {release} lacks mounts by descriptor",
-                remedy="use Linux 5.12 or newer",
+                remedy="use Linux 6.15 or newer: older ones refuse to copy a mount that lies at no path",
             )
         ]
     python = f"Python {platform.python_version()}"

@@ -48,7 +48,12 @@ async def bind(
             making = asyncio.to_thread(make, *what, owner=sandbox.owner, uid=worker.uid)
             mounts[target] = await tasks.take(undo, making, os.close)
 
-        mounts[HOME] = disk.home()
+        try:
+            mounts[HOME] = disk.home()
+        except OSError as error:
+            raise StartError(
+                f"the disk of {sandbox.id} cannot be shown: {error}; is this Linux older than 6.15?"
+            ) from error
         undo.callback(os.close, mounts[HOME])
         for share in sandbox.template.shares:
             await mount(share.target, mounter.share, share)

@@ -2,8 +2,8 @@
 
 Thin and literal: one function per call, `OSError` with the call's name on failure, no policy. It knows nothing of
 sandboxes. Sources: the man pages of the calls named in each function. Mounts use the descriptor API (`fsopen`,
-`open_tree`, `move_mount`, Linux 5.12 or newer) because a mount that was never attached to a path vanishes with its last
-descriptor: a killed process leaves none behind.
+`open_tree`, `move_mount`; cloning a mount that lies nowhere needs Linux 6.15) because a mount that was never attached
+to a path vanishes with its last descriptor: a killed process leaves none behind.
 """
 
 from __future__ import annotations
