@@ -23,7 +23,7 @@ from jupyter_sandbox._version import __version__
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import container, image, suitability
 from jupyter_sandbox.engines.daemon import Daemon, socket_exists
-from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, remains
+from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, remains
 from jupyter_sandbox.errors import (
     EngineUnavailableError,
     IsolationUnavailableError,
@@ -239,16 +239,7 @@ class DockerEngine:
         """See Engine. The worker ends even while the daemon is away; its empty container goes when that is back."""
         if not isinstance(worker, DockerWorker) or worker.pidfd == -1:
             return
-        pidfd, worker.pidfd = worker.pidfd, -1
-        processes.kill(pidfd)
-        asyncio.get_running_loop().remove_reader(pidfd)
-        if not await processes.ended(pidfd, KILL_TIMEOUT_S):
-            log.error("worker %s did not end within %d s of SIGKILL", worker.id, KILL_TIMEOUT_S)
-        worker.ended.set()
-        os.close(pidfd)
-        if worker.disk:
-            worker.disk.close()
-            worker.disk = None
+        await worker.end()
         await self._give_back(worker.id)
         self._slots.free(worker.slot)
 

@@ -200,16 +200,7 @@ class EmbeddedEngine:
         """See Engine."""
         if not isinstance(worker, EmbeddedWorker) or worker.pidfd == -1:
             return
-        pidfd, worker.pidfd = worker.pidfd, -1
-        processes.kill(pidfd)
-        asyncio.get_running_loop().remove_reader(pidfd)
-        if not await processes.ended(pidfd, KILL_TIMEOUT_S):
-            log.error("worker %s did not end within %d s of SIGKILL", worker.id, KILL_TIMEOUT_S)
-        worker.ended.set()
-        os.close(pidfd)
-        if worker.disk:
-            worker.disk.close()
-            worker.disk = None
+        await worker.end()
         await self._give_back(worker.id, worker.group)
         self._slots.free(worker.slot)
 

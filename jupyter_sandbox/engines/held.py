@@ -1,11 +1,13 @@
 """What engines share: a worker whose pid 1 is held by a pidfd, the uids of workers, and what lies on the host for them.
 
-No engine lives here and nothing here makes or ends a worker.
+No engine lives here and nothing here makes a worker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.engines import Usage
@@ -26,6 +28,8 @@ KILL_TIMEOUT_S: Final = 10
 NO_CORE: Final = 1
 """Limit of core files, bytes. Not 0: a crash would still start the host's core handler, if that is a pipe; core(5)."""
 _SLOTS: Final = 65535
+
+log = logging.getLogger(__name__)
 
 
 class HeldWorker:
@@ -78,6 +82,19 @@ class HeldWorker:
     async def gone(self) -> None:
         """See Worker."""
         await self.ended.wait()
+
+    async def end(self) -> None:
+        """Kill pid 1, wait until it has ended, and let go of pidfd and disk. Call it once, while `pidfd` is open."""
+        pidfd, self.pidfd = self.pidfd, -1
+        processes.kill(pidfd)
+        asyncio.get_running_loop().remove_reader(pidfd)
+        if not await processes.ended(pidfd, KILL_TIMEOUT_S):
+            log.error("worker %s did not end within %d s of SIGKILL", self.id, KILL_TIMEOUT_S)
+        self.ended.set()
+        os.close(pidfd)
+        if self.disk:
+            self.disk.close()
+            self.disk = None
 
 
 class Slots:
