@@ -1,12 +1,15 @@
 """The virtual disk of a worker, whose size is the quota.
 
 With root: an ext4 image, every block of it reserved on the host, on a loop device. Without: a tmpfs of fixed size.
-Either is mounted detached, by descriptor, at no path of the host; the image's name is removed as soon as the loop
-device holds it. So whoever dies, and however, leaves no mount, loop device or file: the kernel frees them with the
-last descriptor and the last process of the worker.
+Either is mounted by descriptor, at no path that the host sees; the image's name is removed as soon as the loop device
+holds it. So whoever dies, and however, leaves no mount, loop device or file: the kernel frees them with the last
+descriptor and the last process of the worker.
+
+Linux before 6.15 clones no mount that lies nowhere. So a new disk is attached for a moment, in the mount namespace of
+the caller, and cloned there once for each use that will come.
 
 Layout of a disk: `home` shows as /sandbox; `upper` and `work` belong to the workspace overlay and are not visible
-there. Sources: loop(4), LOOP_CONFIGURE in linux/loop.h, ext4(5), mke2fs(8), tmpfs(5).
+there. Sources: loop(4), LOOP_CONFIGURE in linux/loop.h, ext4(5), mke2fs(8), tmpfs(5), open_tree(2).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from sandbox_worker import linux
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jupyter_sandbox.host.stage import Stage
     from jupyter_sandbox.specs import Limits
 
 _LOOP_CTL_GET_FREE: Final = 0x4C82
@@ -42,31 +46,33 @@ _HOST_ATTRIBUTES: Final = _WORKER_ATTRIBUTES | linux.MOUNT_ATTR_NOEXEC | linux.M
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """One disk, held by a descriptor of its mount."""
+    """One disk, held by descriptors of three detached mounts of it, each for one use."""
 
-    mount: int
+    home_mount: int
+    view_mount: int
+    layers_mount: int
 
     def home(self) -> int:
-        """Return a new descriptor of the mount that the worker sees at /sandbox."""
-        return linux.clone_mount(self.mount, "home")
+        """Return a new descriptor of the mount that the worker sees at /sandbox. It can be attached once."""
+        return os.dup(self.home_mount)
+
+    def layers(self) -> int:
+        """Return a new descriptor of the mount that holds an overlay's `upper` and `work`. It can be attached once."""
+        return os.dup(self.layers_mount)
 
     def host_view(self) -> int:
-        """Return a directory descriptor of the same files for the host, through which no symlink is followed."""
-        mount = self.home()
-        try:
-            linux.set_mount_attributes(mount, _HOST_ATTRIBUTES)
-            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
-        finally:
-            os.close(mount)
+        """Return a new directory descriptor of the worker's files for the host; no symlink is followed through it."""
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.view_mount)
 
     def usage(self) -> tuple[int, int]:
         """Return used and total bytes."""
-        status = os.fstatvfs(self.mount)
+        status = os.fstatvfs(self.view_mount)
         return (status.f_blocks - status.f_bfree) * status.f_frsize, status.f_blocks * status.f_frsize
 
     def close(self) -> None:
         """Let go; the disk ends when the worker does."""
-        os.close(self.mount)
+        for mount in (self.home_mount, self.view_mount, self.layers_mount):
+            os.close(mount)
 
 
 class Disks(Protocol):
@@ -83,10 +89,11 @@ class LoopDisks:
 
     kind = "ext4 image on a loop device, all blocks reserved"
 
-    def __init__(self, directory: Path, reserve_mib: int) -> None:
+    def __init__(self, directory: Path, reserve_mib: int, stage: Stage) -> None:
         """Make images in `directory` as long as its file system keeps `reserve_mib` free."""
         self._directory = directory
         self._reserve_mib = reserve_mib
+        self._stage = stage
 
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """See Disks."""
@@ -99,7 +106,8 @@ class LoopDisks:
                 loop = _attach(image)
                 undo.callback(os.close, loop[0])
                 mount = linux.new_filesystem("ext4", {"source": loop[1], "errors": "remount-ro"}, _WORKER_ATTRIBUTES)
-                return _furnished(mount, uid)
+                undo.callback(os.close, mount)
+                return _furnished(mount, uid, self._stage)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskSpaceError(
@@ -130,25 +138,37 @@ class MemoryDisks:
 
     kind = "tmpfs of fixed size"
 
+    def __init__(self, stage: Stage) -> None:
+        """Furnish new disks on `stage`."""
+        self._stage = stage
+
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """See Disks."""
         options: dict[str, str | None] = {"size": f"{limits.disk_mib}m", "nr_inodes": str(limits.disk_inodes)}
         try:
             mount = linux.new_filesystem("tmpfs", {"source": name, "mode": "755", **options}, _WORKER_ATTRIBUTES)
-            return _furnished(mount, uid)
+            try:
+                return _furnished(mount, uid, self._stage)
+            finally:
+                os.close(mount)
         except OSError as error:
             raise StartError(f"the virtual disk could not be made: {error}") from error
 
 
-def _furnished(mount: int, uid: int) -> Disk:
-    try:
-        for part in _PARTS:
-            os.mkdir(part, 0o755, dir_fd=mount)
-            os.chown(part, uid, uid, dir_fd=mount)
-    except BaseException:
-        os.close(mount)
-        raise
-    return Disk(mount=mount)
+def _furnished(mount: int, uid: int, stage: Stage) -> Disk:
+    """Return the disk on the new file system `mount`, whose parts belong to host uid `uid`. Uses `mount` up."""
+    for part in _PARTS:
+        os.mkdir(part, 0o755, dir_fd=mount)
+        os.chown(part, uid, uid, dir_fd=mount)
+    with contextlib.ExitStack() as undo, stage.attached(new=mount):
+        clones = []
+        for part in ("home", "home", ""):
+            clones.append(linux.clone_mount(mount, part))
+            undo.callback(os.close, clones[-1])
+        home, view, layers = clones
+        linux.set_mount_attributes(view, _HOST_ATTRIBUTES)
+        undo.pop_all()
+    return Disk(home_mount=home, view_mount=view, layers_mount=layers)
 
 
 def _attach(image: Path) -> tuple[int, str]:

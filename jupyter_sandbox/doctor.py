@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import cgroups, firewall, rulesets
-from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker import client, namespaces, verbs
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from jupyter_sandbox.engines import docker, image, suitability
 from jupyter_sandbox.engines.daemon import Daemon
@@ -49,7 +49,7 @@ class Finding:
     remedy: str = ""
 
 
-_MINIMUM_KERNEL: Final = (6, 15)
+_MINIMUM_KERNEL: Final = (6, 1)
 _OLD_PACKAGES: Final = {"ipykernel": 7, "jupyter_client": 8, "jupyter_server": 2}
 
 
@@ -96,8 +96,8 @@ def _system() -> list[Finding]:
             Finding(
                 verdict=Verdict.MISSING,
                 subject="kernel",
-                fact=f"Linux {release} lacks mounts by descriptor",
-                remedy="use Linux 6.15 or newer: older ones refuse to copy a mount that lies at no path",
+                fact=f"Linux {release} is too old: it cannot show a notebook's directory with the sandbox's user ids",
+                remedy="use Linux 6.1 or newer",
             )
         ]
     python = f"Python {platform.python_version()}"
@@ -133,10 +133,8 @@ def _namespaces() -> list[Finding]:
     """Try in a child, which is the only way to know; the sysctls only explain a refusal."""
     child = os.fork()
     if child == 0:
-        from jupyter_sandbox.broker.app import enter_namespaces
-
         try:
-            enter_namespaces()
+            namespaces.enter()
         except BaseException:  # noqa: BLE001 - the exit status is the answer
             os._exit(1)
         os._exit(0)

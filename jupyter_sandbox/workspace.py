@@ -17,7 +17,6 @@ import os
 import pwd
 import re
 import stat
-import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,7 +28,7 @@ from sandbox_worker import linux
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jupyter_sandbox.disks import Disk
+    from jupyter_sandbox.host.stage import Stage
 
 TOP: Final = "/workspace"
 KERNELSPEC: Final = "/run/kernelspec"
@@ -45,18 +44,18 @@ def target(workspace: Workspace) -> str:
 
 
 class Mounter:
-    """Makes detached mounts. Blocking: call it in a thread. Lives in a mount namespace that the host does not see."""
+    """Makes detached mounts. Blocking: call it in a thread."""
 
-    def __init__(self, stage: Path, *, homes: tuple[Path, ...] | None) -> None:
+    def __init__(self, stage: Stage, *, homes: tuple[Path, ...] | None) -> None:
         """`homes`: None for root; else the home directories of the one user we serve, in whose namespace we are."""
         self._stage = stage
         self._homes = homes
-        self._layers_in_use = threading.Lock()
 
-    def mount(self, workspace: Workspace, directory: int, disk: Disk, *, owner: int, uid: int) -> int:
+    def mount(self, workspace: Workspace, directory: int, layers: int, *, owner: int, uid: int) -> int:
         """Return a detached mount of `directory` as `workspace.mode` says, for a worker of host uid `uid`.
 
-        `directory` was opened by a process of `owner`. Raises WorkspaceError.
+        `directory` was opened by a process of `owner`; `layers` is the disk's mount for an overlay. Raises
+        WorkspaceError.
         """
         try:
             path = _identified(directory)
@@ -75,7 +74,7 @@ class Mounter:
                 self._map_owner(lower, owner, uid, read_only=workspace.mode is not WorkspaceMode.READ_WRITE)
                 if workspace.mode is WorkspaceMode.OVERLAY:
                     hidden = _hidden_names(opened) if path in map(str, homes) else []
-                    return self._overlay(lower, disk, hidden)
+                    return self._overlay(lower, layers, hidden)
                 undo.pop_all()
                 os.close(opened)
                 return lower
@@ -105,23 +104,16 @@ class Mounter:
         with _user_namespace(f"{owner} {uid} 1", f"{group} {uid} 1") as namespace:
             linux.set_mount_attributes(mount, attributes | linux.MOUNT_ATTR_IDMAP, user_namespace=namespace)
 
-    def _overlay(self, lower: int, disk: Disk, hidden: list[str]) -> int:
-        """Put the layers together. They are attached for that moment only, in our own mount namespace."""
+    def _overlay(self, lower: int, layers: int, hidden: list[str]) -> int:
+        """Put the layers together, the upper ones from the mount `layers`, which cannot be used for it again."""
         for name in hidden:  # a whiteout: the overlay shows nothing of that name, and the layer is out of reach
-            os.mknod(f"upper/{name}", stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=disk.mount)
-        with self._layers_in_use, contextlib.ExitStack() as undo:
-            upper = linux.clone_mount(disk.mount)
-            undo.callback(os.close, upper)
-            for name, mount in (("lower", lower), ("disk", upper)):
-                layer = self._stage / name
-                layer.mkdir(exist_ok=True)
-                linux.attach_mount(mount, str(layer))
-                undo.callback(linux.umount, str(layer))
+            os.mknod(f"upper/{name}", stat.S_IFCHR | 0o600, os.makedev(0, 0), dir_fd=layers)
+        with self._stage.attached(lower=lower, disk=layers) as stage:
             options: dict[str, str | None] = {
                 "source": "workspace",
-                "lowerdir": f"{self._stage}/lower",
-                "upperdir": f"{self._stage}/disk/upper",
-                "workdir": f"{self._stage}/disk/work",
+                "lowerdir": f"{stage}/lower",
+                "upperdir": f"{stage}/disk/upper",
+                "workdir": f"{stage}/disk/work",
             }
             if self._homes is not None:
                 options["userxattr"] = None

@@ -29,6 +29,7 @@ from traitlets import Enum, Float, Int, List, TraitError, Unicode, validate
 
 from jupyter_sandbox import cgroups, rulesets, templates
 from jupyter_sandbox._version import __version__
+from jupyter_sandbox.broker import namespaces
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
@@ -43,13 +44,14 @@ from jupyter_sandbox.errors import (
 from jupyter_sandbox.firewall import Firewall, NftFirewall, NoFirewall
 from jupyter_sandbox.guards import networks
 from jupyter_sandbox.host import channel, places
+from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.ledger import Ledger
 from jupyter_sandbox.workspace import Mounter
-from sandbox_worker import linux
 
 if TYPE_CHECKING:
     import io
 
+    from jupyter_sandbox.disks import Disks
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.specs import Template
 
@@ -167,7 +169,7 @@ class BrokerApp(JupyterApp):
             lock = lock_or_refuse(where)
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each sandbox takes some
-            privileged = enter_namespaces()
+            privileged = namespaces.enter()
             asyncio.run(self._run(where, None if privileged else homes))
             os.close(lock)
         except SandboxError as error:
@@ -194,8 +196,10 @@ class BrokerApp(JupyterApp):
         privileged = homes is None
         known = templates.load(Path(directory) for directory in self.template_directories)
         ledger = Ledger(where.ledger)
-        engine = await self._engine(where, ledger, known["python"], privileged=privileged)
-        mounter = Mounter(where.stage, homes=homes)
+        stage = Stage(where.stage)
+        disks = LoopDisks(where.images, self.disk_reserve_mib, stage) if privileged else MemoryDisks(stage)
+        engine = await self._engine(where, ledger, known["python"], disks, privileged=privileged)
+        mounter = Mounter(stage, homes=homes)
         firewall: Firewall = NoFirewall()
         if privileged:
             firewall = NftFirewall(instance=where.instance, pool=networks.pool(self.network_pool))
@@ -256,9 +260,10 @@ class BrokerApp(JupyterApp):
             await engine.stop()
             log.info("broker ends")
 
-    async def _engine(self, where: places.Places, ledger: Ledger, default: Template, *, privileged: bool) -> Engine:
+    async def _engine(
+        self, where: places.Places, ledger: Ledger, default: Template, disks: Disks, *, privileged: bool
+    ) -> Engine:
         """Return the engine that is asked for, not started; `auto` takes Docker's when its image is ready to use."""
-        disks = LoopDisks(where.images, self.disk_reserve_mib) if privileged else MemoryDisks()
         wanted = self.engine
         if wanted == "auto":
             unfit = await docker.unfit(self.docker_image) if privileged else "the broker is not root"
@@ -307,34 +312,6 @@ def own_homes() -> tuple[Path, ...]:
     with contextlib.suppress(KeyError):
         found.add(Path(pwd.getpwuid(os.getuid()).pw_dir).resolve())
     return tuple(sorted(found))
-
-
-def enter_namespaces() -> bool:
-    """Enter the mount namespace, and without root the user namespace, of the broker; return whether this is root.
-
-    Raises IsolationUnavailableError that says what to change on this machine.
-    """
-    privileged = os.geteuid() == 0
-    uid, gid = os.geteuid(), os.getegid()
-    try:
-        if privileged:
-            linux.unshare(linux.CLONE_NEWNS)
-        else:
-            linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNS)
-            linux.write_id_maps("self", f"0 {uid} 1", f"0 {gid} 1")
-        linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-    except OSError as error:
-        raise IsolationUnavailableError(
-            f"this machine lets us make no namespaces ({error}). "
-            + (
-                "Inside a container, run it with --privileged or use the host."
-                if privileged
-                else "Run as root, or allow them: `sysctl -w kernel.unprivileged_userns_clone=1` (Debian), "
-                "`sysctl -w user.max_user_namespaces=10000`, or on Ubuntu 24.04 and newer "
-                "`sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"
-            )
-        ) from error
-    return privileged
 
 
 def lock_or_refuse(where: places.Places) -> int:

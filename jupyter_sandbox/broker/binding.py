@@ -42,25 +42,21 @@ async def bind(
     if disk is None:
         raise StartError(f"{sandbox.id} has no disk")
     async with contextlib.AsyncExitStack() as undo:
-        mounts: dict[str, int] = {}
+        mounts = {HOME: disk.home()}
+        undo.callback(os.close, mounts[HOME])
+        layers = disk.layers()
+        undo.callback(os.close, layers)
 
         async def mount(target: str, make: Callable[..., int], *what: object) -> None:
             making = asyncio.to_thread(make, *what, owner=sandbox.owner, uid=worker.uid)
             mounts[target] = await tasks.take(undo, making, os.close)
 
-        try:
-            mounts[HOME] = disk.home()
-        except OSError as error:
-            raise StartError(
-                f"the disk of {sandbox.id} cannot be shown: {error}; is this Linux older than 6.15?"
-            ) from error
-        undo.callback(os.close, mounts[HOME])
         for share in sandbox.template.shares:
             await mount(share.target, mounter.share, share)
         if directory is not None:
-            await mount(sandbox.cwd, mounter.mount, wanted, directory, disk)
+            await mount(sandbox.cwd, mounter.mount, wanted, directory, layers)
         if kernelspec is not None:
-            await mount(workspace.KERNELSPEC, mounter.mount, _KERNELSPEC, kernelspec, disk)
+            await mount(workspace.KERNELSPEC, mounter.mount, _KERNELSPEC, kernelspec, layers)
         await _open_network(sandbox, firewall, undo)
         left = await worker.attach(mounts)
         request = protocol.Bind(

@@ -54,7 +54,7 @@ class Places:
 
     @property
     def stage(self) -> Path:
-        """Where overlays are put together, inside a mount namespace that the host does not see."""
+        """Where mounts have a path for a moment, inside a mount namespace that the host does not see."""
         return self.run / "stage"
 
     def kernel_sockets(self, seat: str) -> Path:

@@ -63,6 +63,8 @@ class FakeDisk:
             raise self.error
         return os.open(self.directory, os.O_RDONLY)
 
+    layers = home
+
 
 @dataclass
 class FakeWorker:

@@ -20,6 +20,7 @@ from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, San
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.host.places import Places
+from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.ledger import Ledger, Record
 from jupyter_sandbox.specs import Limits, Template
 from sandbox_worker import linux
@@ -46,7 +47,7 @@ class Bench:
         self.engine = EmbeddedEngine(
             places=self.places,
             ledger=self.ledger,
-            disks=LoopDisks(self.places.images, 0),
+            disks=LoopDisks(self.places.images, 0, Stage(self.places.stage)),
             hierarchy=self.hierarchy,
             uid_base=UID_BASE,
             default=TEMPLATE,

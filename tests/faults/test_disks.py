@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from tornado.web import HTTPError
 from jupyter_sandbox import disks
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
 from jupyter_sandbox.errors import DiskSpaceError, StartError
-from jupyter_sandbox.specs import Limits
+from jupyter_sandbox.host.stage import Stage
+from jupyter_sandbox.specs import Limits, Workspace, WorkspaceMode
+from jupyter_sandbox.workspace import Mounter
 from sandbox_worker import linux
 from tests.conftest import wait_until
 
@@ -40,6 +43,11 @@ def loops(directory: Path) -> list[str]:
 
 
 @pytest.fixture
+def stage(tmp_path_factory):
+    return Stage(tmp_path_factory.mktemp("stage"))
+
+
+@pytest.fixture
 def clean(tmp_path):
     """Fail when something of `tmp_path` is left on the machine."""
     before = len(os.listdir("/proc/self/fd"))
@@ -51,8 +59,8 @@ def clean(tmp_path):
     assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
 
 
-def test_a_disk_has_its_size_and_leaves_nothing(clean):
-    disk = LoopDisks(clean, 0).create("one", SMALL, UID)
+def test_a_disk_has_its_size_and_leaves_nothing(clean, stage):
+    disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
     used, total = disk.usage()
     assert 12 << 20 < total <= 16 << 20
     assert used < 1 << 20
@@ -64,9 +72,9 @@ def test_a_disk_has_its_size_and_leaves_nothing(clean):
     disk.close()
 
 
-def test_a_host_below_its_reserve_makes_no_disk(clean):
+def test_a_host_below_its_reserve_makes_no_disk(clean, stage):
     with pytest.raises(DiskSpaceError, match="no room for a disk of 16 MiB") as caught:
-        LoopDisks(clean, 1 << 40).create("one", SMALL, UID)
+        LoopDisks(clean, 1 << 40, stage).create("one", SMALL, UID)
     assert (caught.value.code, caught.value.status, caught.value.retry_after_s) == ("no_disk_space", 507, 5)
     assert str(clean) not in str(caught.value)
 
@@ -81,33 +89,33 @@ def full_directory(tmp_path):
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-def test_a_full_directory_makes_no_disk(full_directory):
+def test_a_full_directory_makes_no_disk(full_directory, stage):
     with pytest.raises(DiskSpaceError):
-        LoopDisks(full_directory, 0).create("one", SMALL, UID)
+        LoopDisks(full_directory, 0, stage).create("one", SMALL, UID)
     assert list(full_directory.iterdir()) == []
 
 
-def test_a_directory_that_fills_up_after_the_admission_makes_no_disk(full_directory, monkeypatch):
+def test_a_directory_that_fills_up_after_the_admission_makes_no_disk(full_directory, monkeypatch, stage):
     monkeypatch.setattr(LoopDisks, "_admit", lambda *_: None)
     with pytest.raises(DiskSpaceError):
-        LoopDisks(full_directory, 0).create("one", SMALL, UID)
+        LoopDisks(full_directory, 0, stage).create("one", SMALL, UID)
     assert list(full_directory.iterdir()) == []
 
 
-def test_an_absent_directory_is_told(tmp_path):
+def test_an_absent_directory_is_told(tmp_path, stage):
     with pytest.raises(StartError, match="could not be made"):
-        LoopDisks(tmp_path / "absent", 0).create("one", SMALL, UID)
+        LoopDisks(tmp_path / "absent", 0, stage).create("one", SMALL, UID)
 
 
-def test_without_mkfs_the_package_to_install_is_named(clean, monkeypatch):
+def test_without_mkfs_the_package_to_install_is_named(clean, monkeypatch, stage):
     monkeypatch.setenv("PATH", str(clean))
     with pytest.raises(StartError, match=r"mkfs\.ext4 is not installed.*e2fsprogs"):
-        LoopDisks(clean, 0).create("one", SMALL, UID)
+        LoopDisks(clean, 0, stage).create("one", SMALL, UID)
 
 
-def test_what_mkfs_says_is_told(clean):
+def test_what_mkfs_says_is_told(clean, stage):
     with pytest.raises(StartError, match=r"mkfs\.ext4: "):
-        LoopDisks(clean, 0).create("one", Limits(disk_mib=1, disk_inodes=1 << 31), UID)
+        LoopDisks(clean, 0, stage).create("one", Limits(disk_mib=1, disk_inodes=1 << 31), UID)
 
 
 def _refuse(monkeypatch, request: int, number: int) -> None:
@@ -131,13 +139,13 @@ def _refuse(monkeypatch, request: int, number: int) -> None:
     ],
     ids=["no device free", "may not", "always taken by others", "refused"],
 )
-def test_without_a_loop_device_there_is_no_disk(clean, monkeypatch, request_number, number):
+def test_without_a_loop_device_there_is_no_disk(clean, monkeypatch, request_number, number, stage):
     _refuse(monkeypatch, request_number, number)
     with pytest.raises(StartError, match="could not be made"):
-        LoopDisks(clean, 0).create("one", SMALL, UID)
+        LoopDisks(clean, 0, stage).create("one", SMALL, UID)
 
 
-def test_a_device_taken_by_another_is_passed_over(clean, monkeypatch):
+def test_a_device_taken_by_another_is_passed_over(clean, monkeypatch, stage):
     original, refusals = fcntl.ioctl, [errno.EBUSY] * 3
 
     def ioctl(descriptor, called, *rest):
@@ -146,7 +154,7 @@ def test_a_device_taken_by_another_is_passed_over(clean, monkeypatch):
         return original(descriptor, called, *rest)
 
     monkeypatch.setattr(disks.fcntl, "ioctl", ioctl)
-    LoopDisks(clean, 0).create("one", SMALL, UID).close()
+    LoopDisks(clean, 0, stage).create("one", SMALL, UID).close()
     assert refusals == []
 
 
@@ -155,9 +163,10 @@ import sys
 from pathlib import Path
 from jupyter_sandbox.disks import LoopDisks
 from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.specs import Limits
 try:
-    LoopDisks(Path(sys.argv[1]), 0).create("one", Limits(disk_mib=16, disk_inodes=1024), 0)
+    LoopDisks(Path(sys.argv[1]), 0, Stage(Path(sys.argv[1]))).create("one", Limits(disk_mib=16, disk_inodes=1024), 0)
 except StartError as error:
     print(error)
 """
@@ -175,28 +184,71 @@ def test_a_container_without_loop_control_is_told(clean, mask):
     assert "the virtual disk could not be made" in done.stdout
 
 
-def test_a_mount_that_is_refused_frees_the_loop_device(clean, monkeypatch):
+def test_a_mount_that_is_refused_frees_the_loop_device(clean, monkeypatch, stage):
     def refuse(*_):
         raise OSError(errno.EINVAL, "create ext4: bad superblock")
 
     monkeypatch.setattr(linux, "new_filesystem", refuse)
     with pytest.raises(StartError, match="bad superblock"):
-        LoopDisks(clean, 0).create("one", SMALL, UID)
+        LoopDisks(clean, 0, stage).create("one", SMALL, UID)
 
 
-def test_a_disk_that_cannot_be_furnished_is_unmounted(clean, monkeypatch):
+def test_a_disk_that_cannot_be_furnished_is_unmounted(clean, monkeypatch, stage):
     def refuse(*_args, **_kwargs):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(disks.os, "chown", refuse)
     with pytest.raises(StartError, match="Input/output error"):
-        LoopDisks(clean, 0).create("one", SMALL, UID)
+        LoopDisks(clean, 0, stage).create("one", SMALL, UID)
     with pytest.raises(StartError, match="Input/output error"):
-        MemoryDisks().create("one", SMALL, UID)
+        MemoryDisks(stage).create("one", SMALL, UID)
 
 
-def test_a_disk_in_memory_has_its_size(clean):
-    disk = MemoryDisks().create("one", SMALL, UID)
+def test_a_disk_that_cannot_be_cloned_for_a_use_is_unmounted(clean, stage, monkeypatch):
+    clone, clones = linux.clone_mount, []
+
+    def refuse_the_third(directory_fd, path=""):
+        clones.append(path)
+        if len(clones) % 3 == 0:
+            raise OSError(errno.EINVAL, "open_tree: Invalid argument")
+        return clone(directory_fd, path)
+
+    monkeypatch.setattr(linux, "clone_mount", refuse_the_third)
+    for kind in (LoopDisks(clean, 0, stage), MemoryDisks(stage)):
+        with pytest.raises(StartError, match="open_tree"):
+            kind.create("one", SMALL, UID)
+    assert len(clones) == 6
+
+
+def _clone_as_old_linux_does(directory_fd, path="", *, clone=linux.clone_mount):
+    """Before 6.15 only a mount of the caller's own mount namespace can be cloned."""
+    information = Path(f"/proc/self/fdinfo/{directory_fd}").read_text()
+    mount_id = re.search(r"mnt_id:\s*(\d+)", information)[1]
+    if not re.search(rf"(?m)^{mount_id} ", Path("/proc/self/mountinfo").read_text()):
+        raise OSError(errno.EINVAL, "open_tree: Invalid argument")
+    return clone(directory_fd, path)
+
+
+def test_a_disk_and_its_overlay_need_no_clone_of_a_mount_that_lies_nowhere(clean, stage, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(linux, "clone_mount", _clone_as_old_linux_does)
+    MemoryDisks(stage).create("one", SMALL, UID).close()
+    disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
+    with pytest.raises(OSError, match="open_tree"):
+        linux.clone_mount(disk.home_mount)
+    notebooks = tmp_path_factory.mktemp("notebooks")
+    (notebooks / "data.csv").write_text("1,2\n")
+    layers, directory = disk.layers(), os.open(notebooks, os.O_RDONLY)
+    wanted = Workspace(mode=WorkspaceMode.OVERLAY, name="notebooks")
+    overlay = Mounter(stage, homes=None).mount(wanted, directory, layers, owner=os.getuid(), uid=UID)
+    read = os.open("data.csv", os.O_RDONLY, dir_fd=overlay)
+    assert os.read(read, 10) == b"1,2\n"
+    for descriptor in (read, overlay, layers, directory):
+        os.close(descriptor)
+    disk.close()
+
+
+def test_a_disk_in_memory_has_its_size(clean, stage):
+    disk = MemoryDisks(stage).create("one", SMALL, UID)
     assert disk.usage() == (0, 16 << 20)
     disk.close()
 

@@ -72,18 +72,18 @@ def _on(monkeypatch, *, system="linux", machine="x86_64", release="6.1.0-13-amd6
     return doctor._system()
 
 
-@pytest.mark.parametrize("release", ["6.15.0", "6.18-generic", "6.100.0-13-amd64", "10.0"])
+@pytest.mark.parametrize("release", ["6.1.0-13-amd64", "6.18-generic", "6.100.0-13-amd64", "10.0"])
 def test_new_enough_kernels_are_good(monkeypatch, release):
     (finding,) = _on(monkeypatch, release=release)
     assert finding.verdict is Verdict.OK
     assert release in finding.fact
 
 
-@pytest.mark.parametrize("release", ["6.14.9", "6.1.0-13-amd64", "4.18.0-553.el8", "3.10"])
+@pytest.mark.parametrize("release", ["6.0.19", "5.15.0-100-generic", "4.18.0-553.el8", "3.10"])
 def test_old_kernels_are_told(monkeypatch, release):
     (finding,) = _on(monkeypatch, release=release)
     assert finding.verdict is Verdict.MISSING
-    assert "6.15" in finding.remedy
+    assert "6.1" in finding.remedy
 
 
 @pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("linux", "riscv64"), ("win32", "AMD64")])

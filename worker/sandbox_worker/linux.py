@@ -2,8 +2,8 @@
 
 Thin and literal: one function per call, `OSError` with the call's name on failure, no policy. It knows nothing of
 sandboxes. Sources: the man pages of the calls named in each function. Mounts use the descriptor API (`fsopen`,
-`open_tree`, `move_mount`; cloning a mount that lies nowhere needs Linux 6.15) because a mount that was never attached
-to a path vanishes with its last descriptor: a killed process leaves none behind.
+`open_tree`, `move_mount`) because a mount that was never attached to a path vanishes with its last descriptor: a killed
+process leaves none behind.
 """
 
 from __future__ import annotations
@@ -190,7 +190,10 @@ def _fsconfig(what: str, context: int, command: int, key: str | None, value: str
 
 
 def clone_mount(directory_fd: int, path: str = "", *, recursive: bool = False) -> int:
-    """Return a descriptor of a detached bind mount of `path` below `directory_fd`. open_tree(2)."""
+    """Return a descriptor of a detached bind mount of `path` below `directory_fd`. open_tree(2).
+
+    Before Linux 6.15 `directory_fd` must lie on a mount of the caller's own mount namespace, else EINVAL.
+    """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     return _syscall("open_tree", _OPEN_TREE, ctypes.c_int(directory_fd), _text(path), ctypes.c_uint(flags))
 
