@@ -15,13 +15,14 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.services.kernels.handlers import _kernel_id_regex
 from tornado import web
-from traitlets import Bool, Float
+from traitlets import Bool, Float, Int
 
-from jupyter_sandbox import exclusive
+from jupyter_sandbox import exclusive, kernel_channels
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
+from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
 
 _WAKING_S: Final = 3
@@ -54,6 +55,28 @@ class SandboxExtension(ExtensionApp):
     notice_death_s = Float(
         0.5, help="How often the server looks whether a kernel has died, seconds. Looking costs no I/O."
     ).tag(config=True)
+    max_message_mib = Int(
+        8,
+        min=1,
+        max=256,
+        help="The largest message of a sandbox kernel that is passed on, MiB. While the server judges one it does "
+        "nothing else: 8 MiB can take 100 ms.",
+    ).tag(config=True)
+    max_unsent_mib = Int(
+        32,
+        min=1,
+        help="How much output of a sandbox kernel waits in the server for one client that reads slowly, MiB. More "
+        "waits in the sandbox.",
+    ).tag(config=True)
+    slow_reader_s = Float(
+        60, min=0.1, help="A client that takes nothing for so long while that much waits is hung up on, seconds."
+    ).tag(config=True)
+    max_offline_mib = Int(
+        16,
+        min=0,
+        help="How much output of a sandbox kernel is kept for a tab that was closed, MiB, if the server's "
+        "buffer_offline_messages is on.",
+    ).tag(config=True)
 
     def initialize_settings(self) -> None:
         """Judge the configuration in exclusive mode; look for dead kernels more often than stock Jupyter does."""
@@ -70,6 +93,7 @@ class SandboxExtension(ExtensionApp):
                 )
                 server.exit(1)
         manager = server.kernel_manager
+        kernel_channels.guard_managers(manager, self.max_message_mib << 20)
         if "time_to_dead" not in manager.config.get("KernelRestarter", {}):
             KernelRestarter.time_to_dead.default_value = self.notice_death_s
 
@@ -77,7 +101,14 @@ class SandboxExtension(ExtensionApp):
         """Serve the kernel websocket ourselves; the route shadows the stock one."""
         if self.exclusive:
             self.handlers.extend((route, ClosedHandler) for route in exclusive.CLOSED_ROUTES)
-        self.handlers.append((rf"/api/kernels/{_kernel_id_regex}/channels", SandboxKernelWebsocketHandler))
+        limits = OutputLimits(
+            max_message_bytes=self.max_message_mib << 20,
+            max_unsent_bytes=self.max_unsent_mib << 20,
+            slow_reader_s=self.slow_reader_s,
+            max_offline_bytes=self.max_offline_mib << 20,
+        )
+        route = rf"/api/kernels/{_kernel_id_regex}/channels"
+        self.handlers.append((route, SandboxKernelWebsocketHandler, {"limits": limits}))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""

@@ -1,100 +1,76 @@
-"""The kernel websocket of our server: the stock one, without its stall and with an epitaph.
+"""The kernel websocket of our server: the stock one, without its stall, with bounds and with words for the person.
 
-Stock Jupyter leaves Nagle's algorithm on, which costs every execution 40 ms. And when a kernel dies it says nothing
-in the notebook; we write why, below the cell that was running.
+Stock Jupyter leaves Nagle's algorithm on, which costs every execution 40 ms. When a kernel dies it says nothing in the
+notebook; we write why, below the cell that was running. Output that is refused or that nobody reads is neither kept
+without end nor dropped without a word, and an execution whose end was refused gets one from us.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_client.jsonutil import json_default
+from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
+from tornado.websocket import WebSocketClosedError
 
+from jupyter_sandbox.executions import Executions, Header
+from jupyter_sandbox.guards.kernel_messages import Reason
+from jupyter_sandbox.outlets import Item, OfflineBuffer, Outlet, OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
 
 if TYPE_CHECKING:
-    import asyncio
+    from jupyter_sandbox.guards.kernel_messages import Judged
+    from jupyter_sandbox.kernel_streams import Refusal
 
-_MAX_PENDING: Final = 128
-_LOOKED_AT: Final = 512
-_MAX_FRAMES: Final = 1024
-
-
-class Executions:
-    """Which execute requests of one websocket have no reply yet. Reads headers only, of both wire formats."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._pending: dict[str, dict[str, Any]] = {}
-
-    def sent(self, message: str | bytes) -> None:
-        """Note a message of the client."""
-        if not _mentions(message, "execute_request"):
-            return
-        header = _part(message, 0, "header")
-        if header.get("msg_type") == "execute_request":
-            self._pending[str(header.get("msg_id"))] = header
-            while len(self._pending) > _MAX_PENDING:
-                del self._pending[next(iter(self._pending))]
-
-    def received(self, message: str | bytes) -> None:
-        """Note a message of the kernel."""
-        if self._pending and _mentions(message, "execute_reply"):
-            header, parent = _part(message, 0, "header"), _part(message, 1, "parent_header")
-            if header.get("msg_type") == "execute_reply":
-                self._pending.pop(str(parent.get("msg_id")), None)
-
-    def take_oldest(self) -> dict[str, Any]:
-        """Return the header of the request that was running, or an empty one, and forget them all."""
-        oldest = next(iter(self._pending.values()), {})
-        self._pending.clear()
-        return oldest
-
-
-def _mentions(message: str | bytes, kind: str) -> bool:
-    """Whether the start of `message` names this type: cheap, and never wrong about a message that has it there."""
-    return kind in message if isinstance(message, str) else kind.encode() in message[:_LOOKED_AT]
-
-
-def _part(message: str | bytes, index: int, name: str) -> dict[str, Any]:
-    """Return a header of a message, or nothing when the message is not of the two formats."""
-    try:
-        part = json.loads(message)[name] if isinstance(message, str) else json.loads(_frame(message, index))
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return {}
-    return part if isinstance(part, dict) else {}
-
-
-def _frame(message: bytes, index: int) -> bytes:
-    """Return a frame of the binary format: a count and as many offsets, 8 bytes each, then the frames."""
-    count = int.from_bytes(message[:8], "little")
-    if not index + 3 <= count <= _MAX_FRAMES:
-        raise ValueError("not this format")
-    start, end = (int.from_bytes(message[8 * (index + i) : 8 * (index + i + 1)], "little") for i in (2, 3))
-    return message[start:end]
+_END_WITHIN_S: Final = 5.0
+"""An execution ends with a reply on shell and idle on iopub. When one came and the other channel has been silent for so
+long, the other is not waited for any more, whatever the kernel does."""
+_TOO_SLOW: Final = 1008
+_HEADER_FIELDS: Final = ("msg_id", "msg_type", "session", "username", "date", "version")
 
 
 class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
-    """Shadows jupyter_server's handler for every kernel, native ones included."""
+    """Shadows jupyter_server's handler for every kernel, native ones included, which it leaves as they are."""
 
-    _executions: Executions | None = None
+    _limits = OutputLimits()
+    _executions: Executions | None = None  # of a sandbox kernel only
+    _outlet: Outlet
+    _stall: asyncio.TimerHandle | None = None
+
+    def initialize(self, limits: OutputLimits | None = None) -> None:
+        """`limits`: what is held of a sandbox kernel's output."""
+        self._limits = limits or self._limits
 
     async def open(self, kernel_id: str) -> None:
         """Begin as usual; for a sandbox kernel, be told of its death before the stock handler is."""
         self.set_nodelay(True)
-        if isinstance(self._provisioner(), SandboxProvisioner):
-            self._executions = Executions()
-            for event in ("restart", "dead"):
-                self.kernel_manager.add_restart_callback(kernel_id, self._tell_why, event)
+        if not isinstance(self._provisioner(), SandboxProvisioner):
+            await super().open(kernel_id)
+            return
+        self._executions, self._outlet = Executions(), Outlet(self._limits.max_unsent_bytes)
+        self._heard_at: dict[str, float] = {}
+        for event in ("restart", "dead"):
+            self.kernel_manager.add_restart_callback(kernel_id, self._tell_why, event)
+        self._pass_on = self.connection.handle_outgoing_message
+        self.connection.handle_outgoing_message = self._outgoing
         await super().open(kernel_id)
+        for stream in self._streams():
+            stream.on_refusal(self._refused)
 
     def on_close(self) -> None:
-        """End as usual."""
+        """End as usual; what comes until the tab is opened again is kept within bounds."""
+        connection, streams = self.connection, self._streams()
         if self._executions and self.kernel_id in self.kernel_manager:
             for event in ("restart", "dead"):
                 self.kernel_manager.remove_restart_callback(self.kernel_id, self._tell_why, event)
+        if self._stall:
+            self._stall.cancel()
         super().on_close()
+        if self._executions:
+            self._keep(connection, streams)
 
     def on_message(self, ws_message: str | bytes) -> None:
         """Pass a message to the kernel."""
@@ -103,11 +79,160 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         super().on_message(ws_message)
 
     def write_message(self, message: Any, binary: bool = False) -> asyncio.Future[None]:
-        """Pass a message to the client."""
-        if self._executions:
-            self._executions.received(message)
+        """Pass a message to the client; when too much waits for it, stop to read from the kernel."""
         written: asyncio.Future[None] = super().write_message(message, binary)
+        if self._executions:
+            size = len(message)
+            if self._outlet.put(size):
+                for stream in self._streams():
+                    stream.pause()
+                self._watch_for_progress()
+            written.add_done_callback(lambda done: self._written(done, size))
         return written
+
+    # -- what came from the kernel
+
+    def _outgoing(self, stream: Any, parts: list[bytes]) -> None:
+        """A judged message, or one that was kept while no client was there."""
+        judged: Judged | None = getattr(stream, "judged", None)
+        if judged:
+            self._note(stream.channel, judged)
+        try:
+            self._pass_on(stream, parts)
+        except WebSocketClosedError:
+            self.log.debug("A message came for a websocket that was just closed")
+
+    def _note(self, channel: Any, judged: Judged) -> None:
+        executions = self._executions
+        self._heard_at[channel] = asyncio.get_running_loop().time()
+        if executions is None or judged.msg_type not in {"status", "execute_reply"}:
+            return
+        msg_id = str(judged.parent.get("msg_id"))
+        header = executions.header(msg_id)
+        if header and judged.content.get("execution_state") == "idle":
+            count, size = executions.refused_in_all(msg_id)
+            if count > 1:
+                self._say(f"In all, {count} messages with {size:,} bytes were not shown.", header)
+        executions.received(channel, judged)
+        if executions.lacks(msg_id):
+            asyncio.get_running_loop().call_later(_END_WITHIN_S, self._expect_end, msg_id)
+
+    def _expect_end(self, msg_id: str) -> None:
+        """One half of an execution's end came: the other one is ours when nothing more comes."""
+        channel = self._executions.lacks(msg_id) if self._executions else None
+        if channel is None or self._executions is None or not self.connection:
+            return
+        loop = asyncio.get_running_loop()
+        if self._outlet.is_full or loop.time() - self._heard_at.get(channel, 0) < _END_WITHIN_S:
+            loop.call_later(_END_WITHIN_S, self._expect_end, msg_id)
+            return
+        header = self._executions.header(msg_id) or {}
+        self._executions.end(msg_id)
+        if channel == "iopub":
+            self._write("iopub", "status", {"execution_state": "idle"}, header)
+        else:
+            words = "The kernel became idle and did not answer."
+            self._say(words, header)
+            self._write("shell", "execute_reply", _error(words), header)
+
+    def _refused(self, refusal: Refusal) -> None:
+        """The client will not get a message: say so below its cell, and end what waits for that message."""
+        if self._executions is None or not self.connection:
+            return
+        answered = (refusal.parent or {}).get("msg_id")
+        is_harmless = refusal.channel != "shell" or not self._executions.is_running(answered)
+        if refusal.reason == Reason.UNKNOWN_TYPE and is_harmless:
+            return
+        header, is_first = self._executions.refused(refusal.channel, refusal.parent, refusal.size_bytes)
+        words = self._words(refusal)
+        if is_first:
+            self._say(words, header)
+        if refusal.channel == "shell" and header and answered in {None, header["msg_id"]}:
+            self._executions.end(str(header["msg_id"]))
+            self._write("shell", "execute_reply", _error(words), header)
+            self._write("iopub", "status", {"execution_state": "idle"}, header)
+        elif refusal.channel in {"shell", "control"} and refusal.parent and (refusal.msg_type or "").endswith("_reply"):
+            self._write(refusal.channel, str(refusal.msg_type), _error(words), refusal.parent)
+
+    def _words(self, refusal: Refusal) -> str:
+        if refusal.reason == Reason.CONNECTION:
+            return "The kernel sent a message without end, or bytes that are no message. Its connection is made anew."
+        if refusal.reason != Reason.TOO_LARGE:
+            return f"A message of the kernel is not valid and was not shown ({refusal.reason})."
+        limit = self._limits.max_message_bytes >> 20
+        return (
+            f"Output too large: a message of {refusal.size_bytes:,} bytes was not shown. "
+            f"One message may have {limit} MiB (SandboxExtension.max_message_mib)."
+        )
+
+    # -- what goes to the client
+
+    def _say(self, words: str, header: Header) -> None:
+        self._write("iopub", "stream", {"name": "stderr", "text": words + "\n"}, header)
+
+    def _write(self, channel: str, msg_type: str, content: dict[str, Any], parent: Header) -> None:
+        """Send a message of our own in the kernel's name."""
+        session = self.connection.session
+        message = session.msg(msg_type, content, parent=_plain(parent))
+        try:
+            if self.connection.subprotocol:  # there is one, and the format without a name
+                self.write_message(serialize_msg_to_ws_v1(message, channel, session.pack), binary=True)
+            else:
+                self.write_message(json.dumps(message | {"channel": channel, "buffers": []}, default=json_default))
+        except WebSocketClosedError:
+            self.log.debug("The websocket was closed before its client could be told something")
+
+    def _written(self, done: asyncio.Future[None], size_bytes: int) -> None:
+        if not done.cancelled():
+            done.exception()  # a closed websocket is told by on_close
+        if self._outlet.took(size_bytes):
+            if self._stall:
+                self._stall.cancel()
+            for stream in self._streams():
+                stream.resume()
+
+    def _watch_for_progress(self) -> None:
+        taken = self._outlet.taken
+        loop = asyncio.get_running_loop()
+        self._stall = loop.call_later(self._limits.slow_reader_s, self._end_if_stalled, taken)
+
+    def _end_if_stalled(self, taken: int) -> None:
+        if not self._outlet.is_full:
+            return
+        if self._outlet.taken != taken:
+            self._watch_for_progress()
+            return
+        waiting = self._outlet.unsent_bytes
+        self.log.warning("A client of kernel %s reads too slowly: %d bytes wait for it", self.kernel_id, waiting)
+        self.close(_TOO_SLOW, f"reads too slowly: {waiting} bytes wait")
+
+    # -- a closed tab
+
+    def _keep(self, connection: Any, streams: list[Any]) -> None:
+        """The stock handler may have begun to keep what comes, in a list without end: put one with an end there."""
+        kept = getattr(self.kernel_manager, "_kernel_buffers", {})
+        if self.kernel_id not in kept or kept[self.kernel_id]["session_key"] != connection.session_key:
+            return
+        session = connection.session
+
+        def marker(count: int, size_bytes: int, parent: Header) -> Item:
+            words = f"{count} messages with {size_bytes:,} bytes were dropped while this notebook was closed.\n"
+            message = session.msg("stream", {"name": "stderr", "text": words}, parent=_plain(parent))
+            return "iopub", session.serialize(message, ident=b"stream")
+
+        buffer = OfflineBuffer(self._limits.max_offline_bytes, marker)
+        kept[self.kernel_id]["buffer"] = buffer
+        for stream in streams:
+            if not stream.closed():
+                stream.on_refusal(lambda refusal: buffer.drop(refusal.size_bytes, refusal.parent))
+                stream.resume()
+
+    def _streams(self) -> list[Any]:
+        """Our connections to the kernel that are open; none of a native kernel."""
+        channels = getattr(self.connection, "channels", None) or {}
+        return [stream for stream in channels.values() if hasattr(stream, "on_refusal") and not stream.closed()]
+
+    # -- the kernel's death
 
     def _provisioner(self) -> object:
         return getattr(self.kernel_manager.get_kernel(self.kernel_id), "provisioner", None)
@@ -118,3 +243,12 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         words = provisioner.last_words() if isinstance(provisioner, SandboxProvisioner) else None
         if words and self._executions and self.connection:
             self.connection.write_stderr(words, self._executions.take_oldest())
+
+
+def _plain(parent: Header) -> Header:
+    """The fields of a header that the protocol knows, if it has an id."""
+    return {name: parent[name] for name in _HEADER_FIELDS if name in parent} if "msg_id" in parent else {}
+
+
+def _error(words: str) -> dict[str, Any]:
+    return {"status": "error", "ename": "RefusedMessage", "evalue": words, "traceback": [words]}

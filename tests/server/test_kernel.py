@@ -45,6 +45,33 @@ async def test_a_kernel_whose_messages_are_encrypted_runs_code_and_is_restarted(
     assert "curve_publickey" in manager.get_connection_info()
 
 
+async def test_an_encrypted_kernels_messages_are_judged_too(jp_serverapp, new_notebook):
+    jp_serverapp.kernel_manager.transport_encryption = "required"
+    notebook = await new_notebook()
+    lie = """
+kernel = get_ipython().kernel
+for kind, content in {"status": {"execution_state": "dead"}, "no_such_type": {}}.items():
+    kernel.session.send(kernel.iopub_socket, kind, content, parent=kernel.get_parent("shell"))
+"""
+    result = await notebook.execute(lie)
+    assert result.text("stderr") == "A message of the kernel is not valid and was not shown (state).\n"
+    assert {output["msg_type"] for output in result.outputs} == {"execute_input", "stream"}
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    assert "curve_publickey" in manager.get_connection_info()
+    assert set(manager.sandbox_channels.refusals.counts) == {"state", "unknown_type"}
+    assert (await notebook.execute("6 * 7")).value == "42"
+
+
+@pytest.mark.parametrize("jp_argv", [["--SandboxExtension.max_message_mib=1"]])
+async def test_what_a_message_may_have_is_a_setting(jp_serverapp, new_notebook):
+    assert jp_serverapp.kernel_manager.buffer_offline_messages, "on by default, and bounded"
+    notebook = await new_notebook()
+    result = await notebook.execute("print('x' * 1_500_000)")
+    assert "Output too large: a message of 1,500," in result.text("stderr")
+    assert "One message may have 1 MiB" in result.text("stderr")
+    assert await notebook.run("print(1)") == "1\n"
+
+
 async def test_the_kernel_runs_in_a_sandbox_and_not_on_the_host(new_notebook, tree):
     notebook = await new_notebook()
     said = await notebook.run(f"import os; print(os.path.exists({str(tree.directory)!r}), os.getpid(), os.getuid())")

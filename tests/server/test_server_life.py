@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from tests.conftest import eventually
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.server_process import a_server, request
+from tests.server.ticker import Ticker
 
 KERNELS = 5
 BLOCKED_S = 0.1
@@ -61,51 +61,6 @@ async def test_a_stopping_server_leaves_the_sandboxes_of_others(tree, jp_servera
         assert [sandbox.sandbox for sandbox in await sandboxes()] == [lease.sandbox]
     finally:
         lease.close()
-
-
-class Ticker:
-    """Measures how long the loop could not run something else, less what the whole process or machine stood still."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._stalls: list[tuple[float, float]] = []
-        self._gaps: list[tuple[float, float]] = []
-        self._thread = threading.Thread(target=self._tick_in_thread)
-
-    def _tick_in_thread(self) -> None:
-        before = time.monotonic()
-        while not self._stop.is_set():
-            time.sleep(0.002)
-            now = time.monotonic()
-            self._stalls.append((before, now))
-            before = now
-
-    async def _tick_in_loop(self) -> None:
-        before = time.monotonic()
-        while True:
-            await asyncio.sleep(0.002)
-            now = time.monotonic()
-            self._gaps.append((before, now))
-            before = now
-
-    async def __aenter__(self) -> Ticker:
-        self._thread.start()
-        self._task = asyncio.create_task(self._tick_in_loop())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.sleep(0.01)
-        self._task.cancel()
-        self._stop.set()
-        self._thread.join()
-
-    def longest_block_s(self) -> float:
-        """The longest gap of the loop in which a thread of the same process could still run."""
-        longest = 0.0
-        for start, end in self._gaps:
-            stalls = [min(end, e) - max(start, s) for s, e in self._stalls if s < end and e > start]
-            longest = max(longest, end - start - max(stalls, default=0.0))
-        return longest
 
 
 async def test_the_ticker_sees_a_blocked_loop():

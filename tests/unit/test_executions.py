@@ -10,7 +10,8 @@ import pytest
 from jupyter_client.session import Session
 from jupyter_server.services.kernels.connection.base import serialize_binary_message, serialize_msg_to_ws_v1
 
-from jupyter_sandbox.kernel_websocket import Executions
+from jupyter_sandbox.executions import Executions
+from jupyter_sandbox.guards.kernel_messages import Judged
 
 pytestmark = pytest.mark.unit
 
@@ -35,20 +36,29 @@ def _request(kind: str = "execute_request", code: str = "1") -> dict:
     return SESSION.msg(kind, {"code": code})
 
 
-def _reply(request: dict, kind: str = "execute_reply") -> dict:
-    return SESSION.msg(kind, {"status": "ok"}, parent=request)
+def _judged(request: dict, kind: str, **content) -> Judged:
+    return Judged(msg_type=kind, parent=request["header"], content=content, parts=[])
 
 
-def test_without_requests_nothing_was_running(wire):
+def _reply(executions: Executions, request: dict, kind: str = "execute_reply") -> None:
+    executions.received("shell", _judged(request, kind, status="ok"))
+
+
+def _idle(executions: Executions, request: dict, state: str = "idle") -> None:
+    executions.received("iopub", _judged(request, "status", execution_state=state))
+
+
+def test_without_requests_nothing_was_running():
     executions = Executions()
-    executions.received(wire(_reply(_request()), "shell"))
+    _reply(executions, _request())
+    _idle(executions, _request())
     assert executions.take_oldest() == {}
 
 
 def test_a_request_runs_until_its_reply(wire):
     executions, request = Executions(), _request()
     executions.sent(wire(request, "shell"))
-    executions.received(wire(_reply(request), "shell"))
+    _reply(executions, request)
     assert executions.take_oldest() == {}
 
 
@@ -57,7 +67,7 @@ def test_the_oldest_request_without_a_reply_was_running(wire):
     first, second, third = (_request() for _ in range(3))
     for request in (first, second, third):
         executions.sent(wire(request, "shell"))
-    executions.received(wire(_reply(first), "shell"))
+    _reply(executions, first)
     assert executions.take_oldest()["msg_id"] == second["header"]["msg_id"]
     assert executions.take_oldest() == {}
 
@@ -73,7 +83,7 @@ def test_the_header_is_whole_so_that_an_epitaph_finds_its_cell(wire):
 def test_a_reply_to_another_client_ends_nothing(wire):
     executions, request = Executions(), _request()
     executions.sent(wire(request, "shell"))
-    executions.received(wire(_reply(_request()), "shell"))
+    _reply(executions, _request())
     assert executions.take_oldest()["msg_id"] == request["header"]["msg_id"]
 
 
@@ -83,16 +93,54 @@ def test_other_messages_start_and_end_nothing(wire):
     executions.sent(wire(_request("comm_msg", "execute_request"), "shell"))
     assert executions.take_oldest() == {}
     executions.sent(wire(request, "shell"))
-    executions.received(wire(_reply(request, "status"), "iopub"))
+    _idle(executions, request, "busy")
+    executions.received("iopub", _judged(request, "stream", text="execute_reply"))
+    executions.received("iopub", _judged(request, "execute_reply", status="ok"))
     assert executions.take_oldest()["msg_id"] == request["header"]["msg_id"]
 
 
-def test_output_that_mentions_a_reply_ends_nothing(wire):
+@pytest.mark.parametrize("order", [(_reply, _idle), (_idle, _reply)], ids=["reply first", "idle first"])
+def test_an_execution_is_over_when_it_is_answered_and_idle(order):
     executions, request = Executions(), _request()
-    executions.sent(wire(request, "shell"))
-    executions.received(wire(SESSION.msg("stream", {"text": "execute_reply"}, parent=request), "iopub"))
-    # once: received() looks for the word anywhere in the message and never asks for the message's type
-    assert executions.take_oldest().get("msg_id") == request["header"]["msg_id"]
+    executions.sent(_v1(request, "shell"))
+    msg_id = request["header"]["msg_id"]
+    order[0](executions, request)
+    assert executions.header(msg_id)
+    order[1](executions, request)
+    assert executions.header(msg_id) is None
+
+
+@pytest.mark.parametrize(("first", "second", "lacks"), [(_reply, _idle, "iopub"), (_idle, _reply, "shell")])
+def test_after_one_half_of_its_end_an_execution_lacks_the_other(first, second, lacks):
+    executions, request = Executions(), _request()
+    executions.sent(_v1(request, "shell"))
+    msg_id = request["header"]["msg_id"]
+    assert executions.lacks(msg_id) is None
+    first(executions, request)
+    assert executions.lacks(msg_id) == lacks
+    second(executions, request)
+    assert executions.lacks(msg_id) is None
+
+
+def test_what_was_refused_belongs_to_the_execution_it_names():
+    executions, first, second = Executions(), _request(), _request()
+    for request in (first, second):
+        executions.sent(_v1(request, "shell"))
+    assert executions.refused("iopub", second["header"], 10) == (executions.header(second["header"]["msg_id"]), True)
+    assert executions.refused("iopub", second["header"], 5)[1] is False
+    assert executions.refused_in_all(second["header"]["msg_id"]) == (2, 15)
+    assert executions.refused_in_all(first["header"]["msg_id"]) == (0, 0)
+
+
+@pytest.mark.parametrize("parent", [None, {}, {"msg_id": "foreign"}, {"msg_id": ["no", "text"]}])
+def test_what_was_refused_and_names_nothing_belongs_to_what_runs(parent):
+    executions, answered, running = Executions(), _request(), _request()
+    assert executions.refused("iopub", parent, 10) == ({}, True)
+    for request in (answered, running):
+        executions.sent(_v1(request, "shell"))
+    _reply(executions, answered)
+    assert executions.refused("shell", parent, 10)[0]["msg_id"] == running["header"]["msg_id"]
+    assert executions.refused("iopub", parent, 10)[0]["msg_id"] == answered["header"]["msg_id"], "it is not idle yet"
 
 
 def test_the_number_of_requests_is_bounded(wire):
@@ -100,7 +148,7 @@ def test_the_number_of_requests_is_bounded(wire):
     requests = [_request() for _ in range(200)]
     for request in requests:
         executions.sent(wire(request, "shell"))
-    assert len(executions._pending) == 128
+    assert len(executions._open) == 128
     assert executions.take_oldest()["msg_id"] == requests[72]["header"]["msg_id"]
 
 
@@ -129,7 +177,7 @@ def test_garbage_is_ignored(message):
     executions.sent(message)
     assert executions.take_oldest() == {}
     executions.sent(_v1(request, "shell"))
-    executions.received(message)
+    executions.sent(message)
     assert executions.take_oldest()["msg_id"] == request["header"]["msg_id"]
 
 
@@ -155,12 +203,10 @@ def half_a_second_of_work():
     signal.signal(signal.SIGVTALRM, previous)
 
 
-@pytest.mark.parametrize("direction", ["sent", "received"])
 @pytest.mark.parametrize("data", [_with_buffers(), b"execute_request execute_reply"], ids=["with buffers", "text"])
-def test_bytes_of_another_format_do_not_stop_the_server(half_a_second_of_work, direction, data):
-    # once: the first 8 bytes are read as a number of offsets, and a list of 10**17 numbers is begun. A kernel can
-    # send such a message (comm_msg or display_data with buffers) to every client that did not choose the v1 protocol.
+def test_bytes_of_another_format_do_not_stop_the_server(half_a_second_of_work, data):
+    # once: the first 8 bytes are read as a number of offsets, and a list of 10**17 numbers is begun
     executions = Executions()
     executions.sent(_v1(_request(), "shell"))
-    getattr(executions, direction)(data)
-    assert len(executions._pending) == 1
+    executions.sent(data)
+    assert len(executions._open) == 1

@@ -1,0 +1,141 @@
+"""Which execute requests of one websocket are under way: sent by the client, answered by the kernel, idle again.
+
+Requests are read from both of Jupyter's wire formats, headers only; what kernels say comes judged. So the person can be
+told below the right cell what happened to it, and no cell stays busy because of a message that was refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.guards.kernel_messages import Channel, Judged
+
+Header = dict[str, Any]
+
+_MAX_PENDING: Final = 128
+_LOOKED_AT: Final = 512
+_MAX_FRAMES: Final = 1024
+
+
+@dataclass
+class _Execution:
+    """One request. `refused`, `refused_bytes`: messages in answer to it that were not passed on."""
+
+    header: Header
+    is_answered: bool = False
+    is_idle: bool = False
+    refused: int = 0
+    refused_bytes: int = 0
+
+
+class Executions:
+    """The execute requests of one websocket that are not over, oldest first; at most 128."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._open: dict[str, _Execution] = {}
+
+    def sent(self, message: str | bytes) -> None:
+        """Note a message of the client."""
+        if not _mentions(message, "execute_request"):
+            return
+        header = _header(message)
+        if header.get("msg_type") == "execute_request":
+            self._open[str(header.get("msg_id"))] = _Execution(header)
+            while len(self._open) > _MAX_PENDING:
+                del self._open[next(iter(self._open))]
+
+    def received(self, channel: Channel, judged: Judged) -> None:
+        """Note a message of the kernel."""
+        is_reply = judged.msg_type == "execute_reply" and channel == "shell"
+        is_idle = judged.msg_type == "status" and judged.content["execution_state"] == "idle"
+        if is_reply or is_idle:
+            msg_id = str(judged.parent.get("msg_id"))
+            execution = self._open.get(msg_id)
+            if execution is not None:
+                execution.is_answered = execution.is_answered or is_reply
+                execution.is_idle = execution.is_idle or is_idle
+                if execution.is_answered and execution.is_idle:
+                    del self._open[msg_id]
+
+    def refused(self, channel: Channel, parent: Header | None, size_bytes: int) -> tuple[Header, bool]:
+        """Note that a message was not passed on.
+
+        Returns:
+            The header of the execution that it belongs to (the oldest that still waits for that channel if it does not
+            say, an empty one if none is open), and whether it was the first of that execution.
+        """
+        execution = self._open.get(str((parent or {}).get("msg_id"))) or self._waits_for(channel)
+        if execution is None:
+            return {}, True
+        execution.refused += 1
+        execution.refused_bytes += size_bytes
+        return execution.header, execution.refused == 1
+
+    def refused_in_all(self, msg_id: str) -> tuple[int, int]:
+        """Return how many messages of an open execution were refused, and their bytes."""
+        execution = self._open.get(msg_id)
+        return (execution.refused, execution.refused_bytes) if execution else (0, 0)
+
+    def header(self, msg_id: str) -> Header | None:
+        """Return the request of an open execution."""
+        execution = self._open.get(msg_id)
+        return execution.header if execution else None
+
+    def is_running(self, msg_id: object) -> bool:
+        """Whether this is an execution that was not answered."""
+        execution = self._open.get(str(msg_id))
+        return execution is not None and not execution.is_answered
+
+    def lacks(self, msg_id: str) -> Channel | None:
+        """Return on which channel the second half of an execution's end is still to come, if one half came."""
+        execution = self._open.get(msg_id)
+        if execution is None or execution.is_answered == execution.is_idle:
+            return None
+        return "iopub" if execution.is_answered else "shell"
+
+    def end(self, msg_id: str) -> None:
+        """Forget an execution."""
+        self._open.pop(msg_id, None)
+
+    def take_oldest(self) -> Header:
+        """Return the request that was running, or an empty one, and forget them all."""
+        running = self._running()
+        self._open.clear()
+        return running.header if running else {}
+
+    def _running(self) -> _Execution | None:
+        return self._waits_for("shell")
+
+    def _waits_for(self, channel: Channel) -> _Execution | None:
+        """The oldest execution whose end on that channel did not come: the reply, or idle."""
+        for execution in self._open.values():
+            if not (execution.is_idle if channel == "iopub" else execution.is_answered):
+                return execution
+        return None
+
+
+def _mentions(message: str | bytes, kind: str) -> bool:
+    """Whether the start of `message` names this type: cheap, and never wrong about a message that has it there."""
+    return kind in message if isinstance(message, str) else kind.encode() in message[:_LOOKED_AT]
+
+
+def _header(message: str | bytes) -> Header:
+    """Return the header of a message, or nothing when the message is not of the two formats."""
+    try:
+        part = json.loads(message)["header"] if isinstance(message, str) else json.loads(_frame(message, 0))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return part if isinstance(part, dict) else {}
+
+
+def _frame(message: bytes, index: int) -> bytes:
+    """Return a frame of the binary format: a count and as many offsets, 8 bytes each, then the frames."""
+    count = int.from_bytes(message[:8], "little")
+    if not index + 3 <= count <= _MAX_FRAMES:
+        raise ValueError("not this format")
+    start, end = (int.from_bytes(message[8 * (index + i) : 8 * (index + i + 1)], "little") for i in (2, 3))
+    return message[start:end]
