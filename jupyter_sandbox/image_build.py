@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -38,6 +39,7 @@ NETWORK_VARIABLES: Final = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY
 INDEX_VARIABLES: Final = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 CERTIFICATE_VARIABLES: Final = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
+_IMAGE_ID: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _STAGE: Final = "jupyter-sandbox.stage"
 """Label of the build's first stage, set by the Dockerfile."""
 _TIMEOUT_S: Final = 3600
@@ -174,8 +176,10 @@ def _from_debian(client: Any, suite: str, say: Say) -> str:
         _bootstrap(suite, archive, say)
         say(f"Importing {name} ({archive.stat().st_size >> 20} MiB) ...")
         answer = client.import_image_from_file(str(archive), repository=DEBIAN_BASE, tag=suite, changes=list(_CHANGES))
-        if '"error"' in answer:
+        imported = _IMAGE_ID.search(answer)
+        if '"error"' in answer or imported is None:
             raise StartError(f"the base image could not be imported: {answer[-300:]}")
+        client.tag(imported[0], DEBIAN_BASE, suite, force=True)  # Podman 4.3 imports as `latest`, whatever is asked
     return name
 
 
