@@ -21,7 +21,7 @@ from sandbox_worker import syscalls
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from jupyter_sandbox.specs import Template
+    from jupyter_sandbox.specs import Limits, Template
 
 INSTANCE: Final = "jupyter-sandbox.instance"
 SANDBOX: Final = "jupyter-sandbox.sandbox"
@@ -77,6 +77,8 @@ class Host:
     """Likewise for processes of one user."""
     processors: int = 0
     """How many the machine has, 0 if unknown: the daemon refuses a container that may use more."""
+    profile: str = ""
+    """Path of a file with `seccomp_profile`, for a daemon that reads no profile from the request (Podman)."""
     remaps: bool = False
     """Whether the daemon would give containers other uids on the host than they see (userns-remap)."""
 
@@ -140,13 +142,14 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             "ReadonlyPaths": list(_READ_ONLY),
             "ReadonlyRootfs": True,
             "RestartPolicy": {"Name": "no"},
-            "SecurityOpt": ["no-new-privileges", f"seccomp={json.dumps(seccomp_profile())}"],
+            "SecurityOpt": ["no-new-privileges", f"seccomp={host.profile or json.dumps(seccomp_profile())}"],
             "Sysctls": {"net.ipv4.ping_group_range": "1 0"},  # the kernel's default: nobody; Docker's is everybody
             "Tmpfs": {
-                "/tmp": f"{tmpfs},exec,size={limits.tmp_mib}m,nr_inodes={limits.tmp_mib * 64}",  # noqa: S108
-                "/run": f"{tmpfs},noexec,size=1m,nr_inodes=256",
-                "/dev/shm": f"{tmpfs},exec,size={limits.shm_mib}m,nr_inodes=4096",  # noqa: S108
-                "/workspace": "rw,nosuid,nodev,noexec,mode=755,size=64k,nr_inodes=64",
+                "/tmp": f"{tmpfs},exec,size={limits.tmp_mib}m",  # noqa: S108
+                "/run": f"{tmpfs},noexec,size=1m",
+                "/dev/shm": f"{tmpfs},exec,size={limits.shm_mib}m",  # noqa: S108
+                "/workspace": "rw,nosuid,nodev,noexec,mode=755,size=64k",
+                "/var/tmp": "ro,nosuid,nodev,noexec,mode=755,size=4k",  # noqa: S108 - Podman makes it writable else
             },
             "Ulimits": [
                 _ulimit("core", NO_CORE),
@@ -157,6 +160,14 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             **({"Runtime": host.runtime} if host.runtime else {}),
         },
     }
+
+
+def inode_limits(limits: Limits) -> dict[str, int]:
+    """Return how many files each of the container's temporary file systems may hold.
+
+    They are set from outside when the worker is bound, since Podman knows no such option of a tmpfs.
+    """
+    return {"/tmp": limits.tmp_mib * 64, "/run": 256, "/dev/shm": 4096, "/workspace": 64}  # noqa: S108
 
 
 def _ulimit(name: str, value: int) -> dict[str, Any]:

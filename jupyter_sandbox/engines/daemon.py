@@ -153,8 +153,8 @@ class Daemon:
         """Kill and remove a container and wait until it is gone; quiet when there is none."""
         async with asyncio.timeout(TIMEOUT_S):
             with contextlib.suppress(_MissingError):
-                await self._look(self._remove, name)
                 while True:  # somebody else may be removing it: the daemon itself, once its pid 1 has ended
+                    await self._look(self._remove, name)
                     await self._look(self._client.inspect_container, name)
                     await asyncio.sleep(_REMOVAL_POLL_S)
 
@@ -164,7 +164,8 @@ class Daemon:
         try:
             self._client.remove_container(name, force=True, v=True)
         except docker.errors.APIError as error:
-            if error.status_code != 409:
+            is_just_ending = error.status_code == 409 or "container state improper" in reason(error)  # Docker, Podman
+            if not is_just_ending:
                 raise
 
     async def containers(self, label: str) -> dict[str, dict[str, str]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import resource
@@ -68,7 +69,12 @@ class DockerWorker(HeldWorker):
         try:
             await tasks.whole(
                 asyncio.to_thread(
-                    elsewhere.attach, self.pidfd, dict(mounts), away=(container.HAND_OVER,), seal=container.SEALED
+                    elsewhere.attach,
+                    self.pidfd,
+                    dict(mounts),
+                    away=(container.HAND_OVER,),
+                    inodes=container.inode_limits(self.limits),
+                    seal=container.SEALED,
                 )
             )
         except OSError as error:
@@ -129,7 +135,10 @@ class DockerEngine:
         if wrong:
             raise IsolationUnavailableError(wrong)
         self._host = dataclasses.replace(
-            self._host, remaps=suitability.remaps(info), processors=suitability.processors(info)
+            self._host,
+            remaps=suitability.remaps(info),
+            processors=suitability.processors(info),
+            profile=self._write_profile() if suitability.is_podman(version) else "",
         )
         self._notes = [
             suitability.summary(version, info),
@@ -137,6 +146,10 @@ class DockerEngine:
             f"disk: {self._disks.kind}",
             *(weakness.fact for weakness in suitability.weaknesses(info, self._daemon.capabilities())),
         ]
+
+    def _write_profile(self) -> str:
+        self._places.profile.write_text(json.dumps(container.seccomp_profile()))
+        return str(self._places.profile)
 
     async def stop(self) -> None:
         """See Engine. Workers that are being made, or unmade after a cancellation, need the daemon until the end."""

@@ -44,6 +44,11 @@ def refusal(info: Mapping[str, Any], runtime: str = "") -> str | None:
     return None
 
 
+def is_podman(version: Mapping[str, Any]) -> bool:
+    """Return whether the engine is Podman, which takes a system call profile as a path only."""
+    return any("podman" in str(component.get("Name")).lower() for component in version.get("Components") or ())
+
+
 def remaps(info: Mapping[str, Any]) -> bool:
     """Return whether the engine gives containers other uids on the host than they see."""
     return "userns" in _security_options(info)

@@ -20,19 +20,26 @@ _TIMEOUT_S: Final = 10
 _MAX_REASON: Final = 500
 
 
-def attach(pidfd: int, mounts: Mapping[str, int], *, away: Sequence[str] = (), seal: Sequence[str] = ()) -> None:
+def attach(
+    pidfd: int,
+    mounts: Mapping[str, int],
+    *,
+    away: Sequence[str],
+    inodes: Mapping[str, int],
+    seal: Sequence[str],
+) -> None:
     """Attach each detached mount (descriptors by their target) in the namespace of `pidfd`'s process.
 
-    Targets are made if they are missing. The mounts at `away` are taken off first; afterwards those at `seal` become
-    read-only, nosuid and nodev. The process must not have run foreign code yet: paths are followed as they are. Raises
-    OSError; what was done by then stays.
+    Targets are made if they are missing. The mounts at `away` are taken off first; afterwards each tmpfs of `inodes`
+    may hold so many files, and the mounts at `seal` become read-only, nosuid and nodev. The process must not have run
+    foreign code yet: paths are followed as they are. Raises OSError; what was done by then stays.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the child makes system calls only, no Python machinery
         child = os.fork()
     if child == 0:
-        _attach_and_exit(pidfd, mounts, away, seal, writer)
+        _attach_and_exit(pidfd, mounts, away, inodes, seal, writer)
     os.close(writer)
     try:
         reason = os.read(reader, _MAX_REASON).decode(errors="replace")
@@ -44,7 +51,12 @@ def attach(pidfd: int, mounts: Mapping[str, int], *, away: Sequence[str] = (), s
 
 
 def _attach_and_exit(
-    pidfd: int, mounts: Mapping[str, int], away: Sequence[str], seal: Sequence[str], writer: int
+    pidfd: int,
+    mounts: Mapping[str, int],
+    away: Sequence[str],
+    inodes: Mapping[str, int],
+    seal: Sequence[str],
+    writer: int,
 ) -> NoReturn:
     code = 1
     try:
@@ -56,6 +68,8 @@ def _attach_and_exit(
         for target, mount in mounts.items():
             os.makedirs(target, mode=0o755, exist_ok=True)
             linux.attach_mount(mount, target)
+        for path, limit in inodes.items():
+            linux.reconfigure(path, {"nr_inodes": str(limit)})
         flags = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
         for path in seal:
             if os.path.isdir(path):

@@ -57,6 +57,11 @@ class Places:
         """Where mounts have a path for a moment, inside a mount namespace that the host does not see."""
         return self.run / "stage"
 
+    @property
+    def profile(self) -> Path:
+        """The system call profile of containers, for a container engine that reads it from a file."""
+        return self.run / "seccomp.json"
+
     def kernel_sockets(self, seat: str) -> Path:
         """Return the path prefix of a kernel's sockets."""
         return self.run / "k" / seat

@@ -93,10 +93,11 @@ def test_a_container_is_exactly_this():
             "RestartPolicy": {"Name": "no"},
             "Sysctls": {"net.ipv4.ping_group_range": "1 0"},
             "Tmpfs": {
-                "/tmp": "rw,nosuid,nodev,mode=1777,exec,size=8m,nr_inodes=512",
-                "/run": "rw,nosuid,nodev,mode=1777,noexec,size=1m,nr_inodes=256",
-                "/dev/shm": "rw,nosuid,nodev,mode=1777,exec,size=4m,nr_inodes=4096",
-                "/workspace": "rw,nosuid,nodev,noexec,mode=755,size=64k,nr_inodes=64",
+                "/tmp": "rw,nosuid,nodev,mode=1777,exec,size=8m",
+                "/run": "rw,nosuid,nodev,mode=1777,noexec,size=1m",
+                "/dev/shm": "rw,nosuid,nodev,mode=1777,exec,size=4m",
+                "/workspace": "rw,nosuid,nodev,noexec,mode=755,size=64k",
+                "/var/tmp": "ro,nosuid,nodev,noexec,mode=755,size=4k",
             },
             "Ulimits": [
                 {"Name": "core", "Soft": 1, "Hard": 1},
@@ -133,6 +134,19 @@ def test_a_runtime_is_named_only_when_it_was_chosen():
     host = container.Host(image="i", instance="a", version="1", runtime="crun", open_files=1000, processes=50)
     assert config(host=host)["HostConfig"]["Runtime"] == "crun"
     assert "Runtime" not in config()["HostConfig"]
+
+
+def test_podman_reads_the_profile_from_a_file():
+    assert suitability.is_podman({"Components": [{"Name": "Podman Engine"}]})
+    assert not suitability.is_podman({"Components": [{"Name": "Engine"}, {"Name": "containerd"}]})
+    assert not suitability.is_podman({})
+    made = config(host=dataclasses.replace(HOST, profile="/run/jsb/seccomp.json"))
+    assert made["HostConfig"]["SecurityOpt"] == ["no-new-privileges", "seccomp=/run/jsb/seccomp.json"]
+
+
+def test_every_temporary_place_that_can_be_written_has_a_number_of_files():
+    places = config()["HostConfig"]["Tmpfs"]
+    assert set(container.inode_limits(TEMPLATE.limits)) == {at for at, how in places.items() if how.startswith("rw")}
 
 
 def test_both_sides_mean_the_same_hand_over_socket():

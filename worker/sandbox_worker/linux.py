@@ -58,7 +58,7 @@ _PIVOT_ROOT, _SECCOMP, _CAPSET = {"x86_64": (155, 317, 126), "aarch64": (41, 277
     platform.machine(), (-1, -1, -1)
 )
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
-_OPENAT2, _MOUNT_SETATTR = 437, 442
+_FSPICK, _OPENAT2, _MOUNT_SETATTR = 433, 437, 442
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -66,7 +66,7 @@ _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
-_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RECONFIGURE = 0, 1, 6, 7
 
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -169,13 +169,28 @@ def new_filesystem(fstype: str, options: dict[str, str | None], attributes: int 
     """
     context = _syscall(f"fsopen {fstype}", _FSOPEN, _text(fstype), ctypes.c_uint(1))
     try:
-        for key, value in options.items():
-            command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
-            _fsconfig(f"{fstype} option {key}", context, command, key, value)
+        _set_options(fstype, context, options)
         _fsconfig(f"create {fstype}", context, _FSCONFIG_CMD_CREATE, None, None)
         return _syscall(f"fsmount {fstype}", _FSMOUNT, context, ctypes.c_uint(1), ctypes.c_uint(attributes))
     finally:
         os.close(context)
+
+
+def reconfigure(mount_point: str, options: dict[str, str | None]) -> None:
+    """Change options of the file system mounted at `mount_point`; others stay. fspick(2), fsconfig(2)."""
+    at = ctypes.c_int(_AT_FDCWD)
+    context = _syscall(f"fspick {mount_point}", _FSPICK, at, _text(mount_point), ctypes.c_uint(1))
+    try:
+        _set_options(mount_point, context, options)
+        _fsconfig(f"reconfigure {mount_point}", context, _FSCONFIG_CMD_RECONFIGURE, None, None)
+    finally:
+        os.close(context)
+
+
+def _set_options(what: str, context: int, options: dict[str, str | None]) -> None:
+    for key, value in options.items():
+        command = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+        _fsconfig(f"{what} option {key}", context, command, key, value)
 
 
 def _fsconfig(what: str, context: int, command: int, key: str | None, value: str | None) -> None:
