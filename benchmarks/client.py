@@ -12,7 +12,7 @@ import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import aiohttp
@@ -70,6 +70,28 @@ class Channel:
             raise KernelFailedError(f"no answer to an execution within {EXECUTE_TIMEOUT_S:.0f} s") from None
         except (aiohttp.ClientError, ConnectionError) as error:
             raise KernelFailedError(f"websocket: {error!r}") from error
+
+    async def send(self, code: str) -> str:
+        """Send code to run and return the message's id, for `next_of`. Raises KernelFailedError."""
+        message_id = f"{self.session_id}_{next(self._numbers)}"
+        try:
+            await self.websocket.send_str(self._request(message_id, code))
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise KernelFailedError(f"websocket: {error!r}") from error
+        return message_id
+
+    async def next_of(self, message_id: str, *, states: tuple[str, ...] = ()) -> tuple[str, dict[str, Any]]:
+        """Return type and content of the next message in answer to `message_id`, or of a kernel's state of `states`.
+
+        The caller limits the time. Raises KernelFailedError.
+        """
+        while (frame := await self.websocket.receive()).type is aiohttp.WSMsgType.TEXT:
+            message = json.loads(frame.data)
+            kind, content = message["msg_type"], message["content"]
+            is_state = kind == "status" and content["execution_state"] in states
+            if is_state or message["parent_header"].get("msg_id") == message_id:
+                return kind, content
+        raise KernelFailedError(f"websocket sent {frame.type.name} during an execution")
 
     async def kernel_info(self) -> str:
         """Ask the kernel what it is and return its name: it is ready. Raises KernelFailedError."""
@@ -131,15 +153,28 @@ class ServerClient:
 
     async def start(self, kernel_name: str) -> str:
         """Start a kernel and return its id. Raises KernelFailedError."""
+        status, text = await self.try_start(kernel_name)
+        if status != 201:
+            raise KernelFailedError(f"POST /api/kernels answered {status}: {text[:200]}")
+        kernel_id: str = json.loads(text)["id"]
+        return kernel_id
+
+    async def try_start(self, kernel_name: str) -> tuple[int, str]:
+        """Ask for a kernel and return status and body of the answer. Raises KernelFailedError."""
         try:
             async with self._http.post(f"{self._url}/api/kernels", json={"name": kernel_name}) as response:
-                text = await response.text()
-                if response.status != 201:
-                    raise KernelFailedError(f"POST /api/kernels answered {response.status}: {text[:200]}")
-                kernel_id: str = json.loads(text)["id"]
-                return kernel_id
+                return response.status, await response.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise KernelFailedError(f"POST /api/kernels: {error!r}") from error
+
+    async def act(self, kernel_id: str, verb: str) -> None:
+        """`interrupt` or `restart` a kernel. Raises KernelFailedError."""
+        try:
+            async with self._http.post(f"{self._url}/api/kernels/{kernel_id}/{verb}") as response:
+                if response.status >= 300:
+                    raise KernelFailedError(f"POST /api/kernels/<id>/{verb} answered {response.status}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KernelFailedError(f"POST /api/kernels/<id>/{verb}: {error!r}") from error
 
     async def connect(self, kernel_id: str) -> Channel:
         """Open the websocket of a kernel. Raises KernelFailedError."""
