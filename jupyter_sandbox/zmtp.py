@@ -129,6 +129,30 @@ class Decoder:
         """
         if not self._is_greeted and not self._read_greeting():
             return None
+        message = self._whole_message() if self._is_ready and not self._is_skipping else None
+        return message or self._any_event()
+
+    def _whole_message(self) -> Message | None:
+        """The usual case, in one loop: frames of a message that are here and small enough. Another frame ends it."""
+        parts, room = self._parts, self._max_bytes - self._size
+        at, end, is_last = 0, len(self._buffer), False
+        with memoryview(self._buffer) as buffer:
+            while not is_last and at + 2 <= end and buffer[at] < _COMMAND and len(parts) < self._max_parts:
+                flags, start, size = buffer[at], at + 2, buffer[at + 1]
+                if flags & _LONG:
+                    start, size = at + 9, int.from_bytes(buffer[at + 1 : at + 9], "big")
+                if size > room or start + size > end:
+                    break
+                at, room, is_last = start + size, room - size, not flags & _MORE
+                parts.append(buffer[start:at].tobytes())
+        del self._buffer[:at]
+        if not is_last:
+            self._size = self._max_bytes - room
+            return None
+        self._parts, self._size = [], 0
+        return Message(parts)
+
+    def _any_event(self) -> Event | None:
         while True:
             if self._to_skip and not self._skip():
                 return None
