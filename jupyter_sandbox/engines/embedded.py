@@ -162,7 +162,7 @@ class EmbeddedEngine:
                 )
             )
             if group:
-                group.add(fresh.pid)
+                await asyncio.to_thread(group.add, fresh.pid)  # the kernel may wait for forks of others
             worker = EmbeddedWorker(
                 sandbox=sandbox,
                 template=template,

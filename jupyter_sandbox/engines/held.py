@@ -92,9 +92,9 @@ class HeldWorker:
             log.error("worker %s did not end within %d s of SIGKILL", self.id, KILL_TIMEOUT_S)
         self.ended.set()
         os.close(pidfd)
-        if self.disk:
-            self.disk.close()
-            self.disk = None
+        disk, self.disk = self.disk, None
+        if disk:  # in a thread: this is when the disk is unmounted and its loop device given back
+            await asyncio.to_thread(disk.close)
 
 
 class Slots:
