@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.specs import Template
 
+HEAD_START_S: Final = 0.06
+"""Making a worker keeps one processor busy for so long, and who just claimed one starts a kernel meanwhile."""
 _FIRST_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 30.0
 
@@ -53,9 +55,19 @@ def backoff_s(failures: int) -> float:
 class Pool(Generic[Item]):
     """The warm workers of all templates that were ever asked for."""
 
-    def __init__(self, make: Callable[[Template], Awaitable[Item]], total: Callable[[Template], int]) -> None:
-        """`make` starts one worker; `total` counts all of a template, claimed ones included."""
+    def __init__(
+        self,
+        make: Callable[[Template], Awaitable[Item]],
+        total: Callable[[Template], int],
+        *,
+        head_start_s: float = 0,
+    ) -> None:
+        """`make` starts one worker; `total` counts all of a template, claimed ones included.
+
+        `head_start_s`: how long a worker that was handed out has the machine before another is made in its place.
+        """
         self._make = make
+        self._head_start_s = head_start_s
         self._total = total
         self._warm: dict[str, deque[Item]] = {}
         self._templates: dict[str, Template] = {}
@@ -94,6 +106,7 @@ class Pool(Generic[Item]):
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await asyncio.sleep(self._head_start_s)
             for template in list(self._templates.values()):
                 while plan(template, self._snapshot(template)):
                     self._starting += 1

@@ -31,7 +31,7 @@ from jupyter_sandbox.guards import ids, keys, processes
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
-from jupyter_sandbox.pool import Pool
+from jupyter_sandbox.pool import HEAD_START_S, Pool
 from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
 from sandbox_worker import protocol
 
@@ -72,7 +72,7 @@ class Registry:
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
         self._making: dict[ids.SandboxId, Template] = {}
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
-        self.pool: Pool[Sandbox] = Pool(self._make, self._count)
+        self.pool: Pool[Sandbox] = Pool(self._make, self._count, head_start_s=HEAD_START_S)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
