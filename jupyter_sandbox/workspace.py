@@ -11,12 +11,14 @@ Sources: mount_setattr(2), overlayfs in the kernel's documentation.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import os
 import pwd
 import re
 import stat
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,8 +28,6 @@ from jupyter_sandbox.specs import Share, Workspace, WorkspaceMode
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jupyter_sandbox.host.stage import Stage
 
 TOP: Final = "/workspace"
@@ -35,6 +35,7 @@ KERNELSPEC: Final = "/run/kernelspec"
 """Where the directory of a kernelspec shows whose command names files in it."""
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f/\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_NAME_BYTES: Final = 128
+_KEPT_NAMESPACES: Final = 64
 
 
 def target(workspace: Workspace) -> str:
@@ -50,6 +51,8 @@ class Mounter:
         """`homes`: None for root; else the home directories of the one user we serve, in whose namespace we are."""
         self._stage = stage
         self._homes = homes
+        self._namespaces: collections.OrderedDict[tuple[str, str], int] = collections.OrderedDict()
+        self._namespaces_in_use = threading.Lock()
 
     def mount(self, workspace: Workspace, directory: int, layers: int, *, owner: int, uid: int) -> int:
         """Return a detached mount of `directory` as `workspace.mode` says, for a worker of host uid `uid`.
@@ -101,8 +104,19 @@ class Mounter:
             linux.set_mount_attributes(mount, attributes)
             return
         group = pwd.getpwuid(owner).pw_gid if _known(owner) else owner
-        with _user_namespace(f"{owner} {uid} 1", f"{group} {uid} 1") as namespace:
+        with self._namespaces_in_use:
+            namespace = self._namespace(f"{owner} {uid} 1", f"{group} {uid} 1")
             linux.set_mount_attributes(mount, attributes | linux.MOUNT_ATTR_IDMAP, user_namespace=namespace)
+
+    def _namespace(self, uid_map: str, gid_map: str) -> int:
+        """Return the user namespace with these maps; the last ones are kept, since making one forks this process."""
+        maps = (uid_map, gid_map)
+        if maps not in self._namespaces:
+            self._namespaces[maps] = _user_namespace(uid_map, gid_map)
+        self._namespaces.move_to_end(maps)
+        if len(self._namespaces) > _KEPT_NAMESPACES:
+            os.close(self._namespaces.popitem(last=False)[1])
+        return self._namespaces[maps]
 
     def _overlay(self, lower: int, layers: int, hidden: list[str]) -> int:
         """Put the layers together, the upper ones from the mount `layers`, which cannot be used for it again."""
@@ -148,9 +162,8 @@ def _known(uid: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _user_namespace(uid_map: str, gid_map: str) -> Iterator[int]:
-    """Yield a descriptor of a user namespace with these maps, for an idmapped mount."""
+def _user_namespace(uid_map: str, gid_map: str) -> int:
+    """Return a descriptor of a new user namespace with these maps, for idmapped mounts. Nobody is in it."""
     ready_reader, ready_writer = os.pipe2(os.O_CLOEXEC)
     done_reader, done_writer = os.pipe2(os.O_CLOEXEC)
     with warnings.catch_warnings():
@@ -168,11 +181,7 @@ def _user_namespace(uid_map: str, gid_map: str) -> Iterator[int]:
         os.close(ready_writer)
         os.read(ready_reader, 1)
         linux.write_id_maps(holder, uid_map, gid_map)
-        namespace = os.open(f"/proc/{holder}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield namespace
-        finally:
-            os.close(namespace)
+        return os.open(f"/proc/{holder}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for descriptor in (ready_reader, done_reader, done_writer):
             os.close(descriptor)
