@@ -29,7 +29,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _ARGUMENTS = ("--HistoryManager.hist_file=:memory:", "--IPythonKernel._execute_sleep=0")
 """History in memory: a shared file makes kernels wait for each other's locks. No sleep before replies: clients wait for
@@ -156,6 +156,9 @@ class SandboxKernelApp(IPKernelApp):
         session.digest_history.clear()
         if completer:
             shell.complete("imp")
+        logging.LogRecord("", logging.INFO, "", 0, "%i", (1,), None)  # asks all mappings once whether a number is one
+        if "ssl" in sys.modules:
+            sys.modules["ssl"].RAND_bytes(1)  # OpenSSL looks for its algorithms; each kernel gets a seed of its own
         asyncio.set_event_loop(None)
 
     def finish(self) -> None:
@@ -288,7 +291,7 @@ def renew_randomness() -> None:
     random.seed()
     uuid._node = None  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to forget them
     uuid._last_timestamp = None  # type: ignore[attr-defined]  # noqa: SLF001
-    loaded: dict[str, Any] = dict(sys.modules)
+    loaded: Mapping[str, Any] = sys.modules  # not a copy: that would write to every module, and so copy its page
     if "numpy.random" in loaded:
         loaded["numpy.random"].seed()
     if "multiprocessing.process" in loaded:
