@@ -42,8 +42,11 @@ class Executions:
         """Note a message of the client."""
         if not _mentions(message, "execute_request"):
             return
-        header = _header(message)
-        if header.get("msg_type") == "execute_request":
+        self.sent_header(_header(message))
+
+    def sent_header(self, header: object) -> None:
+        """Note a message of the client by its header, whatever that is."""
+        if isinstance(header, dict) and header.get("msg_type") == "execute_request":
             self._open[str(header.get("msg_id"))] = _Execution(header)
             while len(self._open) > _MAX_PENDING:
                 del self._open[next(iter(self._open))]

@@ -13,8 +13,10 @@ import functools
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import zmq
+from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 from zmq.eventloop.zmqstream import ZMQStream
 
+from jupyter_sandbox import activity
 from jupyter_sandbox.guards import kernel_messages
 from jupyter_sandbox.guards.kernel_messages import Channel, Judged, Reason, RefusedMessageError
 from jupyter_sandbox.kernel_streams import KernelStream, Refusal, Refusals
@@ -171,10 +173,15 @@ def guard_managers(multi_manager: Any, max_bytes: int) -> None:
         return manager
 
     def watch(kernel_id: str) -> None:
-        channels = getattr(multi_manager.get_kernel(kernel_id), "sandbox_channels", None)
+        kernel = multi_manager.get_kernel(kernel_id)
+        channels = getattr(kernel, "sandbox_channels", None)
         with channels.for_watcher() if channels else contextlib.nullcontext():
             stock_watch(kernel_id)
+        stream = getattr(kernel, "_activity_stream", None)
+        if has_stock_rules and isinstance(stream, KernelStream | EncryptedStream):
+            stream.on_recv(lambda _: activity.record(multi_manager, kernel, cast("Judged", stream.judged)))
 
     multi_manager.kernel_manager_factory = cast("Any", make)
     stock_watch = multi_manager.start_watching_activity
+    has_stock_rules = type(multi_manager).start_watching_activity is MappingKernelManager.start_watching_activity
     multi_manager.start_watching_activity = watch

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_client.jsonutil import json_default
 from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.websocket import WebSocketClosedError
 
+from jupyter_sandbox import wire_formats
 from jupyter_sandbox.executions import Executions, Header
 from jupyter_sandbox.guards.kernel_messages import Reason
 from jupyter_sandbox.outlets import Item, OfflineBuffer, Outlet, OutputLimits
@@ -39,6 +41,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     _executions: Executions | None = None  # of a sandbox kernel only
     _outlet: Outlet
     _stall: asyncio.TimerHandle | None = None
+    _is_stock = False  # whether the connection is jupyter_server's own, so that we know what it does
 
     def initialize(self, limits: OutputLimits | None = None) -> None:
         """`limits`: what is held of a sandbox kernel's output."""
@@ -54,6 +57,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         self._heard_at: dict[str, float] = {}
         for event in ("restart", "dead"):
             self.kernel_manager.add_restart_callback(kernel_id, self._tell_why, event)
+        self._is_stock = type(self.connection) is ZMQChannelsWebsocketConnection
         self._pass_on = self.connection.handle_outgoing_message
         self.connection.handle_outgoing_message = self._outgoing
         await super().open(kernel_id)
@@ -74,9 +78,21 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     def on_message(self, ws_message: str | bytes) -> None:
         """Pass a message to the kernel."""
-        if self._executions:
+        if self._executions is not None:
+            if isinstance(ws_message, str) and self._is_stock and self._send_text(self._executions, ws_message):
+                return
             self._executions.sent(ws_message)
         super().on_message(ws_message)
+
+    def _send_text(self, executions: Executions, text: str) -> bool:
+        """Pass on a message in the text format, read once for all; whether it was one for us to pass on."""
+        connection, message = self.connection, json.loads(text)
+        stream = connection.channels.get(message.pop("channel", None))
+        if stream is None or connection.multi_kernel_manager.allowed_message_types:
+            return False
+        executions.sent_header(message.get("header"))
+        connection.session.send(stream, message)
+        return True
 
     def write_message(self, message: Any, binary: bool = False) -> asyncio.Future[None]:
         """Pass a message to the client; when too much waits for it, stop to read from the kernel."""
@@ -98,9 +114,29 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if judged:
             self._note(stream.channel, judged)
         try:
-            self._pass_on(stream, parts)
+            if not (judged and self._is_stock and self._pass_on_judged(stream, judged)):
+                self._pass_on(stream, parts)
         except WebSocketClosedError:
             self.log.debug("A message came for a websocket that was just closed")
+
+    def _pass_on_judged(self, stream: Any, judged: Judged) -> bool:
+        """Do what `handle_outgoing_message` does, without reading what was read; whether that can be done."""
+        connection, channel = self.connection, stream.channel
+        if judged.msg_type == "error" and not connection.multi_kernel_manager.allow_tracebacks:
+            return False
+        is_binary = bool(connection.subprotocol)
+        frame = wire_formats.as_binary(channel, judged) if is_binary else wire_formats.as_text(channel, judged)
+        if frame is None or stream.closed():
+            return False
+        session = connection.session
+        if not is_binary and session.auth is not None:
+            if judged.signature in session.digest_history:
+                raise ValueError("a message came twice")
+            session._add_digest(judged.signature)  # noqa: SLF001 - as Session.deserialize does
+        read = {"header": judged.header, "parent_header": judged.parent, "content": judged.content}
+        if channel != "iopub" or not connection._limit_rate(channel, read, judged.body):  # noqa: SLF001
+            self.write_message(frame, binary=is_binary)
+        return True
 
     def _note(self, channel: Any, judged: Judged) -> None:
         executions = self._executions

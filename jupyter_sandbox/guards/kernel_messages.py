@@ -69,12 +69,18 @@ class RefusedMessageError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """A message that may be passed on as `parts`, which are the frames that were judged."""
+    """A message that may be passed on as `parts`, which are the frames that were judged.
+
+    `body`: the last of them, which are header, parent, metadata, content and buffers; `signature` comes before.
+    """
 
     msg_type: str
+    header: dict[str, Any]
     parent: dict[str, Any]
     content: dict[str, Any]
     parts: list[bytes] = field(repr=False)
+    body: list[bytes] = field(repr=False)
+    signature: bytes
 
 
 _Fields = tuple[tuple[str, tuple[type, ...], bool], ...]  # name, types, whether it must be there
@@ -179,7 +185,15 @@ def judge(channel: Channel, parts: Sequence[bytes], sign: Sign, max_bytes: int) 
                 raise RefusedMessageError(Reason.TOO_LARGE)
     except RefusedMessageError as refused:
         raise RefusedMessageError(refused.reason, parent, known) from None
-    return Judged(msg_type=known, parent=parent, content=content, parts=frames)
+    return Judged(
+        msg_type=known,
+        header=header,
+        parent=parent,
+        content=content,
+        parts=frames,
+        body=frames[first:],
+        signature=frames[first - 1],
+    )
 
 
 def judge_head(channel: Channel, parts: Sequence[bytes], sign: Sign, max_bytes: int) -> Judged:
@@ -195,8 +209,16 @@ def judge_head(channel: Channel, parts: Sequence[bytes], sign: Sign, max_bytes: 
         parent = _json(frames[first + 1], _MAX_HEADER_BYTES, Reason.HEADER)
         _check_parent(parent)
         head = [frames[first], frames[first + 1], b"{}", b"{}"]
-        frames = [*frames[: first - 1], sign(head), *head]
-        return Judged(msg_type=str(msg_type), parent=parent, content={}, parts=frames)
+        signature = sign(head)
+        return Judged(
+            msg_type=str(msg_type),
+            header=header,
+            parent=parent,
+            content={},
+            parts=[*frames[: first - 1], signature, *head],
+            body=head,
+            signature=signature,
+        )
     return judge(channel, parts, sign, max_bytes)
 
 

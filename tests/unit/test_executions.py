@@ -37,7 +37,7 @@ def _request(kind: str = "execute_request", code: str = "1") -> dict:
 
 
 def _judged(request: dict, kind: str, **content) -> Judged:
-    return Judged(msg_type=kind, parent=request["header"], content=content, parts=[])
+    return Judged(msg_type=kind, parent=request["header"], content=content, parts=[], header={}, body=[], signature=b"")
 
 
 def _reply(executions: Executions, request: dict, kind: str = "execute_reply") -> None:

@@ -1,0 +1,58 @@
+"""A kernel's activity is recorded by the rules of the stock server."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from jupyter_client.session import Session
+from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+
+from jupyter_sandbox import activity
+from jupyter_sandbox.guards import kernel_messages
+
+pytestmark = pytest.mark.unit
+
+SESSION = Session(key=b"key")
+STATES = ["starting", "busy", "idle", None]
+MESSAGES = [
+    ("status", {"execution_state": "busy"}),
+    ("status", {"execution_state": "idle"}),
+    ("status", {"execution_state": "starting"}),
+    ("stream", {"name": "stdout", "text": "x"}),
+    ("comm_open", {"comm_id": "1", "target_name": "t"}),
+]
+
+
+class Manager(MappingKernelManager):
+    """The stock manager, with one kernel whose iopub is ours to speak on."""
+
+    def __init__(self, kernel: SimpleNamespace) -> None:
+        super().__init__()
+        self._kernels = {"1": kernel}
+
+
+def kernel(state: str | None) -> SimpleNamespace:
+    stream = SimpleNamespace(on_recv=lambda callback: setattr(stream, "callback", callback))
+    return SimpleNamespace(session=SESSION, connect_iopub=lambda: stream, execution_state=state)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("asked", ["execute_request", "kernel_info_request", "complete_request", None])
+@pytest.mark.parametrize(("msg_type", "content"), MESSAGES, ids=[f"{kind}-{said}" for kind, said in MESSAGES])
+def test_it_is_what_the_stock_server_would_record(state, asked, msg_type, content):
+    parent = {"msg_id": "1", "msg_type": asked} if asked else {}
+    parts = SESSION.serialize(SESSION.msg(msg_type, content, parent=parent))
+    stock, ours = kernel(state), kernel(state)
+    stock_manager, our_manager = Manager(stock), Manager(ours)
+    for manager in (stock_manager, our_manager):
+        manager.start_watching_activity("1")
+    before = {manager: manager.last_kernel_activity for manager in (stock_manager, our_manager)}
+    assert stock.last_activity
+    stock.last_activity = ours.last_activity = None
+    stock._activity_stream.callback(parts)
+    activity.record(our_manager, ours, kernel_messages.judge_head("iopub", parts, SESSION.sign, 1 << 20))
+    assert (ours.execution_state, ours.last_activity is None) == (stock.execution_state, stock.last_activity is None)
+    changed = [manager.last_kernel_activity != before[manager] for manager in (stock_manager, our_manager)]
+    assert changed in ([True, True], [False, False])
+    assert changed[0] == (stock.last_activity is not None)
