@@ -166,10 +166,14 @@ def guard_managers(multi_manager: Any, max_bytes: int) -> None:
     stock = getattr(multi_manager, "kernel_manager_factory", None)
     if stock is None:
         return
+    event_loggers: dict[type, object] = {}
 
     def make(*args: Any, **kwargs: Any) -> Any:
         manager = stock(*args, **kwargs)
         manager.sandbox_channels = KernelChannels(manager, max_bytes)
+        if manager.has_trait("event_logger"):  # each manager would read and check the events' schemas anew
+            manager.event_logger = event_loggers.get(type(manager)) or manager.event_logger
+            event_loggers[type(manager)] = manager.event_logger
         return manager
 
     def watch(kernel_id: str) -> None:
