@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
 
 _POLL_S: Final = 0.01
+"""How often to look while the broker is away; else we are told."""
+_FAREWELL_S: Final = 0.5
+"""How long we wait ourselves for a kernel that was told to end: jupyter_client looks each 100 ms only."""
 _REPLACE_S: Final = 10
 _LINGER_S: Final = 0.15
 """How long a request to a dead kernel can still reach the next one: jupyter_client's control socket lingers 0.1 s."""
@@ -164,8 +167,8 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def wait(self) -> int | None:
         """Wait until the kernel has ended."""
-        while (status := await self.poll()) is None:  # noqa: ASYNC110 - an Event would belong to one loop
-            await asyncio.sleep(_POLL_S)
+        while (status := await self.poll()) is None:
+            await self._hear(_REPLACE_S)
         return status
 
     async def send_signal(self, signum: int) -> None:
@@ -180,6 +183,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Kill the kernel; the sandbox stays."""
         self._asked_when_dead |= await self.poll() is not None  # jupyter_client has sent it an interrupt before
         await self.send_signal(signal.SIGKILL)
+        await self._farewell()
 
     async def terminate(self, restart: bool = False) -> None:
         """Ask the kernel's process to end; the sandbox stays."""
@@ -189,6 +193,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Note that the coming end of the kernel is wanted."""
         self._shutdown_requested = True
         self._asked_when_dead = await self.poll() is not None
+        await self._farewell()
 
     async def cleanup(self, restart: bool = False) -> None:
         """Release the sandbox, unless the kernel is being restarted in it; quiet when done twice."""
@@ -199,6 +204,19 @@ class SandboxProvisioner(KernelProvisionerBase):
             await asyncio.sleep(_LINGER_S)  # or the next kernel, behind the same sockets, would obey
 
     # -- inside
+
+    async def _farewell(self) -> None:
+        """Wait a moment for the kernel's end, if there is a kernel."""
+        deadline = time.monotonic() + _FAREWELL_S
+        while await self.poll() is None and (left_s := deadline - time.monotonic()) > 0:
+            await self._hear(left_s)
+
+    async def _hear(self, timeout_s: float) -> None:
+        """Wait until the broker says something, or is gone."""
+        if self._lease is not None and self._lease.is_connected:
+            await self._lease.hear(timeout_s)
+        else:
+            await asyncio.sleep(_POLL_S)
 
     @property
     def _spec(self) -> KernelSpec:

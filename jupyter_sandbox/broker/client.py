@@ -185,6 +185,13 @@ class Lease:
             elif isinstance(event, verbs.SandboxGone):
                 self.loss = event.message
 
+    async def hear(self, timeout_s: float) -> None:
+        """Wait at most so long for something to arrive, then take in what did."""
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(timeout_s):
+                await self._channel.arrival()
+        self.listen()
+
     async def reattach(self) -> None:
         """After the broker died: find the sandbox with the next broker. Sets `loss` when it is gone.
 

@@ -101,6 +101,10 @@ class Channel:
         except ConnectionError:
             return None
 
+    async def arrival(self) -> None:
+        """Wait until there is something to receive, be it the end. Takes nothing; raises OSError when closed here."""
+        await self._ready(write=False)
+
     def hang_up(self) -> None:
         """End the connection in both directions; whoever waits to receive on it sees its end."""
         with contextlib.suppress(OSError):
