@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def record(multi_manager: Any, kernel: Any, judged: Judged) -> None:
     """Note a message of `kernel` on iopub, on the kernel's manager and on the manager of all."""
+    if judged.msg_type == "iopub_welcome":
+        return  # somebody came to listen: a stock kernel would have said nothing
     is_asked_by_a_person = multi_manager.track_message_type(judged.parent.get("msg_type"))
     if is_asked_by_a_person or multi_manager.track_message_type(judged.msg_type) or kernel.execution_state == "busy":
         multi_manager.last_kernel_activity = kernel.last_activity = datetime.now(UTC)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _END_WITHIN_S: Final = 5.0
 """An execution ends with a reply on shell and idle on iopub. When one came and the other channel has been silent for so
 long, the other is not waited for any more, whatever the kernel does."""
+_WELCOME_S: Final = 0.02
+"""How long a kernel may take to welcome a subscriber before it is asked as stock Jupyter asks. ipykernel may notice a
+subscription only when something else happens, if it came while a message was sent."""
 _TOO_SLOW: Final = 1008
 _HEADER_FIELDS: Final = ("msg_id", "msg_type", "session", "username", "date", "version")
 
@@ -60,6 +63,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         self._is_stock = type(self.connection) is ZMQChannelsWebsocketConnection
         self._pass_on = self.connection.handle_outgoing_message
         self.connection.handle_outgoing_message = self._outgoing
+        if self._is_stock:
+            self._nudge, self.connection.nudge = self.connection.nudge, self._until_subscribed
         await super().open(kernel_id)
         for stream in self._streams():
             stream.on_refusal(self._refused)
@@ -106,11 +111,44 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             written.add_done_callback(lambda done: self._written(done, size))
         return written
 
+    # -- the start
+
+    def _until_subscribed(self) -> asyncio.Future[None]:
+        """Return what is done once nothing can be missed on iopub.
+
+        Stock Jupyter asks the kernel for its info each 0.5 s until something comes there, and looks each 50 ms whether
+        the kernel's state is known. A kernel that welcomes its subscribers is known to have us by that.
+        """
+        iopub, provisioner = self.connection.channels["iopub"], self._provisioner()
+        welcomes = isinstance(provisioner, SandboxProvisioner) and provisioner.welcomes
+        if not welcomes or iopub.receiving():  # receiving: a tab that came back, with what was kept for it
+            nudged: asyncio.Future[None] = self._nudge()
+            return nudged
+        return asyncio.ensure_future(self._hear_from(iopub))
+
+    async def _hear_from(self, iopub: Any) -> None:
+        heard = asyncio.Event()
+
+        def hear(stream: Any, parts: list[bytes]) -> None:
+            heard.set()
+            self._outgoing(stream, parts)
+
+        iopub.on_recv_stream(hear)
+        try:
+            async with asyncio.timeout(_WELCOME_S):
+                await heard.wait()
+        except TimeoutError:
+            if self.connection:
+                iopub.on_recv(None)
+                await self._nudge()
+
     # -- what came from the kernel
 
     def _outgoing(self, stream: Any, parts: list[bytes]) -> None:
         """A judged message, or one that was kept while no client was there."""
         judged: Judged | None = getattr(stream, "judged", None)
+        if judged and judged.msg_type == "iopub_welcome":
+            return  # said to all when somebody comes; stock Jupyter keeps it from clients, too
         if judged:
             self._note(stream.channel, judged)
         try:

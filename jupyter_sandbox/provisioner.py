@@ -92,6 +92,11 @@ class SandboxProvisioner(KernelProvisionerBase):
         """The sandbox this kernel lives in."""
         return self._lease.sandbox if self._lease else None
 
+    @property
+    def welcomes(self) -> bool:
+        """Whether its kernel is our Python application, which says `iopub_welcome` to everybody who subscribes."""
+        return self._arguments is None
+
     def last_words(self) -> str | None:
         """Return why the kernel ended, as a sentence for people, or None when it lives or was asked to end."""
         if self._lease is None or self._shutdown_requested:

@@ -11,6 +11,7 @@ import socket
 import pytest
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
+from jupyter_sandbox import kernel_websocket
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.notebook import FORMATS, LEGACY
 
@@ -90,20 +91,49 @@ async def test_the_websocket_does_not_wait_to_fill_its_packets(new_notebook):
     assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
-async def test_the_first_result_needs_no_second_nudge(new_notebook, caplog):
-    """jupyter_server asks a kernel that lost its first request again after 0.5 s. A loaded machine gets three tries."""
+def nudges(caplog) -> int:
+    return sum(text.startswith("Nudge: attempt") for text in caplog.messages)
+
+
+async def test_a_start_needs_no_nudge(new_notebook, caplog):
+    """Each nudge is two more requests, and may wait 0.05 or 0.5 s. A loaded machine gets three tries."""
     caplog.set_level(logging.DEBUG)
-    retries = []
+    native = await new_notebook("python3")
+    await native.execute("1")
+    assert nudges(caplog), "jupyter_server has changed its words: this test sees nothing any more"
+    needed = []
     for _ in range(3):
         caplog.clear()
         notebook = await new_notebook()
         assert (await notebook.execute("1 + 1")).value == "2"
-        attempts = [text for text in caplog.messages if text.startswith("Nudge: attempt")]
-        assert attempts, "jupyter_server has changed its words: this test sees nothing any more"
-        retries.append(len(attempts) - 1)
-        if retries[-1] == 0:
+        needed.append(nudges(caplog))
+        if needed[-1] == 0:
             return
-    pytest.fail(f"every start needed retries: {retries}")
+    pytest.fail(f"every start needed nudges: {needed}")
+
+
+async def test_a_kernel_that_welcomes_nobody_is_nudged(new_notebook, caplog, monkeypatch):
+    monkeypatch.setattr(kernel_websocket, "_WELCOME_S", 0)
+    caplog.set_level(logging.DEBUG)
+    notebook = await new_notebook()
+    assert (await notebook.execute("print('said')\n1 + 1")).value == "2"
+    assert nudges(caplog)
+
+
+@pytest.mark.parametrize("protocol", FORMATS)
+async def test_nobody_is_told_that_another_tab_came(jp_serverapp, new_notebook, open_notebook, protocol):
+    """And coming is no activity: a kernel that nobody uses is culled, whoever looks at it."""
+    notebook = await new_notebook(protocol=protocol)
+    await notebook.execute("1")
+    await notebook.answers()
+    kernel = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    active_at = kernel.last_activity
+    other = await open_notebook(notebook.kernel_id, protocol)
+    await other.answers()
+    await notebook.answers()
+    assert kernel.last_activity == active_at
+    for tab in (notebook, other):
+        assert "iopub_welcome" not in {message["msg_type"] for message in tab.received}
 
 
 TELL = """

@@ -56,3 +56,15 @@ def test_it_is_what_the_stock_server_would_record(state, asked, msg_type, conten
     changed = [manager.last_kernel_activity != before[manager] for manager in (stock_manager, our_manager)]
     assert changed in ([True, True], [False, False])
     assert changed[0] == (stock.last_activity is not None)
+
+
+def test_a_welcome_is_no_activity():
+    """ipykernel says it to everybody when somebody subscribes; a stock kernel only to the first."""
+    parts = SESSION.serialize(SESSION.msg("iopub_welcome", {"subscription": ""}))
+    ours = kernel("busy")
+    ours.last_activity = None
+    manager = Manager(ours)
+    before = manager.last_kernel_activity
+    activity.record(manager, ours, kernel_messages.judge_head("iopub", parts, SESSION.sign, 1 << 20))
+    assert (ours.execution_state, ours.last_activity) == ("busy", None)
+    assert manager.last_kernel_activity == before

@@ -75,6 +75,8 @@ class SandboxKernelApp(IPKernelApp):
     def _try_bind_socket(self, s: Any, port: int) -> int:
         s.setsockopt(zmq.USE_FD, self._listeners[port])
         s.set(zmq.SNDHWM, _MOST_WAITING)
+        if s.socket_type == zmq.XPUB:
+            s.set(zmq.XPUB_VERBOSE, 1)  # or ipykernel would welcome the first subscriber only
         s.bind(f"ipc://{self.ip}-{port}")
         return port
 
