@@ -160,7 +160,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     def _pass_on_judged(self, stream: Any, judged: Judged) -> bool:
         """Do what `handle_outgoing_message` does, without reading what was read; whether that can be done."""
         connection, channel = self.connection, stream.channel
-        if judged.msg_type == "error" and not connection.multi_kernel_manager.allow_tracebacks:
+        if connection is None or (judged.msg_type == "error" and not connection.multi_kernel_manager.allow_tracebacks):
             return False
         is_binary = bool(connection.subprotocol)
         frame = wire_formats.as_binary(channel, judged) if is_binary else wire_formats.as_text(channel, judged)
