@@ -12,6 +12,7 @@ import pytest
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
 from jupyter_sandbox import kernel_websocket
+from jupyter_sandbox.provisioner import SandboxProvisioner
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.notebook import FORMATS, LEGACY
 
@@ -118,6 +119,24 @@ async def test_a_kernel_that_welcomes_nobody_is_nudged(new_notebook, caplog, mon
     notebook = await new_notebook()
     assert (await notebook.execute("print('said')\n1 + 1")).value == "2"
     assert nudges(caplog)
+
+
+async def test_the_end_of_a_kernel_is_heard(new_notebook, jp_fetch, monkeypatch):
+    """jupyter_client would look at once, and then only after 0.1 s. A loaded machine gets three tries."""
+    stock, states = SandboxProvisioner.shutdown_requested, []
+
+    async def shutdown_requested(self, restart=False):
+        await stock(self, restart)
+        states.append(await self.poll())
+
+    monkeypatch.setattr(SandboxProvisioner, "shutdown_requested", shutdown_requested)
+    for _ in range(3):
+        notebook = await new_notebook()
+        await notebook.execute("1")
+        await jp_fetch("api", "kernels", notebook.kernel_id, method="DELETE")
+        if states[-1] is not None:
+            return
+    pytest.fail("no kernel had ended when it was looked at")
 
 
 @pytest.mark.parametrize("protocol", FORMATS)

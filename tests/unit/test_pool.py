@@ -94,9 +94,9 @@ class Factory:
 
 
 @asynccontextmanager
-async def running():
+async def running(*, head_start_s: float = 0):
     factory = Factory()
-    subject: Pool[str] = Pool(factory.make, factory.total)
+    subject: Pool[str] = Pool(factory.make, factory.total, head_start_s=head_start_s)
     task = asyncio.create_task(subject.run())
     try:
         yield subject, factory, task
@@ -245,3 +245,11 @@ async def test_ending_the_pool_while_it_starts_one_ends_that_start():
         await asyncio.wait([task])
         assert factory.at_once == 0
         assert subject.warm() == []
+
+
+async def test_who_took_a_worker_has_the_machine_for_a_while():
+    async with running(head_start_s=3600) as (subject, factory, _):
+        subject.want(PYTHON)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert factory.calls == 0
