@@ -7,6 +7,7 @@ import os
 import pytest
 
 from jupyter_sandbox import workspace
+from jupyter_sandbox.host.stage import Stage
 
 pytestmark = pytest.mark.unit
 
@@ -23,6 +24,11 @@ def made(monkeypatch):
     return made
 
 
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(tmp_path)
+
+
 def is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
@@ -31,8 +37,8 @@ def is_open(descriptor: int) -> bool:
     return True
 
 
-def test_one_is_made_for_the_same_maps(made):
-    mounter = workspace.Mounter(homes=None)
+def test_one_is_made_for_the_same_maps(made, stage):
+    mounter = workspace.Mounter(stage, homes=None)
     first = mounter._namespace("0 1 1", "0 1 1")
     assert mounter._namespace("0 1 1", "0 1 1") == first
     assert mounter._namespace("0 2 1", "0 1 1") != first
@@ -40,8 +46,8 @@ def test_one_is_made_for_the_same_maps(made):
     assert made == [("0 1 1", "0 1 1"), ("0 2 1", "0 1 1"), ("0 1 1", "0 2 1")]
 
 
-def test_of_many_the_last_are_kept_and_the_others_closed(made):
-    mounter = workspace.Mounter(homes=None)
+def test_of_many_the_last_are_kept_and_the_others_closed(made, stage):
+    mounter = workspace.Mounter(stage, homes=None)
     kept = mounter._namespace("kept", "")
     gone = mounter._namespace("gone", "")
     for number in range(workspace._KEPT_NAMESPACES - 1):
