@@ -159,8 +159,7 @@ class SandboxKernelApp(IPKernelApp):
         if completer:
             shell.complete("imp")
         logging.LogRecord("", logging.INFO, "", 0, "%i", (1,), None)  # asks all mappings once whether a number is one
-        if "ssl" in sys.modules:
-            sys.modules["ssl"].RAND_bytes(1)  # OpenSSL looks for its algorithms; each kernel gets a seed of its own
+        renew_randomness()  # OpenSSL sets up its generator: 3 MiB, which each fork would write again
         asyncio.set_event_loop(None)
 
     def finish(self) -> None:
@@ -293,15 +292,19 @@ def renew_randomness() -> None:
     random.seed()
     uuid._node = None  # type: ignore[attr-defined]  # noqa: SLF001 - no public way to forget them
     uuid._last_timestamp = None  # type: ignore[attr-defined]  # noqa: SLF001
-    loaded: Mapping[str, Any] = sys.modules  # not a copy: that would write to every module, and so copy its page
-    if "numpy.random" in loaded:
-        loaded["numpy.random"].seed()
-    if "multiprocessing.process" in loaded:
-        loaded["multiprocessing.process"].current_process().authkey = os.urandom(32)
-    if "ssl" in loaded:
-        loaded["ssl"].RAND_add(os.urandom(32), 32.0)
-    if "tempfile" in loaded:
-        loaded["tempfile"]._name_sequence = None  # noqa: SLF001
+    if numpy_random := _loaded("numpy.random"):
+        numpy_random.seed()
+    if process := _loaded("multiprocessing.process"):
+        process.current_process().authkey = os.urandom(32)
+    if ssl := _loaded("ssl"):
+        ssl.RAND_add(os.urandom(32), 32.0)
+    if tempfile := _loaded("tempfile"):
+        tempfile._name_sequence = None  # noqa: SLF001
+
+
+def _loaded(name: str) -> Any:
+    """Return a module or None. A copy of `sys.modules` would count a reference to each module, and so copy its page."""
+    return sys.modules.get(name)
 
 
 logging.getLogger("asyncio").setLevel(logging.WARNING)
