@@ -216,6 +216,27 @@ def test_the_daemon_keeps_the_limits_that_the_template_sets(tree, claim):
     assert found["ReadonlyRootfs"]
 
 
+LOADED = "import sys; print(sorted({'jedi', 'parso', 'executing', 'stack_data', 'pexpect'} & set(sys.modules)))"
+
+
+def test_a_container_holds_only_what_first_cells_need(tree, claim):
+    tree.start()
+    box = claim()
+    assert box.execute(LOADED)["out"] == "[]\n"
+    assert box.execute("1 / 0")["error"] == "ZeroDivisionError: division by zero"
+    assert "stack_data" in box.execute(LOADED)["out"]
+
+
+def test_a_completion_finds_what_was_parsed_for_the_image_and_writes_beside_it(tree, claim):
+    tree.start()
+    box = claim()
+    found = box.kernel.complete("import email.charset as c; c.CODE", 33, reply=True, timeout=30)
+    assert any(match.endswith("CODEC_MAP") for match in found["content"]["matches"])
+    box.execute("import glob, jedi, os; files = glob.glob(jedi.settings.cache_directory + '/*/*.pkl')")
+    assert box.execute("print({os.path.islink(file) for file in files} == {True, False})")["out"] == "True\n"
+    assert box.execute("print(os.path.exists('/sandbox/.cache/jedi'))")["out"] == "False\n"
+
+
 def test_a_broker_killed_while_a_container_starts_leaves_nothing(tree):
     tree.start()
     for delay_s in (0.05, 0.15, 0.3):

@@ -15,14 +15,17 @@ import shutil
 import socket
 import sys
 import traceback
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from IPython.core import completer
 
 from sandbox_worker import harden, kernel, messages, preload
 from sandbox_worker.agent import Agent
 from sandbox_worker.protocol import TO_CONTAINER, Bind, Failed, Ready
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 HAND_OVER: Final = "/hand-over/socket"
 """Where the container finds the hand-over socket; the directory is mounted read-only and the socket goes after use."""
@@ -30,8 +33,8 @@ HAND_OVER: Final = "/hand-over/socket"
 _SHARE: Final = f"{sys.prefix}/share/jupyter-sandbox"
 _MODULES: Final = f"{_SHARE}/modules.json"
 _PARSED: Final = f"{_SHARE}/jedi"
-"""Found out when the image is built, see `furnish`: the modules that a live kernel ends up with, and what the completer
-parses at its first use."""
+"""Found out when the image is built, see `furnish`: the modules that a kernel needs for its first cells, and what the
+completer parses at its first use."""
 
 
 def confine(request: Bind, mounts: Sequence[int]) -> None:
@@ -50,8 +53,7 @@ def main(names: Sequence[str]) -> None:
         try:
             notes = preload.preload(names, _modules_of_the_image())
             start_prepared = kernel.prepare_or_plain(notes, completer=False)
-            if os.path.isdir(_PARSED):  # a copy, because the completer writes there, too
-                shutil.copytree(_PARSED, _cache_directory(), dirs_exist_ok=True)
+            _lend_parsed()
         except Exception as error:
             messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
             raise
@@ -72,15 +74,45 @@ def _modules_of_the_image() -> list[str] | None:
         return None
 
 
+def _lend_parsed() -> None:
+    """Let the completer of the kernels forked from us find what was parsed for the image.
+
+    It writes beside that, so the directory is the container's own; the files are links, or they would fill memory. It
+    is imported at its first use, when `HOME` is the sandbox, so it must be told the place.
+    """
+    directory = _cache_directory()
+    if not os.path.isdir(_PARSED):
+        return
+    shutil.copytree(_PARSED, directory, copy_function=_link, dirs_exist_ok=True)
+    load: Callable[[], Any] | None = getattr(completer, "_get_jedi", None)
+    if load is None:  # of another version, which imported it already
+        return
+
+    def load_and_tell() -> Any:
+        jedi = load()
+        jedi.settings.cache_directory = directory
+        return jedi
+
+    completer._get_jedi = load_and_tell  # type: ignore[assignment]  # noqa: SLF001 - no public way
+
+
+def _link(source: str, target: str) -> None:
+    """Make `target` a link to a parsed file. The other one's age alone counts, and is written: parso's lock."""
+    if source.endswith(".pkl"):
+        os.symlink(source, target)
+    else:
+        Path(target).touch()
+
+
 def _cache_directory() -> str:
-    """Return where the completer of the kernels, forked from us, looks for what it parsed before."""
+    """Return where the completer looks for what it parsed before, while `HOME` is as when kernels are prepared."""
     return os.path.expanduser("~/.cache/jedi")
 
 
 def furnish() -> None:
     """Write into the image what each of its containers would otherwise have to find out. Called by the Dockerfile."""
     os.environ.update(preload.ENVIRONMENT)
-    names = preload.modules_of_a_live_kernel()
+    names = preload.modules_of_a_live_kernel(first_cells_only=True)
     if not names:
         sys.exit("no kernel could be started")
     os.makedirs(_SHARE, exist_ok=True)

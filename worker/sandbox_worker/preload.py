@@ -1,7 +1,9 @@
-"""Import, before any fork, every module a live kernel ends up with.
+"""Import, before any fork, the modules a live kernel ends up with.
 
 The list is found, not written down: a throw-away child runs one kernel through the usual requests and reports what
-it had imported. pydevd alone (the debugger) would otherwise cost each kernel more than 100 ms.
+it had imported. pydevd alone (the debugger) would otherwise cost each kernel more than 100 ms. How far the requests
+go is the caller's choice: what an error or a completion needs is 9 MiB, shared by the workers of a zygote, but each
+container's own.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ ENVIRONMENT: Final = {
 }
 """The environment in which kernels are prepared; theirs comes with StartKernel."""
 
-_CODE = ("1 + 1", "print('hi')", "1 / 0", "x = [1, 2]\nx", "%pwd", "!true", "import asyncio\nawait asyncio.sleep(0)")
+_FIRST_CODE: Final = ("1 + 1", "print('hi')", "x = [1, 2]\nx")
+_MORE_CODE: Final = ("1 / 0", "%pwd", "!true", "import asyncio\nawait asyncio.sleep(0)")
 _TIMEOUT_S = 20
 
 
@@ -66,13 +69,16 @@ def _import(name: str) -> str | None:
     return None
 
 
-def modules_of_a_live_kernel() -> list[str]:
-    """Return the names of the modules that a kernel has imported after a few requests; empty when none could start."""
+def modules_of_a_live_kernel(*, first_cells_only: bool = False) -> list[str]:
+    """Return the names of the modules that a kernel has imported after a few requests; empty when none could start.
+
+    With `first_cells_only` nothing fails, is completed or inspected, and no other program runs.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _report(writer)
+        _report(writer, first_cells_only=first_cells_only)
     os.close(writer)
     with os.fdopen(reader) as report:
         text = report.read()
@@ -80,7 +86,7 @@ def modules_of_a_live_kernel() -> list[str]:
     return [str(name) for name in json.loads(text)] if text else []
 
 
-def _report(writer: int) -> None:
+def _report(writer: int, *, first_cells_only: bool) -> None:
     """In the child: run a kernel, write the names of its modules, exit."""
     try:
         null = os.open(os.devnull, os.O_RDWR)
@@ -93,13 +99,13 @@ def _report(writer: int) -> None:
             file.write_text(json.dumps(info | {"signature_scheme": "hmac-sha256"}))
             app = IPKernelApp.instance()
             app.initialize(["-f", str(file), "--HistoryManager.hist_file=:memory:"])
-            threading.Thread(target=_converse, args=(directory, writer), daemon=True).start()
+            threading.Thread(target=_converse, args=(directory, writer, first_cells_only), daemon=True).start()
             app.start()
     finally:
         os._exit(1)
 
 
-def _converse(directory: str, writer: int) -> None:
+def _converse(directory: str, writer: int, first_cells_only: bool) -> None:
     session = Session(key=b"preload")
     context: zmq.Context[Any] = zmq.Context.instance()
 
@@ -112,12 +118,13 @@ def _converse(directory: str, writer: int) -> None:
 
     ask("kernel_info_request", {})
     ask("kernel_info_request", {}, 4)
-    for code in _CODE:
+    for code in _FIRST_CODE if first_cells_only else (*_FIRST_CODE, *_MORE_CODE):
         flags = {"silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
         ask("execute_request", {"code": code, "user_expressions": {}, **flags})
-    ask("complete_request", {"code": "imp", "cursor_pos": 3})
-    ask("inspect_request", {"code": "print", "cursor_pos": 3, "detail_level": 0})
-    ask("is_complete_request", {"code": "1"})
     ask("comm_info_request", {})
+    if not first_cells_only:
+        ask("complete_request", {"code": "imp", "cursor_pos": 3})
+        ask("inspect_request", {"code": "print", "cursor_pos": 3, "detail_level": 0})
+        ask("is_complete_request", {"code": "1"})
     os.write(writer, json.dumps(sorted(sys.modules)).encode())
     os._exit(0)
