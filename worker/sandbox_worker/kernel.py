@@ -109,6 +109,7 @@ class SandboxKernelApp(IPKernelApp):
     def prepare(self, *, completer: bool) -> None:
         """Build application, kernel and shell without sockets, threads or a running loop, and warm the `completer`."""
         BaseIPythonApplication.initialize(self, list(_ARGUMENTS))
+        self.log.setLevel(self.log_level)  # traitlets makes a record of each debug line, for a handler that drops it
         self.init_pdb()
         self.displayhook = None
         kernel_class: Any = self.kernel_class
