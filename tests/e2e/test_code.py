@@ -120,6 +120,16 @@ def test_exit_codes_of_commands_are_known(kernel):
     assert kernel.run("import subprocess; print(subprocess.run(['sh', '-c', 'exit 7']).returncode)") == "7\n"
 
 
+@pytest.mark.parametrize(
+    "code",
+    ["import os; _ = os.write(1, b'all\\n')", "import os; _ = os.system('echo all')"],
+    ids=["descriptor", "program"],
+)
+def test_what_was_written_without_python_comes_before_the_end_of_its_cell(kernel, code):
+    """Once: the stream was flushed before the thread that reads the pipe had taken it, and a client missed it."""
+    assert [kernel.run(code) for _ in range(40)] == ["all\n"] * 40
+
+
 def test_temporary_files_work(kernel):
     assert (
         kernel.run("import tempfile\nwith tempfile.TemporaryFile() as file: print(file.write(b'x' * 1000))") == "1000\n"

@@ -31,7 +31,11 @@ from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_ARGUMENTS = ("--HistoryManager.hist_file=:memory:", "--IPythonKernel._execute_sleep=0")
+_ARGUMENTS = (
+    "--HistoryManager.hist_file=:memory:",
+    "--IPythonKernel._execute_sleep=0",
+    "--IPKernelApp.outstream_class=sandbox_worker.output.Output",
+)
 """History in memory: a shared file makes kernels wait for each other's locks. No sleep before replies: clients wait for
 `idle` as well."""
 

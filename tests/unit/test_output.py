@@ -1,0 +1,65 @@
+"""A kernel's output streams: who waits for what at a flush."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from io import StringIO
+
+import pytest
+
+from sandbox_worker.output import Output
+
+
+class Publisher:
+    """Stands for ipykernel's thread: alive, another one than ours, and as quick as can be."""
+
+    def __init__(self) -> None:
+        self.thread = self
+        self.ident = threading.get_ident() + 1
+        self._events: deque[object] = deque()
+        self.scheduled = 0
+
+    def is_alive(self) -> bool:
+        return True
+
+    def schedule(self, event) -> None:
+        self.scheduled += 1
+        event()
+
+
+class Recorded(Output):
+    """A stream that tells what it sent, not to a session but to us."""
+
+    sent: tuple[str, ...] = ()
+
+    def _flush(self) -> None:
+        self.sent += tuple(data for _, data in self._flush_buffers())
+
+
+@pytest.fixture
+def stream():
+    made = Recorded.__new__(Recorded)
+    made.pub_thread = Publisher()
+    made._buffers = {}
+    made._should_watch = False
+    made._buffer_lock = threading.RLock()
+    return made
+
+
+def test_a_flush_with_nothing_to_send_waits_for_nobody(stream):
+    stream.flush()
+    assert stream.pub_thread.scheduled == 0
+
+
+def test_what_was_written_is_sent_once(stream):
+    stream._buffers = {frozenset(): StringIO("some words")}
+    stream.flush()
+    stream.flush()
+    assert stream.sent == ("some words",)
+
+
+def test_what_another_call_gave_the_thread_before_is_waited_for(stream):
+    stream.pub_thread._events.append("a plot")
+    stream.flush()
+    assert stream.pub_thread.scheduled == 2  # its own flush, and the sign that all before it is done

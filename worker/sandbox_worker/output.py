@@ -1,0 +1,68 @@
+"""The output streams of a kernel: ipykernel's, but what other programs wrote is part of a flush.
+
+What reaches our file descriptors 1 and 2 without Python (a subprocess, a C library) goes through a pipe that a thread
+reads. ipykernel flushes at the end of each execution what that thread happens to have read by then: the rest comes
+after `idle`, when a client such as nbclient does not listen any more. Here whoever flushes reads the pipe first.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import select
+import threading
+from typing import Any, Final
+
+from ipykernel.iostream import OutStream
+
+_PIPE_BYTES: Final = 1 << 16
+"""Capacity of a pipe, see pipe(7): one read takes all there is."""
+
+
+class Output(OutStream):
+    """A kernel's stdout or stderr."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """As upstream, which starts the thread."""
+        self._taking = threading.Lock()
+        super().__init__(*arguments, **settings)
+
+    def flush(self) -> None:
+        """Send what was written before, by whatever program, and wait until it has left this thread.
+
+        Nobody is waited for when there is nothing: each execution makes four flushes and more.
+        """
+        if self._should_watch and self._is_master_process():
+            self._take()
+        unsent = getattr(self, "_buffers", True)  # an ipykernel that keeps them elsewhere: flush as it does
+        if unsent or getattr(self.pub_thread, "_events", True):
+            super().flush()
+
+    def _watch_pipe_fd(self) -> None:
+        """Run in the thread: take what comes, as it comes."""
+        arrival = select.poll()
+        arrival.register(self._pipe(), select.POLLIN)
+        while self._should_watch:
+            arrival.poll()
+            self._take()
+
+    def _take(self) -> None:
+        """Write what is in the pipe, for ipykernel and for the log of the agent; returns at once when nothing is."""
+        with self._taking:
+            here = select.poll()
+            here.register(self._pipe(), select.POLLIN)
+            if not here.poll(0):
+                return
+            data = os.read(self._pipe(), _PIPE_BYTES)
+            if not data or not self._should_watch:  # closed
+                self._should_watch = False
+                return
+            text = data.decode(errors="replace")
+            contextvars.Context().run(self.write, text)  # of the latest request, not of whoever flushes
+            os.write(self._original_stdstream_copy, data)
+
+    def _pipe(self) -> int:
+        """Return the reading end of the pipe; there is one when `_should_watch`."""
+        if self._fid is None:
+            raise ValueError("this stream watches no descriptor")
+        return int(self._fid)
