@@ -29,7 +29,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 _ARGUMENTS = (
     "--HistoryManager.hist_file=:memory:",
