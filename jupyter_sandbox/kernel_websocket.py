@@ -18,8 +18,8 @@ from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.websocket import WebSocketClosedError
 
 from jupyter_sandbox import wire_formats
-from jupyter_sandbox.executions import Executions, Header
 from jupyter_sandbox.guards.kernel_messages import Reason
+from jupyter_sandbox.open_requests import Header, OpenRequests
 from jupyter_sandbox.outlets import Item, OfflineBuffer, Outlet, OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
 
@@ -41,7 +41,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     """Shadows jupyter_server's handler for every kernel, native ones included, which it leaves as they are."""
 
     _limits = OutputLimits()
-    _executions: Executions | None = None  # of a sandbox kernel only
+    _executions: OpenRequests | None = None  # of a sandbox kernel only
     _outlet: Outlet
     _stall: asyncio.TimerHandle | None = None
     _is_stock = False  # whether the connection is jupyter_server's own, so that we know what it does
@@ -56,7 +56,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if not isinstance(self._provisioner(), SandboxProvisioner):
             await super().open(kernel_id)
             return
-        self._executions, self._outlet = Executions(), Outlet(self._limits.max_unsent_bytes)
+        self._executions, self._outlet = OpenRequests(), Outlet(self._limits.max_unsent_bytes)
         self._heard_at: dict[str, float] = {}
         for event in ("restart", "dead"):
             self.kernel_manager.add_restart_callback(kernel_id, self._tell_why, event)
@@ -89,7 +89,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             self._executions.sent(ws_message)
         super().on_message(ws_message)
 
-    def _send_text(self, executions: Executions, text: str) -> bool:
+    def _send_text(self, executions: OpenRequests, text: str) -> bool:
         """Pass on a message in the text format, read once for all; whether it was one for us to pass on."""
         connection, message = self.connection, json.loads(text)
         stream = connection.channels.get(message.pop("channel", None))

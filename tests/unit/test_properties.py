@@ -17,8 +17,8 @@ from hypothesis import strategies as some
 from jupyter_sandbox import launch, workspace
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError, TemplateError
-from jupyter_sandbox.executions import Executions
 from jupyter_sandbox.guards import ids, processes
+from jupyter_sandbox.open_requests import OpenRequests
 from jupyter_sandbox.pool import Snapshot, backoff_s, plan
 from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
 from jupyter_sandbox.templates import parse
@@ -130,6 +130,6 @@ def test_any_template_file_is_a_template_or_refused_with_its_name(content):
 
 @given(some.text() | JSON.map(json.dumps))
 def test_any_text_on_a_websocket_is_ignored(text):
-    executions = Executions()
+    executions = OpenRequests()
     executions.sent(text + "execute_request")
     assert executions.take_oldest() == {}

@@ -10,8 +10,8 @@ import pytest
 from jupyter_client.session import Session
 from jupyter_server.services.kernels.connection.base import serialize_binary_message, serialize_msg_to_ws_v1
 
-from jupyter_sandbox.executions import Executions
 from jupyter_sandbox.guards.kernel_messages import Judged
+from jupyter_sandbox.open_requests import OpenRequests
 
 pytestmark = pytest.mark.unit
 
@@ -40,30 +40,30 @@ def _judged(request: dict, kind: str, **content) -> Judged:
     return Judged(msg_type=kind, parent=request["header"], content=content, parts=[], header={}, body=[], signature=b"")
 
 
-def _reply(executions: Executions, request: dict, kind: str = "execute_reply") -> None:
+def _reply(executions: OpenRequests, request: dict, kind: str = "execute_reply") -> None:
     executions.received("shell", _judged(request, kind, status="ok"))
 
 
-def _idle(executions: Executions, request: dict, state: str = "idle") -> None:
+def _idle(executions: OpenRequests, request: dict, state: str = "idle") -> None:
     executions.received("iopub", _judged(request, "status", execution_state=state))
 
 
 def test_without_requests_nothing_was_running():
-    executions = Executions()
+    executions = OpenRequests()
     _reply(executions, _request())
     _idle(executions, _request())
     assert executions.take_oldest() == {}
 
 
 def test_a_request_runs_until_its_reply(wire):
-    executions, request = Executions(), _request()
+    executions, request = OpenRequests(), _request()
     executions.sent(wire(request, "shell"))
     _reply(executions, request)
     assert executions.take_oldest() == {}
 
 
 def test_the_oldest_request_without_a_reply_was_running(wire):
-    executions = Executions()
+    executions = OpenRequests()
     first, second, third = (_request() for _ in range(3))
     for request in (first, second, third):
         executions.sent(wire(request, "shell"))
@@ -73,7 +73,7 @@ def test_the_oldest_request_without_a_reply_was_running(wire):
 
 
 def test_the_header_is_whole_so_that_an_epitaph_finds_its_cell(wire):
-    executions, request = Executions(), _request()
+    executions, request = OpenRequests(), _request()
     executions.sent(wire(request, "shell"))
     header = executions.take_oldest()
     assert header["msg_type"] == "execute_request"
@@ -81,14 +81,14 @@ def test_the_header_is_whole_so_that_an_epitaph_finds_its_cell(wire):
 
 
 def test_a_reply_to_another_client_ends_nothing(wire):
-    executions, request = Executions(), _request()
+    executions, request = OpenRequests(), _request()
     executions.sent(wire(request, "shell"))
     _reply(executions, _request())
     assert executions.take_oldest()["msg_id"] == request["header"]["msg_id"]
 
 
 def test_other_messages_start_and_end_nothing(wire):
-    executions, request = Executions(), _request()
+    executions, request = OpenRequests(), _request()
     executions.sent(wire(_request("complete_request", "execute_request"), "shell"))
     executions.sent(wire(_request("comm_msg", "execute_request"), "shell"))
     assert executions.take_oldest() == {}
@@ -101,7 +101,7 @@ def test_other_messages_start_and_end_nothing(wire):
 
 @pytest.mark.parametrize("order", [(_reply, _idle), (_idle, _reply)], ids=["reply first", "idle first"])
 def test_an_execution_is_over_when_it_is_answered_and_idle(order):
-    executions, request = Executions(), _request()
+    executions, request = OpenRequests(), _request()
     executions.sent(_v1(request, "shell"))
     msg_id = request["header"]["msg_id"]
     order[0](executions, request)
@@ -112,7 +112,7 @@ def test_an_execution_is_over_when_it_is_answered_and_idle(order):
 
 @pytest.mark.parametrize(("first", "second", "lacks"), [(_reply, _idle, "iopub"), (_idle, _reply, "shell")])
 def test_after_one_half_of_its_end_an_execution_lacks_the_other(first, second, lacks):
-    executions, request = Executions(), _request()
+    executions, request = OpenRequests(), _request()
     executions.sent(_v1(request, "shell"))
     msg_id = request["header"]["msg_id"]
     assert executions.lacks(msg_id) is None
@@ -123,7 +123,7 @@ def test_after_one_half_of_its_end_an_execution_lacks_the_other(first, second, l
 
 
 def test_what_was_refused_belongs_to_the_execution_it_names():
-    executions, first, second = Executions(), _request(), _request()
+    executions, first, second = OpenRequests(), _request(), _request()
     for request in (first, second):
         executions.sent(_v1(request, "shell"))
     assert executions.refused("iopub", second["header"], 10) == (executions.header(second["header"]["msg_id"]), True)
@@ -134,7 +134,7 @@ def test_what_was_refused_belongs_to_the_execution_it_names():
 
 @pytest.mark.parametrize("parent", [None, {}, {"msg_id": "foreign"}, {"msg_id": ["no", "text"]}])
 def test_what_was_refused_and_names_nothing_belongs_to_what_runs(parent):
-    executions, answered, running = Executions(), _request(), _request()
+    executions, answered, running = OpenRequests(), _request(), _request()
     assert executions.refused("iopub", parent, 10) == ({}, True)
     for request in (answered, running):
         executions.sent(_v1(request, "shell"))
@@ -144,7 +144,7 @@ def test_what_was_refused_and_names_nothing_belongs_to_what_runs(parent):
 
 
 def test_the_number_of_requests_is_bounded(wire):
-    executions = Executions()
+    executions = OpenRequests()
     requests = [_request() for _ in range(200)]
     for request in requests:
         executions.sent(wire(request, "shell"))
@@ -173,7 +173,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("message", GARBAGE, ids=range(len(GARBAGE)))
 def test_garbage_is_ignored(message):
-    executions, request = Executions(), _request()
+    executions, request = OpenRequests(), _request()
     executions.sent(message)
     assert executions.take_oldest() == {}
     executions.sent(_v1(request, "shell"))
@@ -206,7 +206,7 @@ def half_a_second_of_work():
 @pytest.mark.parametrize("data", [_with_buffers(), b"execute_request execute_reply"], ids=["with buffers", "text"])
 def test_bytes_of_another_format_do_not_stop_the_server(half_a_second_of_work, data):
     # once: the first 8 bytes are read as a number of offsets, and a list of 10**17 numbers is begun
-    executions = Executions()
+    executions = OpenRequests()
     executions.sent(_v1(_request(), "shell"))
     executions.sent(data)
     assert len(executions._open) == 1

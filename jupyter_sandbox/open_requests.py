@@ -31,7 +31,7 @@ class _Execution:
     refused_bytes: int = 0
 
 
-class Executions:
+class OpenRequests:
     """The execute requests of one websocket that are not over, oldest first; at most 128."""
 
     def __init__(self) -> None:
