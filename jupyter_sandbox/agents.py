@@ -11,7 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from jupyter_sandbox.errors import ProgramMissingError, ProtocolError, StartError
+from jupyter_sandbox.errors import ConflictError, ProgramMissingError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages, protocol
 
@@ -81,7 +81,9 @@ class AgentClient:
             except (OSError, messages.MessageError) as error:
                 raise StartError(f"the agent of {self._worker} cannot be asked: {error}") from error
         if isinstance(answer, protocol.Failed):
-            kind_of_error = ProgramMissingError if answer.program_missing else StartError
+            kind_of_error: type[SandboxError] = ProgramMissingError if answer.program_missing else StartError
+            if answer.directory_missing:
+                kind_of_error = ConflictError
             raise kind_of_error(f"{self._worker}: {answer.reason[:500]}")
         if not isinstance(answer, kind):
             self._task.cancel()

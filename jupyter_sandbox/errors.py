@@ -49,6 +49,62 @@ class UnknownSandboxError(SandboxError):
     status = 404
 
 
+class UnknownContextError(SandboxError):
+    """No context of that id in the sandbox."""
+
+    code = "unknown_context"
+    status = 404
+
+
+class UnknownExecutionError(SandboxError):
+    """No execution of that id in the context; results are kept of detached ones only, and not for ever."""
+
+    code = "unknown_execution"
+    status = 404
+
+
+class UnknownRouteError(SandboxError):
+    """No resource of that name."""
+
+    code = "unknown_route"
+    status = 404
+
+
+class MethodError(SandboxError):
+    """The resource exists and does not know this method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class ForbiddenError(SandboxError):
+    """Who asks is not known, or may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class ConflictError(SandboxError):
+    """It contradicts what was asked before, or what the object is."""
+
+    code = "conflict"
+    status = 409
+
+
+class BodyTooLargeError(SandboxError):
+    """The body of the request has more bytes than any request needs."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class BusyError(SandboxError):
+    """As many requests wait as may wait; it is worth to try again."""
+
+    code = "busy"
+    status = 429
+
+
 class CapacityError(SandboxError):
     """The host or the template is full."""
 
@@ -118,6 +174,14 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         TemplateError,
         UnknownTemplateError,
         UnknownSandboxError,
+        UnknownContextError,
+        UnknownExecutionError,
+        UnknownRouteError,
+        MethodError,
+        ForbiddenError,
+        ConflictError,
+        BodyTooLargeError,
+        BusyError,
         CapacityError,
         DiskSpaceError,
         IsolationUnavailableError,

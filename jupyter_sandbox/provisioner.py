@@ -15,6 +15,7 @@ import posixpath
 import signal
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,7 +26,7 @@ from traitlets import Enum, List, Unicode
 
 from jupyter_sandbox import launch, workspace
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, ProgramMissingError, SandboxError, WorkspaceError
+from jupyter_sandbox.errors import BrokerUnavailableError, ProgramMissingError, SandboxError, StartError, WorkspaceError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.specs import WorkspaceMode
 from sandbox_worker import messages
@@ -48,6 +49,18 @@ _GIVE_UP_S: Final = 60
 
 class _ProgramMissingHTTPError(web.HTTPError, FileNotFoundError):
     """What jupyter_client's own provisioner raises when a kernelspec's program does not exist; programs look for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in a sandbox that exists a kernel is to start: the keyword `place` of `start_kernel`.
+
+    `directory` None: where all of its kernels start. Restarts happen in the same place.
+    """
+
+    lease: client.Lease
+    directory: str | None = None
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 class SandboxProvisioner(KernelProvisionerBase):
@@ -76,6 +89,9 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._directory: str | None = None
         self._arguments: tuple[str, ...] | None = None
         self._launched = False
+        self.launches = 0
+        """How often a kernel was started: who waits for one that was replaced can tell."""
+        self._place: Place | None = None
         self._shutdown_requested = False
         self._asked_when_dead = False
         self._broker_away_since: float | None = None
@@ -86,6 +102,23 @@ class SandboxProvisioner(KernelProvisionerBase):
     def has_process(self) -> bool:
         """Whether a kernel was launched and not cleaned up."""
         return self._launched
+
+    @property
+    def lease(self) -> client.Lease | None:
+        """What keeps the sandbox that this kernel lives in."""
+        return self._lease
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether the kernel was started in a sandbox that existed: when that is gone, it will not start again."""
+        return self._place is not None
+
+    @property
+    def directory(self) -> str | None:
+        """The working directory of the kernel, inside."""
+        if self._place and self._place.directory:
+            return self._place.directory
+        return self._lease.cwd if self._lease else None
 
     @property
     def sandbox_id(self) -> str | None:
@@ -124,6 +157,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         )
         if self._curve is None and launch.wants_curve(str(encryption).lower(), self._spec.metadata):
             self._curve = _new_curve_keys()
+        self._place = kwargs.pop("place", None)
         extra = kwargs.pop("extra_arguments", None) or []
         replacements = {"prefix": sys.prefix, "resource_dir": workspace.KERNELSPEC}
         self._arguments = launch.argument_list(self._spec.argv, extra, replacements)
@@ -150,6 +184,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             await self._give_back()
             raise
         self._launched = True
+        self.launches += 1
         ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
         identity = {"transport": "ipc", "ip": prefix, "key": self._key.encode(), "signature_scheme": "hmac-sha256"}
         if self._curve is not None:
@@ -231,6 +266,8 @@ class SandboxProvisioner(KernelProvisionerBase):
     async def _start(self, environment: dict[str, str], cwd: object) -> str:
         """Return the prefix of the kernel's socket paths."""
         lease = self._lease
+        if self._place is not None:
+            lease = self._lease = await self._reach(self._place.lease)
         if lease is not None and (lease.loss is not None or not lease.is_connected):
             lease.close()
             lease = None
@@ -240,17 +277,27 @@ class SandboxProvisioner(KernelProvisionerBase):
                 await self.wait()
         if lease is None:
             lease = self._lease = await self._claim(str(cwd) if cwd else None)
+        lease.tenants.add(self._seat)
         lease.exits.pop(self._seat, None)
         request = verbs.StartKernel(
             sandbox=lease.sandbox,
             seat=self._seat,
             argv=self._arguments,
-            env=environment,
-            cwd=None,
+            env=environment | (self._place.environment if self._place else {}),
+            cwd=self._place.directory if self._place else None,
             key=self._key,
             curve=self._curve,
         )
         return (await client.call(request, verbs.KernelStarted)).prefix
+
+    async def _reach(self, lease: client.Lease) -> client.Lease:
+        """Return the lease of the place we are to start in; raises StartError when it is gone for good."""
+        lease.listen()
+        if not lease.is_connected and lease.loss is None:
+            await self._reattach(lease)
+        if lease.loss is not None or not lease.is_connected:
+            raise StartError(lease.loss or f"{lease.sandbox} has ended")
+        return lease
 
     async def _claim(self, cwd: str | None) -> client.Lease:
         """Claim a sandbox that shows the notebook's directory, if there is one to show."""
@@ -288,19 +335,19 @@ class SandboxProvisioner(KernelProvisionerBase):
                 lease.loss = "The sandbox was lost: its broker is gone and none could be started."
             return
         self._broker_away_since = None
-        if not lease.is_running_after_reattach(self._seat) and lease.loss is None:
-            lease.exits[self._seat] = verbs.ProcessExited(
-                sandbox=lease.sandbox,
-                target=self._seat,
-                status=1,
-                reason="unknown",
-                message="The kernel ended while its broker was away.",
-            )
 
     async def _give_back(self) -> None:
-        """Destroy the sandbox and wait until that is done; a broker that is gone does it by itself."""
+        """Leave the sandbox. Who leaves it last destroys it and waits until that is done, unless it is kept.
+
+        A broker that is gone destroys it by itself.
+        """
         lease, self._lease, self._launched = self._lease, None, False
         if lease is None:
+            return
+        lease.tenants.discard(self._seat)
+        if lease.is_kept or lease.tenants:
+            with contextlib.suppress(SandboxError):
+                await client.call(verbs.VacateSeat(sandbox=lease.sandbox, seat=self._seat), verbs.Done, start=False)
             return
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Release(sandbox=lease.sandbox), verbs.Done, start=False)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from jupyter_sandbox import errors
@@ -123,15 +124,22 @@ async def call(request: object, kind: type[Answer], descriptors: Sequence[int] =
 class Lease:
     """A claimed sandbox: the connection that keeps it alive, and what was heard on it."""
 
-    def __init__(self, channel: Channel, sandbox: str, cwd: str) -> None:
+    def __init__(self, channel: Channel, sandbox: str, cwd: str, template: str) -> None:
         """Use `claim` instead."""
         self._channel = channel
         self.sandbox = sandbox
         self.cwd = cwd
+        self.template = template
+        self.claimed_at = datetime.now(UTC)
         self.exits: dict[str, verbs.ProcessExited] = {}
         """The end of each kernel and command, by its seat or id, until it is started again."""
         self.loss: str | None = None
         """Why the whole sandbox is gone; None while it is not."""
+        self.tenants: set[str] = set()
+        """Seats of the kernels that live, or will live again, in the sandbox."""
+        self.is_kept = False
+        """Whether the sandbox stays when the last tenant has left it."""
+        self._is_reattaching = False
 
     @classmethod
     async def claim(
@@ -159,7 +167,7 @@ class Lease:
         except BaseException:
             channel.close()
             raise
-        return cls(channel, claimed.sandbox, claimed.cwd)
+        return cls(channel, claimed.sandbox, claimed.cwd, template)
 
     @property
     def is_connected(self) -> bool:
@@ -195,9 +203,18 @@ class Lease:
     async def reattach(self) -> None:
         """After the broker died: find the sandbox with the next broker. Sets `loss` when it is gone.
 
-        Raises BrokerUnavailableError when no broker can be started.
+        Kernels that ended meanwhile get their end. Quiet when another tenant is at it. Raises BrokerUnavailableError
+        when no broker can be started.
         """
-        channel = await connect()
+        if self._is_reattaching:
+            return
+        self._is_reattaching = True
+        try:
+            await self._attach(await connect())
+        finally:
+            self._is_reattaching = False
+
+    async def _attach(self, channel: Channel) -> None:
         try:
             attached, _ = await ask(channel, verbs.Attach(sandbox=self.sandbox), verbs.Attached)
         except errors.UnknownSandboxError:
@@ -208,11 +225,14 @@ class Lease:
             channel.close()
             raise
         self._channel = channel
-        self._running = attached.running
-
-    def is_running_after_reattach(self, seat: str) -> bool:
-        """Whether the kernel lived when the lease was taken over."""
-        return seat in getattr(self, "_running", (seat,))
+        for seat in self.tenants - set(attached.running) - set(self.exits):
+            self.exits[seat] = verbs.ProcessExited(
+                sandbox=self.sandbox,
+                target=seat,
+                status=1,
+                reason="unknown",
+                message="The kernel ended while its broker was away.",
+            )
 
     def close(self) -> None:
         """Give the sandbox back; the broker destroys it."""

@@ -14,7 +14,7 @@ import signal
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import lifecycle, obituary, templates, workspace
+from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import binding, verbs
 from jupyter_sandbox.broker.sandbox import HOME, Event, Holder, Sandbox
@@ -183,6 +183,14 @@ class Registry:
             undo.pop_all()
         return str(prefix)
 
+    def vacate(self, sandbox: Sandbox, seat: str) -> None:
+        """Forget the seat of a kernel that has ended; its socket paths are nobody's then."""
+        if seat in sandbox.kernels:
+            raise StartError(f"kernel {seat} has not ended: its seat is taken")
+        if seat in sandbox.seats:
+            sandbox.seats.remove(seat)
+            self._record(sandbox)
+
     async def run_command(self, sandbox: Sandbox, request: verbs.RunCommand, descriptors: Sequence[int]) -> str:
         """Run a command with three descriptors; return its id. Raises SandboxError."""
         command = ids.new_command_id()
@@ -323,27 +331,11 @@ class Registry:
         if kills_before is None and exited.target not in sandbox.commands:
             raise ProtocolError("it says that something ended which was never started")
         sandbox.commands.discard(exited.target)
-        verdict = obituary.write(
-            status=exited.status,
-            limits=sandbox.template.limits,
-            out_of_memory=sandbox.worker.out_of_memory_kills() > (kills_before or 0),
-            disk_full=exited.disk_full,
-            requested=exited.target in sandbox.ending,
-            log=exited.log[:2048],
-        )
+        end = sandbox.end_of(exited, kills_before or 0)
         sandbox.ending.discard(exited.target)
         if kills_before is not None:
             kernel_sockets.remove(self._places.kernel_sockets(exited.target))
-        self._tell(
-            sandbox,
-            verbs.ProcessExited(
-                sandbox=sandbox.id,
-                target=exited.target,
-                status=exited.status,
-                reason=verdict.reason,
-                message=verdict.message,
-            ),
-        )
+        self._tell(sandbox, end)
 
     def _lost(self, sandbox: Sandbox) -> None:
         """The agent is gone, and with pid 1 everything in the worker."""

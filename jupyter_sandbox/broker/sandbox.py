@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox import obituary
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.errors import StartError
 from jupyter_sandbox.ledger import Record
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards import ids
     from jupyter_sandbox.specs import Template
+    from sandbox_worker import protocol
 
 HOME: Final = "/sandbox"
 """Where a sandbox's disk shows, and where its kernels start when there is no workspace."""
@@ -54,6 +56,24 @@ class Sandbox:
         if self.agent is None:
             raise StartError(f"{self.id} is ending")
         return self.agent
+
+    def end_of(self, exited: protocol.Exited, kills_before: int) -> verbs.ProcessExited:
+        """Return why a kernel or command ended; `kills_before`: memory kills of the worker when it started."""
+        verdict = obituary.write(
+            status=exited.status,
+            limits=self.template.limits,
+            out_of_memory=self.worker.out_of_memory_kills() > kills_before,
+            disk_full=exited.disk_full,
+            requested=exited.target in self.ending,
+            log=exited.log[:2048],
+        )
+        return verbs.ProcessExited(
+            sandbox=self.id,
+            target=exited.target,
+            status=exited.status,
+            reason=verdict.reason,
+            message=verdict.message,
+        )
 
     def record(self, started: int) -> Record:
         """Return what the ledger has to know of it; `started` is when its pid 1 did."""

@@ -186,6 +186,8 @@ class Server:
                 ), []
             case verbs.SignalKernel():
                 await registry.signal(registry.get(uid, request.sandbox), request.target, request.number)
+            case verbs.VacateSeat():
+                registry.vacate(registry.get(uid, request.sandbox), request.seat)
             case verbs.RunCommand():
                 sandbox = registry.get(uid, request.sandbox)
                 return verbs.CommandStarted(command=await registry.run_command(sandbox, request, descriptors)), []

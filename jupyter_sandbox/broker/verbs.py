@@ -81,6 +81,14 @@ class SignalKernel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VacateSeat:
+    """Give up the seat of a kernel that has ended and will not start again. Answer: Done, also when it has none."""
+
+    sandbox: str
+    seat: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunCommand:
     """Run a command with the three descriptors that come along. Answer: CommandStarted; its end is a ProcessExited."""
 
@@ -215,6 +223,7 @@ REQUESTS = (
     Attach,
     StartKernel,
     SignalKernel,
+    VacateSeat,
     RunCommand,
     OpenDisk,
     Release,

@@ -57,6 +57,7 @@ class Sandbox:
 
     def start(self, argv=None, wait=True, env=None):
         """Start the kernel, again if need be."""
+        self.lease.tenants.add(self.seat)
         self.lease.exits.pop(self.seat, None)
         request = verbs.StartKernel(
             sandbox=self.id, seat=self.seat, argv=argv and tuple(argv), env=env or {}, cwd=None, key=self.key

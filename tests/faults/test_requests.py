@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import (
     BrokerUnavailableError,
     CapacityError,
+    ConflictError,
     InvalidRequestError,
     SandboxError,
     StartError,
@@ -119,6 +121,7 @@ def _requests(sandbox: str) -> list[tuple[object, list[int]]]:
         (verbs.Attach(sandbox=sandbox), []),
         (verbs.StartKernel(sandbox=sandbox, seat=SEAT, argv=None, env={}, cwd=None, key="k"), []),
         (verbs.SignalKernel(sandbox=sandbox, target=SEAT, number=9), []),
+        (verbs.VacateSeat(sandbox=sandbox, seat=SEAT), []),
         (verbs.RunCommand(sandbox=sandbox, argv=("true",), env={}, cwd=None), [0, 1, 2]),
         (verbs.OpenDisk(sandbox=sandbox), []),
         (verbs.Release(sandbox=sandbox), []),
@@ -152,20 +155,16 @@ async def test_an_id_that_nobody_has_is_unknown_to_every_verb(tree, index):
         ({"argv": ("a\0b",)}, InvalidRequestError),
         ({"env": {"A=B": "x"}}, InvalidRequestError),
         ({"cwd": "/etc"}, InvalidRequestError),
-        ({"cwd": "/sandbox/no/such/directory"}, None),  # known inside only: the kernel ends, which is told
+        ({"cwd": "/sandbox/no/such/directory"}, ConflictError),  # known inside only
+        ({"argv": ("python", "-c", "1"), "cwd": "/sandbox/no/such/directory"}, ConflictError),
     ],
 )
 async def test_a_kernel_with_a_wrong_argument_is_refused_and_leaves_no_socket(tree, changes, error):
     lease = await claim()
     try:
         values = {"sandbox": lease.sandbox, "seat": SEAT, "argv": None, "env": {}, "cwd": None, "key": "k"} | changes
-        if error is None:
+        with pytest.raises(error):
             await client.call(verbs.StartKernel(**values), verbs.KernelStarted)
-            await eventually(lambda: lease.listen() or SEAT in lease.exits)
-            assert "FileNotFoundError" in lease.exits[SEAT].message
-        else:
-            with pytest.raises(error):
-                await client.call(verbs.StartKernel(**values), verbs.KernelStarted)
         assert list(places.find().run.glob("k/*")) == []
     finally:
         lease.close()
@@ -182,6 +181,27 @@ async def test_a_seat_is_taken_once(tree):
     finally:
         lease.close()
     await eventually(lambda: not list(places.find().run.glob("k/*")))
+
+
+async def test_a_seat_is_vacated_by_a_kernel_that_has_ended_and_by_no_other(tree):
+    first, second = await claim(), await claim()
+    try:
+        request = verbs.StartKernel(sandbox=first.sandbox, seat=SEAT, argv=None, env={}, cwd=None, key="k")
+        vacate = verbs.VacateSeat(sandbox=first.sandbox, seat=SEAT)
+        await client.call(request, verbs.KernelStarted)
+        with pytest.raises(StartError, match="has not ended"):
+            await client.call(vacate, verbs.Done)
+        await client.call(verbs.SignalKernel(sandbox=first.sandbox, target=SEAT, number=9), verbs.Done)
+        await eventually(lambda: first.listen() or SEAT in first.exits)
+        elsewhere = replace(request, sandbox=second.sandbox)
+        with pytest.raises(StartError, match="its seat is taken"):
+            await client.call(elsewhere, verbs.KernelStarted)
+        for _ in range(2):
+            await client.call(vacate, verbs.Done)
+        await client.call(elsewhere, verbs.KernelStarted)
+    finally:
+        first.close()
+        second.close()
 
 
 async def test_release_twice_is_unknown_the_second_time(tree):

@@ -158,7 +158,11 @@ class Agent:
         try:
             answer = self._handle(request, descriptors)
         except (OSError, ValueError) as error:
-            answer = Failed(reason=str(error)[:500], program_missing=isinstance(error, _ProgramMissingError))
+            answer = Failed(
+                reason=str(error)[:500],
+                program_missing=isinstance(error, _ProgramMissingError),
+                directory_missing=isinstance(error, _DirectoryMissingError),
+            )
             if isinstance(request, Bind):  # half bound is no state: the worker is lost
                 self._send(answer)
                 os._exit(1)
@@ -201,6 +205,7 @@ class Agent:
             raise ValueError(f"kernel {request.kernel} is running")
         if len(listeners) != 5:
             raise ValueError("five listeners are needed")
+        _require_directory(request.cwd)
         if request.argv is None:
             return self._spawn(
                 request.kernel, request.env, request.cwd, lambda: self._start_prepared(request, listeners), listeners
@@ -224,6 +229,7 @@ class Agent:
     def _start_command(self, request: StartCommand, descriptors: list[int]) -> object:
         if request.command in self._processes or len(descriptors) != 3:
             raise ValueError("a command needs an unused id and three descriptors")
+        _require_directory(request.cwd)
         _require_program(request.argv[0])
 
         def execute() -> None:
@@ -360,6 +366,10 @@ class _ProgramMissingError(ValueError):
     """There is no such program in the worker."""
 
 
+class _DirectoryMissingError(ValueError):
+    """The worker does not have the directory in which something is to start."""
+
+
 def _program(name: str) -> str:
     """Return the program that a kernel's command names; `{python}` is the interpreter that runs us."""
     return sys.executable if name == PYTHON else name
@@ -369,6 +379,12 @@ def _require_program(name: str) -> None:
     """Raise _ProgramMissingError when there is no such program in the worker: after a fork nobody could be told."""
     if shutil.which(name, path=_ENVIRONMENT["PATH"]) is None:
         raise _ProgramMissingError(f"the sandbox has no program {name[:200]!r}")
+
+
+def _require_directory(path: str) -> None:
+    """Raise _DirectoryMissingError when nothing can start there."""
+    if not os.path.isdir(path) or not os.access(path, os.X_OK):
+        raise _DirectoryMissingError(f"the sandbox has no directory {path[:200]!r} to start in")
 
 
 def _close_all_but(keep: Sequence[int]) -> None:

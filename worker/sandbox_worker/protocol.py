@@ -169,6 +169,7 @@ class Failed:
 
     reason: str
     program_missing: bool = False
+    directory_missing: bool = False
 
 
 TO_ZYGOTE = (Configure, Fork)
