@@ -33,6 +33,11 @@ def new_command_id() -> str:
     return f"cmd_{secrets.token_hex(10)}"
 
 
+def new_execution_id() -> str:
+    """Return a fresh execution id."""
+    return f"exe_{secrets.token_hex(10)}"
+
+
 def is_command_id(value: str) -> bool:
     """Whether `value` is an id that `new_command_id` could have made."""
     return _COMMAND_ID.fullmatch(value) is not None
