@@ -1,7 +1,7 @@
 """The Jupyter server extension: wiring only.
 
-It wakes the broker early, smooths the kernel websocket, tells people
-in the notebook why a kernel ended, and leaves nothing behind when the server stops.
+It wakes the broker early, smooths the kernel websocket, tells people in the notebook why a kernel ended, serves REST
+for sandboxes, and leaves nothing behind when the server stops.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from jupyter_server.services.kernels.handlers import _kernel_id_regex
 from tornado import web
 from traitlets import Bool, Float, Int
 
-from jupyter_sandbox import exclusive, kernel_channels
+from jupyter_sandbox import exclusive, kernel_channels, owners
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.contexts import Contexts
 from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.executions import Bounds, Executions
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
+from jupyter_sandbox.sandboxes import Sandboxes
+from jupyter_sandbox.surfaces.native import handlers, models, operations
+from jupyter_sandbox.surfaces.native.answers import Services
 
 _WAKING_S: Final = 3
 
@@ -78,6 +83,25 @@ class SandboxExtension(ExtensionApp):
         "buffer_offline_messages is on.",
     ).tag(config=True)
 
+    sandbox_timeout_s = Float(
+        900, min=1, help="How long a sandbox that was claimed over REST lives unless the claim or a renewal says more."
+    ).tag(config=True)
+    max_sandbox_timeout_s = Float(
+        86_400, min=1, help="The longest time that a claim or a renewal may ask for, seconds."
+    ).tag(config=True)
+    execution_timeout_s = Float(
+        60, min=0.1, help="When an execution over REST is interrupted unless it says otherwise, seconds."
+    ).tag(config=True)
+    max_execution_timeout_s = Float(
+        3_600, min=0.1, help="The longest time that an execution over REST may ask for, seconds."
+    ).tag(config=True)
+    max_output_mib = Int(
+        8, min=1, max=256, help="How much of the outputs of one execution over REST is kept, MiB; more ends it."
+    ).tag(config=True)
+    max_waiting_executions = Int(
+        16, min=0, help="How many executions over REST may wait in one context behind the one that runs."
+    ).tag(config=True)
+
     def initialize_settings(self) -> None:
         """Judge the configuration in exclusive mode; look for dead kernels more often than stock Jupyter does."""
         server: Any = self.serverapp
@@ -94,6 +118,13 @@ class SandboxExtension(ExtensionApp):
                 server.exit(1)
         manager = server.kernel_manager
         kernel_channels.guard_managers(manager, self.max_message_mib << 20)
+        owners.note_owners(manager)
+        sandboxes = Sandboxes(manager)
+        contexts = Contexts(manager, server.kernel_spec_manager, sandboxes)
+        bounds = Bounds(max_waiting=self.max_waiting_executions)
+        executions = Executions(contexts, bounds)
+        sandboxes.also_watch = executions.hang_up_on_the_gone
+        self._services = Services(sandboxes=sandboxes, contexts=contexts, executions=executions)
         if "time_to_dead" not in manager.config.get("KernelRestarter", {}):
             KernelRestarter.time_to_dead.default_value = self.notice_death_s
 
@@ -109,6 +140,14 @@ class SandboxExtension(ExtensionApp):
         )
         route = rf"/api/kernels/{_kernel_id_regex}/channels"
         self.handlers.append((route, SandboxKernelWebsocketHandler, {"limits": limits}))
+        times = models.Times(
+            sandbox_s=min(self.sandbox_timeout_s, self.max_sandbox_timeout_s),
+            max_sandbox_s=self.max_sandbox_timeout_s,
+            execution_s=min(self.execution_timeout_s, self.max_execution_timeout_s),
+            max_execution_s=self.max_execution_timeout_s,
+            max_output_bytes=self.max_output_mib << 20,
+        )
+        self.handlers.extend(handlers.rules(operations.table(times), self._services))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""
@@ -128,6 +167,8 @@ class SandboxExtension(ExtensionApp):
         if waking:  # a broker that is just starting can be told to go when it serves
             await asyncio.wait([waking], timeout=_WAKING_S)
             waking.cancel()
+        await self._services.executions.stop()
+        await self._services.sandboxes.stop()
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
         # A failed start stays in the manager's list of pending kernels, and shutdown_all would wait for it for ever.
         for kernel_id, task in list(getattr(manager, "_pending_kernels", {}).items()):

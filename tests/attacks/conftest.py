@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks import attacker
+from tests.attacks import attacker, rest_world
 
 only_privileged = pytest.mark.parametrize("host", ["privileged"], indirect=True)
 only_unprivileged = pytest.mark.parametrize("host", ["unprivileged"], indirect=True)
@@ -53,3 +53,30 @@ def claim(host):
     yield make
     for box in boxes:
         box.release()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The address of a server with several people."""
+    with rest_world.a_world(tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.fixture
+def people(world, jp_asyncio_loop):
+    """A client of the REST surface for each person; what they hold ends with the test."""
+    known = {name: rest_world.as_person(world, name) for name in ("operator", "alice", "bob", "")}
+    yield known
+    jp_asyncio_loop.run_until_complete(_release_all(known))
+
+
+async def _release_all(people):
+    for name, rest in people.items():
+        for sandbox in (await rest.get()).body["sandboxes"] if name else ():
+            await rest.delete(sandbox["id"])
+
+
+@pytest.fixture
+def rest(people):
+    """One of them."""
+    return people["alice"]

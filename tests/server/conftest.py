@@ -12,6 +12,7 @@ from traitlets.config import Config
 from jupyter_sandbox.host import places
 from tests.server.brokers import Tree, nothing_is_claimed
 from tests.server.notebook import Notebook
+from tests.server.rest import Rest
 
 KERNELSPEC = Path(__file__).resolve().parents[2] / "kernelspecs" / "sandbox-python"
 
@@ -127,3 +128,9 @@ def new_notebook(start_kernel, open_notebook):
         return notebook
 
     return make
+
+
+@pytest.fixture
+def rest(jp_fetch, jp_serverapp):
+    """A client of the REST surface: `reply = await rest.get("healthz")`."""
+    return Rest(jp_fetch, jp_serverapp)

@@ -1,0 +1,186 @@
+"""Contexts: named places to run code. Each is a kernel of the server's own kernel manager, and its id is the kernel's.
+
+So what is made here shows in Jupyter's list of kernels and a notebook can attach to it, and a notebook's kernel is a
+context here. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tornado import web
+
+from jupyter_sandbox import kernel_specs, sandboxes
+from jupyter_sandbox.errors import (
+    CapacityError,
+    ConflictError,
+    InvalidRequestError,
+    SandboxError,
+    StartError,
+    UnknownContextError,
+)
+from jupyter_sandbox.guards import processes
+from jupyter_sandbox.provisioner import Place
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.provisioner import SandboxProvisioner
+    from jupyter_sandbox.sandboxes import Sandboxes
+
+MAX_CONTEXTS: Final = 32
+"""Of one sandbox; the broker has seats for 64 kernels."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewContext:
+    """What is wanted. `cwd` None: where the sandbox's kernels start."""
+
+    language: str
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """A kernel in a sandbox, with Jupyter's manager of it."""
+
+    id: str
+    sandbox_id: str
+    manager: Any
+    provisioner: SandboxProvisioner
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextView:
+    """A context as its owner sees it. `state` is Jupyter's word: starting, idle, busy, restarting, dead."""
+
+    id: str
+    sandbox_id: str
+    language: str
+    kernel_name: str
+    cwd: str
+    state: str
+    last_activity: datetime
+
+
+class Contexts:
+    """The contexts in the sandboxes of one server."""
+
+    def __init__(self, multi_manager: Any, spec_manager: Any, known: Sandboxes) -> None:
+        """Use the server's kernel manager and kernelspecs."""
+        self.multi_manager, self._spec_manager, self.sandboxes = multi_manager, spec_manager, known
+
+    async def create(self, owner: Owner, sandbox_id: str, wanted: NewContext) -> ContextView:
+        """Start a kernel in a sandbox of `owner`. Raises SandboxError, leaving nothing behind."""
+        sandbox = self.sandboxes.find_ready(owner, sandbox_id)
+        if len(sandbox.lease.tenants) >= MAX_CONTEXTS:
+            raise CapacityError(f"sandbox {sandbox.id} has {MAX_CONTEXTS} contexts; delete those that are not needed")
+        place = Place(
+            lease=sandbox.lease,
+            directory=None if wanted.cwd is None else processes.working_directory(wanted.cwd),
+            environment=dict(sandbox.claim.env) if sandbox.claim else {},
+        )
+        self.sandboxes.watch()
+        kernel_id = await self._start(self._kernel_name(wanted.language, sandbox.lease.template), place)
+        if sandbox.lease.loss is not None or not sandbox.lease.is_connected:
+            await self.multi_manager.shutdown_kernel(kernel_id, now=True)
+            raise StartError(f"sandbox {sandbox.id} ended while the context started")
+        return self.view(self.get(owner, sandbox.id, kernel_id))
+
+    def get(self, owner: Owner, sandbox_id: str, context_id: str) -> Context:
+        """Return a context; raises UnknownSandboxError or UnknownContextError."""
+        for context in self._inside(owner, sandbox_id):
+            if context.id == context_id:
+                return context
+        raise UnknownContextError(f"no context {context_id[:60]!r} in sandbox {sandbox_id}")
+
+    def all_in(self, owner: Owner, sandbox_id: str) -> list[ContextView]:
+        """Return the contexts of a sandbox; raises UnknownSandboxError."""
+        return [self.view(context) for context in self._inside(owner, sandbox_id)]
+
+    async def restart(self, owner: Owner, sandbox_id: str, context_id: str) -> ContextView:
+        """Replace the kernel by a new one in the same place. Files stay, variables are gone."""
+        context = self.get(owner, sandbox_id, context_id)
+        try:
+            await self.multi_manager.restart_kernel(context.id)
+        except (web.HTTPError, RuntimeError, TimeoutError) as error:
+            raise _ours(error, f"context {context.id} did not restart") from error
+        return self.view(self.get(owner, sandbox_id, context_id))
+
+    async def interrupt(self, owner: Owner, sandbox_id: str, context_id: str) -> None:
+        """Interrupt what runs in the kernel, whoever started it."""
+        context = self.get(owner, sandbox_id, context_id)
+        try:
+            await self.multi_manager.interrupt_kernel(context.id)
+        except RuntimeError as error:
+            raise ConflictError(f"context {context.id} runs no kernel at the moment") from error
+
+    async def delete(self, owner: Owner, sandbox_id: str, context_id: str) -> None:
+        """End the kernel. A claimed sandbox stays; a notebook's ends with its last kernel."""
+        context = self.get(owner, sandbox_id, context_id)
+        await self.multi_manager.shutdown_kernel(context.id)
+
+    def view(self, context: Context) -> ContextView:
+        """Return what its owner sees."""
+        manager = context.manager
+        return ContextView(
+            id=context.id,
+            sandbox_id=context.sandbox_id,
+            language=manager.kernel_spec.language,
+            kernel_name=manager.kernel_name,
+            cwd=context.provisioner.directory or "",
+            state=manager.execution_state,
+            last_activity=manager.last_activity,
+        )
+
+    def _inside(self, owner: Owner, sandbox_id: str) -> list[Context]:
+        sandbox = self.sandboxes.find(owner, sandbox_id)
+        return [
+            Context(id=kernel_id, sandbox_id=sandbox.id, manager=manager, provisioner=provisioner)
+            for kernel_id, manager, provisioner in sandboxes.kernels(self.multi_manager)
+            if provisioner.lease is sandbox.lease and hasattr(manager, "execution_state")
+        ]
+
+    def _kernel_name(self, language: str, template: str) -> str:
+        """Return the kernelspec for a language: one of this template if there is one, else the first by name."""
+        fitting: list[tuple[bool, str]] = []
+        for name, entry in sorted(self._spec_manager.get_all_specs().items()):
+            spec = entry["spec"]
+            needs_directory = any("{resource_dir}" in argument for argument in spec["argv"])
+            if spec["language"] == language and kernel_specs.is_ours(spec.get("metadata")) and not needs_directory:
+                stanza = spec["metadata"]["kernel_provisioner"].get("config", {})
+                fitting.append((stanza.get("template", "python") != template, name))
+        if not fitting:
+            raise InvalidRequestError(f"no kernel for language {language[:40]!r} can start in a sandbox")
+        return min(fitting)[1]
+
+    async def _start(self, kernel_name: str, place: Place) -> str:
+        try:
+            kernel_id: str = await self.multi_manager.start_kernel(kernel_name=kernel_name, place=place)
+            return kernel_id
+        except (web.HTTPError, RuntimeError) as error:
+            raise _ours(error, "the context did not start") from error
+        finally:
+            self._forget_failed_starts()
+
+    def _forget_failed_starts(self) -> None:
+        """jupyter_client keeps a failed start among those that are under way, for ever."""
+        pending = getattr(self.multi_manager, "_pending_kernels", {})
+        for kernel_id, task in list(pending.items()):
+            if task.done() and kernel_id not in self.multi_manager:
+                del pending[kernel_id]
+
+
+def _ours(error: BaseException, words: str) -> SandboxError:
+    """Return the error of ours that Jupyter's managers have wrapped, or a new one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SandboxError):
+            return cause
+        cause = cause.__cause__
+    return StartError(words)

@@ -1,0 +1,330 @@
+"""The sandboxes that can be reached through this server: claimed for an owner, kept for a time, released once.
+
+A sandbox is known by its lease. Leases are held here, for those that were claimed for their own sake, and by the
+provisioners of running kernels; both are asked, nothing is copied. It knows no HTTP and no surface's words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox import owners
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, SandboxError, UnknownSandboxError
+from jupyter_sandbox.provisioner import SandboxProvisioner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jupyter_sandbox.owners import Owner
+
+_MAX_ENDS: Final = 4096
+"""Of how many sandboxes that are gone we know whose they were and why."""
+_END_WITHIN_S: Final = 20
+_TICK_S: Final = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class SandboxState(StrEnum):
+    """What an owner can do with a sandbox: everything, or wait."""
+
+    READY = "ready"
+    ENDING = "ending"
+
+
+class Origin(StrEnum):
+    """Who made a sandbox, which decides what ends it: release and time, or the end of its last kernel."""
+
+    CLAIM = "claim"
+    KERNEL = "kernel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What is wanted. Two claims with the same idempotency key must be equal."""
+
+    template: str
+    timeout_s: float
+    metadata: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxView:
+    """A sandbox as its owner sees it. `contexts` are kernel ids; `expires_at` is None for a kernel's sandbox."""
+
+    id: str
+    template: str
+    state: SandboxState
+    origin: Origin
+    created_at: datetime
+    expires_at: datetime | None
+    metadata: dict[str, str]
+    contexts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which sandboxes of an owner are listed: all those that have everything that is named here."""
+
+    state: str | None = None
+    template: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def fits(self, view: SandboxView) -> bool:
+        """Whether a sandbox is one of them."""
+        return (
+            self.state in (None, view.state)
+            and self.template in (None, view.template)
+            and all(view.metadata.get(name) == value for name, value in self.metadata)
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class Sandbox:
+    """A sandbox and what is known of it here. `ends_at` is on our clock; None: it has no time limit."""
+
+    lease: client.Lease
+    owner: Owner | None
+    origin: Origin
+    claim: Claim | None = None
+    key: str | None = None
+    ends_at: float | None = None
+    expires_at: datetime | None = None
+    kernels: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The id."""
+        return self.lease.sandbox
+
+
+@dataclass(frozen=True)
+class _End:
+    owner: Owner | None
+    words: str
+
+
+Kernel = tuple[str, Any, SandboxProvisioner]
+
+
+def kernels(multi_manager: Any) -> Iterator[Kernel]:
+    """The running sandbox kernels of a server: id, manager, provisioner."""
+    for kernel_id in multi_manager.list_kernel_ids():
+        manager = multi_manager.get_kernel(kernel_id)
+        if isinstance(manager.provisioner, SandboxProvisioner):
+            yield kernel_id, manager, manager.provisioner
+
+
+class Sandboxes:
+    """All sandboxes of one server."""
+
+    def __init__(self, multi_manager: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with those that kernels of `multi_manager` hold."""
+        self._manager, self._clock = multi_manager, clock
+        self._claimed: dict[str, Sandbox] = {}
+        self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self.also_watch: Callable[[], bool] = lambda: False
+        """Called with each look; whether there is something to look after that is not ours."""
+        self._ends: collections.OrderedDict[str, _End] = collections.OrderedDict()
+
+    # -- what an owner may ask
+
+    async def claim(self, owner: Owner, wanted: Claim, key: str | None = None) -> SandboxView:
+        """Claim a sandbox, or return the one that was claimed with the same `key` and still lives.
+
+        Raises SandboxError; ConflictError when that one was claimed with other arguments.
+        """
+        if key is None:
+            return self._view(await self._claim(owner, wanted, None))
+        before = self._by_key.get((owner, key))
+        if before is None:
+            task = asyncio.create_task(self._claim(owner, wanted, key), name="claim of a sandbox")
+            before = (wanted, task)
+            self._by_key[owner, key] = before
+            task.add_done_callback(lambda done: self._forget_failed(owner, key, done))
+        if before[0] != wanted:
+            raise ConflictError("a sandbox was claimed with this idempotency key and other arguments; take another key")
+        return self._view(await asyncio.shield(before[1]))
+
+    def find(self, owner: Owner, sandbox_id: str) -> Sandbox:
+        """Return a sandbox of `owner`; raises UnknownSandboxError, which says how it ended if it is known."""
+        for sandbox in self._all():
+            if sandbox.id == sandbox_id and sandbox.owner == owner:
+                return sandbox
+        end = self._ends.get(sandbox_id)
+        raise UnknownSandboxError(end.words if end and end.owner == owner else f"no sandbox {sandbox_id[:60]!r}")
+
+    def find_ready(self, owner: Owner, sandbox_id: str) -> Sandbox:
+        """The same; raises ConflictError when it is ending."""
+        sandbox = self.find(owner, sandbox_id)
+        if sandbox.id in self._ending:
+            raise ConflictError(f"sandbox {sandbox.id} is ending")
+        return sandbox
+
+    def get(self, owner: Owner, sandbox_id: str) -> SandboxView:
+        """Return a sandbox of `owner`; raises UnknownSandboxError."""
+        return self._view(self.find(owner, sandbox_id))
+
+    def page(self, owner: Owner, wanted: Filter, limit: int, after: str = "") -> tuple[list[SandboxView], bool]:
+        """Return at most `limit` sandboxes of `owner` in the order of their ids, and whether there are more."""
+        mine = sorted((sandbox for sandbox in self._all() if sandbox.owner == owner), key=lambda each: each.id)
+        views = (self._view(sandbox) for sandbox in mine if sandbox.id > after)
+        found = [view for view in views if wanted.fits(view)]
+        return found[:limit], len(found) > limit
+
+    def renew(self, owner: Owner, sandbox_id: str, timeout_s: float) -> SandboxView:
+        """Let a claimed sandbox live so long from now on."""
+        sandbox = self.find_ready(owner, sandbox_id)
+        if sandbox.origin is Origin.KERNEL:
+            raise ConflictError(f"sandbox {sandbox.id} was started by a notebook: it has no time limit to renew")
+        self._set_time(sandbox, timeout_s)
+        return self._view(sandbox)
+
+    async def release(self, owner: Owner, sandbox_id: str) -> None:
+        """End a sandbox and every kernel in it; quiet when it ended before."""
+        try:
+            sandbox = self.find(owner, sandbox_id)
+        except UnknownSandboxError:
+            end = self._ends.get(sandbox_id)
+            if end is None or end.owner != owner:
+                raise
+            return
+        await asyncio.shield(self._end(sandbox, "was released"))
+
+    # -- the server's own life
+
+    def watch(self) -> None:
+        """Look twice a second what ended and what is over, as long as there is something to look after."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="watch over sandboxes")
+
+    async def _watch(self) -> None:
+        try:
+            while self.also_watch() or self._claimed or any(each.is_guest for _, _, each in kernels(self._manager)):
+                await asyncio.sleep(_TICK_S)
+                try:
+                    await self.tick()
+                except Exception:
+                    log.exception("looking after the sandboxes failed; it is tried again")
+        finally:
+            self._watching = None
+
+    async def tick(self) -> None:
+        """Notice what ended and what is over."""
+        for sandbox in list(self._claimed.values()):
+            lease = sandbox.lease
+            lease.listen()
+            if not lease.is_connected and lease.loss is None:
+                with contextlib.suppress(BrokerUnavailableError):
+                    await lease.reattach()
+            if lease.loss is not None:
+                self._end(sandbox, f"is gone. {lease.loss}")
+            elif sandbox.ends_at is not None and self._clock() >= sandbox.ends_at:
+                self._end(sandbox, "ended: its time was over, and nobody renewed it")
+        for _, _, provisioner in list(kernels(self._manager)):
+            lost = provisioner.lease if provisioner.is_guest else None
+            if lost is not None and lost.loss is not None and lost.sandbox not in self._claimed:
+                self._end(_of_kernel(lost, None), f"is gone. {lost.loss}")
+
+    async def stop(self) -> None:
+        """Give everything back that was claimed here."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for _, task in list(self._by_key.values()):
+            task.cancel()
+        for sandbox in list(self._claimed.values()):
+            self._end(sandbox, "ended with its server")
+        if self._ending:
+            await asyncio.wait(list(self._ending.values()))
+
+    # -- inside
+
+    async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
+        lease = await client.Lease.claim(wanted.template, "none", "", None)
+        lease.is_kept = True
+        sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
+        self._set_time(sandbox, wanted.timeout_s)
+        self._claimed[sandbox.id] = sandbox
+        self.watch()
+        return sandbox
+
+    def _forget_failed(self, owner: Owner, key: str, done: asyncio.Task[Sandbox]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            self._by_key.pop((owner, key), None)
+
+    def _set_time(self, sandbox: Sandbox, timeout_s: float) -> None:
+        sandbox.ends_at = self._clock() + timeout_s
+        sandbox.expires_at = datetime.now(UTC) + timedelta(seconds=timeout_s)
+
+    def _all(self) -> list[Sandbox]:
+        """Every sandbox, with the kernels in it."""
+        inside: dict[str, list[str]] = collections.defaultdict(list)
+        found: dict[str, Sandbox] = dict(self._claimed)
+        for kernel_id, manager, provisioner in kernels(self._manager):
+            if (lease := provisioner.lease) is not None:
+                inside[lease.sandbox].append(kernel_id)
+                if lease.sandbox not in found:
+                    found[lease.sandbox] = _of_kernel(lease, owners.of_kernel(manager))
+        for sandbox in found.values():
+            sandbox.kernels = tuple(inside[sandbox.id])
+        return list(found.values())
+
+    def _view(self, sandbox: Sandbox) -> SandboxView:
+        return SandboxView(
+            id=sandbox.id,
+            template=sandbox.lease.template,
+            state=SandboxState.ENDING if sandbox.id in self._ending else SandboxState.READY,
+            origin=sandbox.origin,
+            created_at=sandbox.lease.claimed_at,
+            expires_at=sandbox.expires_at,
+            metadata=dict(sandbox.claim.metadata) if sandbox.claim else {},
+            contexts=sandbox.kernels,
+        )
+
+    def _end(self, sandbox: Sandbox, how: str) -> asyncio.Task[None]:
+        """Begin to end a sandbox, once; return who does it."""
+        if sandbox.id not in self._ending:
+            task = asyncio.create_task(self._end_now(sandbox, how), name=f"end of {sandbox.id}")
+            self._ending[sandbox.id] = task
+            if sandbox.key is not None and sandbox.owner is not None:
+                self._by_key.pop((sandbox.owner, sandbox.key), None)
+        return self._ending[sandbox.id]
+
+    async def _end_now(self, sandbox: Sandbox, how: str) -> None:
+        try:
+            living = [kernel_id for kernel_id, _, inside in kernels(self._manager) if inside.lease is sandbox.lease]
+            await asyncio.gather(*(self._shut_down(kernel_id) for kernel_id in living))
+            with contextlib.suppress(SandboxError):
+                await client.call(verbs.Release(sandbox=sandbox.id), verbs.Done, start=False)
+        finally:
+            sandbox.lease.close()
+            self._claimed.pop(sandbox.id, None)
+            del self._ending[sandbox.id]
+            self._ends[sandbox.id] = _End(sandbox.owner, f"sandbox {sandbox.id} {how}")
+            while len(self._ends) > _MAX_ENDS:
+                self._ends.popitem(last=False)
+            log.info("sandbox %s %s", sandbox.id, how)
+
+    async def _shut_down(self, kernel_id: str) -> None:
+        """End a kernel in its manager, so that every client is told. The sandbox ends in any case."""
+        try:
+            async with asyncio.timeout(_END_WITHIN_S):
+                await self._manager.shutdown_kernel(kernel_id, now=True)
+        except Exception as error:  # noqa: BLE001 - Jupyter's managers raise whatever their parts do
+            log.warning("kernel %s did not end cleanly: %s", kernel_id, type(error).__name__)
+
+
+def _of_kernel(lease: client.Lease, owner: Owner | None) -> Sandbox:
+    return Sandbox(lease=lease, owner=owner, origin=Origin.KERNEL)

@@ -1,0 +1,1 @@
+"""Our own REST, under `/api/sandboxes`, in Jupyter's manner."""

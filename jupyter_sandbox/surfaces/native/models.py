@@ -1,0 +1,304 @@
+"""What REST requests hold, as shapes, and how services' values look as JSON, with the schemas of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.contexts import ContextView, NewContext
+from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecution
+from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
+from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Nullable, Number, Record, Table, Text, Whole
+from jupyter_sandbox.sandboxes import Claim, Origin, SandboxState, SandboxView
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from jupyter_sandbox.guards.shapes import Schema
+
+_MIN_TIMEOUT_S: Final = 0.1
+TEMPLATE: Final = Text(max_length=40, pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", examples=("python",))
+METADATA_NAME: Final = Text(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.\/-]+$")
+METADATA_VALUE: Final = Text(max_length=256, pattern=NAME)
+METADATA: Final = Table(names=METADATA_NAME, values=METADATA_VALUE, max_entries=16)
+ENVIRONMENT: Final = Table(
+    names=Text(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+    values=Text(max_length=4096),
+    max_entries=64,
+    max_characters=8192,
+)
+DIRECTORY: Final = Text(
+    min_length=1, max_length=1024, pattern=r"^\/(sandbox|workspace|tmp)(\/[^\u0000]*)?$", examples=("/sandbox",)
+)
+KEY: Final = Text(min_length=1, max_length=128, pattern=r"^[\u0021-\u007e]+$")
+CODE: Final = Text(max_length=1 << 20, examples=("print(6 * 7)",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """How long things live, and what they may print, by configuration."""
+
+    sandbox_s: float = 900
+    max_sandbox_s: float = 86_400
+    execution_s: float = 60
+    max_execution_s: float = 3_600
+    max_output_bytes: int = 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """How long from now."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Which sandboxes to list."""
+
+    limit: int
+    cursor: str | None = None
+    state: str | None = None
+    template: str | None = None
+    metadata: tuple[str, ...] = field(default=())
+
+
+def claim(times: Times) -> Record:
+    """The body of a claim."""
+    return Record(
+        name="Claim",
+        build=Claim,
+        fields={
+            "template": Field(shape=TEMPLATE, summary="Name of the template.", default="python"),
+            "timeout_s": Field(
+                shape=Number(minimum=1, maximum=times.max_sandbox_s),
+                summary="How long it lives unless it is renewed, seconds.",
+                default=times.sandbox_s,
+            ),
+            "metadata": Field(shape=METADATA, summary="Words of your own, to find it by.", default={}),
+            "env": Field(shape=ENVIRONMENT, summary="Environment variables of its contexts.", default={}),
+        },
+    )
+
+
+def renewal(times: Times) -> Record:
+    """The body of a renewal."""
+    shape = Number(minimum=1, maximum=times.max_sandbox_s)
+    summary = "How long it lives from now on, seconds."
+    return Record(name="Renewal", build=Renewal, fields={"timeout_s": Field(shape=shape, summary=summary)})
+
+
+NEW_CONTEXT: Final = Record(
+    name="NewContext",
+    build=NewContext,
+    fields={
+        "language": Field(shape=Choice(("python",)), summary="Language of the kernel.", default="python"),
+        "cwd": Field(shape=Nullable(DIRECTORY), summary="Working directory, inside the sandbox.", default=None),
+    },
+)
+
+
+def new_execution(times: Times) -> Record:
+    """The body of an execution."""
+    return Record(
+        name="NewExecution",
+        build=NewExecution,
+        fields={
+            "code": Field(shape=CODE, summary="What to run."),
+            "timeout_s": Field(
+                shape=Number(minimum=_MIN_TIMEOUT_S, maximum=times.max_execution_s),
+                summary="When it is interrupted, seconds after it was accepted; waiting counts.",
+                default=times.execution_s,
+            ),
+            "max_output_bytes": Field(
+                shape=Whole(minimum=0, maximum=times.max_output_bytes),
+                summary="How much of its outputs is kept; more ends it.",
+                default=times.max_output_bytes,
+            ),
+            "detached": Field(
+                shape=Flag(), summary="Answer at once and go on without the client; fetch it later.", default=False
+            ),
+        },
+    )
+
+
+PAGE: Final = Record(
+    name="Page",
+    build=Page,
+    fields={
+        "limit": Field(shape=Whole(minimum=1, maximum=500), summary="At most so many.", default=100),
+        "cursor": Field(
+            shape=Text(max_length=32, pattern=r"^c2J4[A-Za-z0-9_-]{28}$"),
+            summary="`next` of the page before.",
+            default=None,
+        ),
+        "state": Field(shape=Choice(tuple(SandboxState)), summary="Only those in this state.", default=None),
+        "template": Field(shape=TEMPLATE, summary="Only those of this template.", default=None),
+        "metadata": Field(
+            shape=Text(min_length=2, max_length=321, pattern=r"^[A-Za-z0-9_.\/-]{1,64}:[^\u0000-\u001f\u007f]*$"),
+            summary="Only those with this metadata, as `name:value`; may come more than once.",
+            default=(),
+        ),
+    },
+)
+REPEATABLE: Final = frozenset({"metadata"})
+MAX_REPEATED: Final = 16
+KEY_HEADER: Final = "Idempotency-Key"
+
+
+# -- values of services as JSON
+
+
+def time(value: datetime | None) -> str | None:
+    """ISO 8601 in UTC, as Jupyter writes it."""
+    return None if value is None else value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def sandbox(view: SandboxView) -> dict[str, Any]:
+    """A sandbox."""
+    return {
+        "id": view.id,
+        "template": view.template,
+        "state": str(view.state),
+        "origin": str(view.origin),
+        "created_at": time(view.created_at),
+        "expires_at": time(view.expires_at),
+        "metadata": view.metadata,
+        "contexts": list(view.contexts),
+    }
+
+
+def context(view: ContextView) -> dict[str, Any]:
+    """A context."""
+    return {
+        "id": view.id,
+        "sandbox_id": view.sandbox_id,
+        "language": view.language,
+        "kernel_name": view.kernel_name,
+        "cwd": view.cwd,
+        "state": view.state,
+        "last_activity": time(view.last_activity),
+    }
+
+
+def execution(view: ExecutionView, *, with_outputs: bool = True) -> dict[str, Any]:
+    """An execution. Its outputs are those of a notebook's cell."""
+    model = {
+        "id": view.id,
+        "sandbox_id": view.sandbox_id,
+        "context_id": view.context_id,
+        "state": str(view.state),
+        "outcome": None if view.outcome is None else str(view.outcome),
+        "message": view.message,
+        "detached": view.detached,
+        "accepted_at": time(view.accepted_at),
+        "started_at": time(view.started_at),
+        "ended_at": time(view.ended_at),
+        "duration_s": None if view.duration_s is None else round(view.duration_s, 6),
+        **_folded(view.folded),
+    }
+    return model | {"outputs": list(view.folded.outputs)} if with_outputs else model
+
+
+def _folded(folded: Folded) -> dict[str, Any]:
+    failure, omitted = folded.failure, folded.omitted
+    return {
+        "execution_count": folded.execution_count,
+        "error": None if failure is None else {"name": failure.name, "value": failure.value},
+        "omitted": {
+            "outputs": omitted.outputs,
+            "bytes": omitted.bytes,
+            "refused_messages": omitted.refused_messages,
+            "refused_bytes": omitted.refused_bytes,
+        },
+    }
+
+
+def event(change: OutputEvent) -> dict[str, Any]:
+    """A line of a stream."""
+    return {"type": change.kind} if change.kind == "clear" else {"type": change.kind, "output": change.output}
+
+
+# -- their schemas
+
+_TIME: Final[Schema] = {"type": "string", "format": "date-time"}
+_TEXT: Final[Schema] = {"type": "string"}
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(name: str) -> Schema:
+    return {"type": "array", "items": {"$ref": f"#/components/schemas/{name}"}}
+
+
+_OUTPUT: Final[Schema] = {
+    "type": "object",
+    "description": "An output of nbformat 4: stream, display_data, execute_result or error.",
+    "properties": {"output_type": {"enum": ["stream", "display_data", "execute_result", "error"]}},
+    "required": ["output_type"],
+}
+_EXECUTION: Final[dict[str, Schema]] = {
+    "id": _TEXT,
+    "sandbox_id": _TEXT,
+    "context_id": _TEXT,
+    "state": {"enum": [str(state) for state in ExecutionState]},
+    "outcome": _or_null({"enum": [str(outcome) for outcome in Outcome]}),
+    "message": _or_null(_TEXT),
+    "detached": {"type": "boolean"},
+    "accepted_at": _TIME,
+    "started_at": _or_null(_TIME),
+    "ended_at": _or_null(_TIME),
+    "duration_s": _or_null({"type": "number"}),
+    "execution_count": _or_null(_COUNT),
+    "error": _or_null(_object(name=_TEXT, value=_TEXT)),
+    "omitted": _object(outputs=_COUNT, bytes=_COUNT, refused_messages=_COUNT, refused_bytes=_COUNT),
+}
+SCHEMAS: Final[dict[str, Schema]] = {
+    "Problem": _object(code=_TEXT, message=_TEXT, hint=_TEXT),
+    "Sandbox": _object(
+        id=_TEXT,
+        template=_TEXT,
+        state={"enum": [str(state) for state in SandboxState]},
+        origin={"enum": [str(origin) for origin in Origin]},
+        created_at=_TIME,
+        expires_at=_or_null(_TIME),
+        metadata={"type": "object", "additionalProperties": _TEXT},
+        contexts={"type": "array", "items": _TEXT},
+    ),
+    "Sandboxes": _object(sandboxes=_list("Sandbox"), next=_or_null(_TEXT)),
+    "Context": _object(
+        id=_TEXT,
+        sandbox_id=_TEXT,
+        language=_TEXT,
+        kernel_name=_TEXT,
+        cwd=_TEXT,
+        state=_TEXT,
+        last_activity=_TIME,
+    ),
+    "Contexts": _object(contexts=_list("Context")),
+    "Output": _OUTPUT,
+    "Execution": _object(**_EXECUTION, outputs=_list("Output")),
+    "ExecutionSummary": _object(**_EXECUTION),
+    "Executions": _object(executions=_list("ExecutionSummary")),
+    "Event": {
+        "type": "object",
+        "description": "One line or message of a stream: `started` with the execution, then `output` (a piece of text, "
+        "if it is a stream's), `update` of the outputs with a display id, `clear`, and last `ended` with the execution "
+        "without its outputs.",
+        "properties": {"type": {"enum": ["started", "output", "update", "clear", "ended"]}},
+        "required": ["type"],
+    },
+    "Health": _object(status=_TEXT),
+}

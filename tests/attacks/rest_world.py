@@ -1,0 +1,71 @@
+"""A server in a process of its own with several people, for attacks on its REST surface."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient
+
+from tests.attacks.attacker import REPOSITORY
+from tests.server.brokers import Tree
+from tests.server.rest import Rest
+from tests.server.server_process import a_server, request
+
+GROWTH_MIB = 100
+"""What the server may take more while it is attacked, at any moment."""
+BLOCKED_S = 0.1
+
+
+@contextlib.contextmanager
+def a_world(folder: Path):
+    """Yield the address of a server whose sandbox kernels have the memory to attack it, and that watches itself."""
+    tree = Tree()
+    (tree.templates / "attacker.toml").write_text("min_idle = 0\n[limits]\nmemory_mib = 3072\n")
+    text = (REPOSITORY / "kernelspecs/sandbox-python/kernel.json").read_text()
+    for name, config in (("sandbox-python", {}), ("attacker", {"template": "attacker", "workspace": "none"})):
+        spec = json.loads(text)
+        spec["metadata"]["kernel_provisioner"]["config"] = config
+        directory = folder / "jupyter/kernels" / name
+        directory.mkdir(parents=True)
+        (directory / "kernel.json").write_text(json.dumps(spec))
+    extensions = {"jupyter_sandbox": True, "tests.attacks.loop_watch": True, "jupyter_server_terminals": False}
+    tree.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(REPOSITORY))
+            patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+            more = [f"--ServerApp.jpserver_extensions={extensions}", "--ServerApp.log_level=ERROR"]
+            more += ["--ServerApp.identity_provider_class=tests.attacks.people.People"]
+            with a_server(tree, folder, *more) as (process, url):
+                yield url
+                ended = process.poll()
+                assert ended is None, f"the server died ({ended}): {process.stderr.read().decode()[-3000:]}"
+    finally:
+        tree.stop()
+
+
+def as_person(url: str, name: str) -> Rest:
+    """A client of the REST surface."""
+    client = AsyncHTTPClient(force_instance=True, max_clients=200)
+
+    async def fetch(*parts, params, **how):
+        path = "/".join(quote(part, safe="") for part in parts)
+        query = f"?{urlencode(params)}" if params else ""
+        return await client.fetch(f"{url}{path}{query}", **how)
+
+    return Rest(fetch, headers={"Authorization": f"token {name}"} if name else {})
+
+
+@contextlib.asynccontextmanager
+async def watched(url: str):
+    """The server grows by less than the bound while this runs, and its loop is never blocked."""
+    before = await request(f"{url}watch", "POST", {})
+    yield
+    after = await request(f"{url}watch", "DELETE")
+    grown, blocked_s = round(after["peak_mib"] - before["rss_mib"]), after["longest_block_s"]
+    assert grown < GROWTH_MIB, f"grown {grown} MiB"
+    assert blocked_s < BLOCKED_S, f"blocked {blocked_s:.3f} s"

@@ -1,0 +1,74 @@
+"""Who may use REST: Jupyter's token, cookie, XSRF token and authorizer decide, as for Jupyter's own API."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from jupyter_server.auth import Authorizer
+from traitlets.config import Config
+
+from tests.server.rest import Rest
+
+ASKED: list[tuple[str, str]] = []
+
+
+class Recording(Authorizer):
+    """Allows everything but to execute in kernels."""
+
+    def is_authorized(self, handler, user, action, resource):
+        ASKED.append((resource, action))
+        return (resource, action) != ("kernels", "execute")
+
+
+@pytest.fixture
+def jp_server_config(jp_server_config, request):
+    if "authorizer" in request.fixturenames:
+        jp_server_config.merge(Config({"ServerApp": {"authorizer_class": Recording}}))
+    return jp_server_config
+
+
+@pytest.fixture
+def authorizer():
+    ASKED.clear()
+    return ASKED
+
+
+async def test_the_authorizer_is_asked_as_for_jupyters_own_kernels(authorizer, rest):
+    context = await rest.context()
+    reply = await context.start("print(1)")
+    assert (reply.status, reply.code) == (403, "forbidden")
+    await rest.get(*context.parts)
+    await rest.delete(context.sandbox_id)
+    assert authorizer == [
+        *(
+            ("sandboxes", "write"),
+            ("kernels", "write"),
+            ("kernels", "execute"),
+            ("kernels", "read"),
+            ("sandboxes", "write"),
+        )
+    ]
+
+
+async def test_a_cookie_alone_changes_nothing(rest, jp_serverapp, http_server_client, jp_base_url):
+    """A page of another site can make a browser send the cookie, but not the XSRF token that lies in another one."""
+
+    async def fetch(*parts, headers, params, **how):
+        return await http_server_client.fetch(f"{jp_base_url}{'/'.join(parts)}", headers=headers, **how)
+
+    reply = await rest.get("openapi.json")
+    cookies = [cookie.split(";")[0] for cookie in reply.headers.get_list("Set-Cookie")]
+    browser = Rest(fetch, headers={"Cookie": "; ".join(cookies)})
+    assert (await browser.get(headers={"Referer": f"http://{jp_serverapp.ip}/"})).status in {200, 403}
+    for reply in (await browser.post(body={}), await browser.delete(f"sbx_{'0' * 20}")):
+        assert (reply.status, reply.code) == (403, "forbidden")
+    assert (await rest.get()).body["sandboxes"] == []
+
+
+async def test_the_document_is_served_with_the_servers_own_bounds(rest):
+    document = (await rest.get("openapi.json")).body
+    assert document["openapi"].startswith("3.1")
+    assert document["servers"] == [{"url": "/a%40b"}]
+    assert document["components"]["schemas"]["Claim"]["properties"]["timeout_s"]["maximum"] == 86_400
+    assert json.dumps(document).count("operationId") > 17

@@ -1,0 +1,53 @@
+"""The examples of the REST page run as they stand, against a server of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import KERNELSPEC
+from tests.server.server_process import TOKEN, a_server
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/rest.md").read_text()
+
+
+def example(language: str) -> str:
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return block
+
+
+@pytest.fixture
+def url(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    shutil.copytree(KERNELSPEC, tmp_path / "jupyter/kernels" / KERNELSPEC.name)
+    extensions = {"jupyter_sandbox": True, "jupyter_server_terminals": False}
+    with a_server(tree, tmp_path, f"--ServerApp.jpserver_extensions={extensions}") as (_, address):
+        yield address.rstrip("/")
+
+
+def run(*command: str, url: str) -> str:
+    environment = os.environ | {"URL": url, "TOKEN": TOKEN}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_curl_example_runs(url):
+    if not shutil.which("curl"):
+        pytest.skip("needs curl")
+    first, *events = run("bash", "-euo", "pipefail", "-c", example("sh"), url=url).replace("}{", "}\n{").splitlines()
+    execution = json.loads(first)
+    assert (execution["outcome"], execution["outputs"][0]["text"]) == ("ok", "42\n")
+    kinds = [json.loads(line)["type"] for line in events]
+    assert kinds == ["started", "output", "output", "output", "ended"]
+
+
+def test_the_python_example_runs(url):
+    assert run(sys.executable, "-c", example("python"), url=url) == "error ZeroDivisionError\n"
