@@ -6,6 +6,8 @@ context here. It knows no HTTP.
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +27,7 @@ from jupyter_sandbox.guards import processes
 from jupyter_sandbox.provisioner import Place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from datetime import datetime
 
     from jupyter_sandbox.owners import Owner
@@ -74,11 +77,13 @@ class Contexts:
     def __init__(self, multi_manager: Any, spec_manager: Any, known: Sandboxes) -> None:
         """Use the server's kernel manager and kernelspecs."""
         self.multi_manager, self._spec_manager, self.sandboxes = multi_manager, spec_manager, known
+        self._starting: collections.Counter[str] = collections.Counter()
+        self._changing: dict[str, asyncio.Task[object]] = {}
 
     async def create(self, owner: Owner, sandbox_id: str, wanted: NewContext) -> ContextView:
         """Start a kernel in a sandbox of `owner`. Raises SandboxError, leaving nothing behind."""
         sandbox = self.sandboxes.find_ready(owner, sandbox_id)
-        if len(sandbox.lease.tenants) >= MAX_CONTEXTS:
+        if len(sandbox.lease.tenants) + self._starting[sandbox.id] >= MAX_CONTEXTS:
             raise CapacityError(f"sandbox {sandbox.id} has {MAX_CONTEXTS} contexts; delete those that are not needed")
         place = Place(
             lease=sandbox.lease,
@@ -86,7 +91,13 @@ class Contexts:
             environment=dict(sandbox.claim.env) if sandbox.claim else {},
         )
         self.sandboxes.watch()
-        kernel_id = await self._start(self._kernel_name(wanted.language, sandbox.lease.template), place)
+        kernel_name = self._kernel_name(wanted.language, sandbox.lease.template)
+        self._starting[sandbox.id] += 1
+        try:
+            kernel_id = await self._start(kernel_name, place)
+        finally:
+            self._starting[sandbox.id] -= 1
+            self._starting += collections.Counter()  # keeps those that are more than 0
         if sandbox.lease.loss is not None or not sandbox.lease.is_connected:
             await self.multi_manager.shutdown_kernel(kernel_id, now=True)
             raise StartError(f"sandbox {sandbox.id} ended while the context started")
@@ -106,10 +117,9 @@ class Contexts:
     async def restart(self, owner: Owner, sandbox_id: str, context_id: str) -> ContextView:
         """Replace the kernel by a new one in the same place. Files stay, variables are gone."""
         context = self.get(owner, sandbox_id, context_id)
-        try:
-            await self.multi_manager.restart_kernel(context.id)
-        except (web.HTTPError, RuntimeError, TimeoutError) as error:
-            raise _ours(error, f"context {context.id} did not restart") from error
+        if context.id in self._changing:
+            raise ConflictError(f"context {context.id} is being restarted or deleted")
+        await self._change(context, self.multi_manager.restart_kernel)
         return self.view(self.get(owner, sandbox_id, context_id))
 
     async def interrupt(self, owner: Owner, sandbox_id: str, context_id: str) -> None:
@@ -123,7 +133,10 @@ class Contexts:
     async def delete(self, owner: Owner, sandbox_id: str, context_id: str) -> None:
         """End the kernel. A claimed sandbox stays; a notebook's ends with its last kernel."""
         context = self.get(owner, sandbox_id, context_id)
-        await self.multi_manager.shutdown_kernel(context.id)
+        while (change := self._changing.get(context.id)) is not None:
+            await asyncio.wait([change])
+        if context.id in self.multi_manager:
+            await self._change(context, self.multi_manager.shutdown_kernel)
 
     def view(self, context: Context) -> ContextView:
         """Return what its owner sees."""
@@ -158,6 +171,18 @@ class Contexts:
         if not fitting:
             raise InvalidRequestError(f"no kernel for language {language[:40]!r} can start in a sandbox")
         return min(fitting)[1]
+
+    async def _change(self, context: Context, change: Callable[[str], Coroutine[Any, Any, object]]) -> None:
+        """Restart or end a kernel. jupyter_client is not made for two of these at once."""
+        task = asyncio.create_task(change(context.id), name=f"change of {context.id}")
+        self._changing[context.id] = task
+        task.add_done_callback(lambda _: self._changing.pop(context.id, None))
+        try:
+            await asyncio.shield(task)
+        except (web.HTTPError, KeyError, RuntimeError, TimeoutError) as error:
+            if context.id not in self.multi_manager:  # it was shut down as a kernel meanwhile
+                raise UnknownContextError(f"no context {context.id} in sandbox {context.sandbox_id}") from error
+            raise _ours(error, f"the kernel of context {context.id} did not obey") from error
 
     async def _start(self, kernel_name: str, place: Place) -> str:
         try:

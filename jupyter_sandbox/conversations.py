@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CHANNELS: Final[tuple[Channel, ...]] = ("iopub", "shell", "control")
 _ASK_AGAIN_S: Final = 0.1
 _MAX_ABANDONED: Final = 64
+INTERRUPT_AGAIN_S: Final = 0.25
+_MAX_INTERRUPTS: Final = 20
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Conversation:
         self._listener: Listener | None = None
         self._msg_id = ""
         self._abandoned: dict[str, None] = {}
-        self._interrupting: asyncio.Task[None] | None = None
+        self._pursuit: asyncio.Task[None] | None = None
         self.last_words: str | None = None
         """Why the kernel died last, if it did."""
         for event in ("restart", "dead"):
@@ -144,6 +146,8 @@ class Conversation:
             if not stream.closed():
                 stream.close()
         self._streams.clear()
+        if self._pursuit is not None:
+            self._pursuit.cancel()
         if self.is_possible:
             for event in ("restart", "dead"):
                 self._multi_manager.remove_restart_callback(self._context.id, self._note_death, event)
@@ -187,9 +191,17 @@ class Conversation:
 
     def _note_abandoned(self, msg_id: str, state: str) -> None:
         if msg_id in self._abandoned and state == "busy":
-            self._interrupting = asyncio.create_task(self.interrupt(_ASK_AGAIN_S))
+            self._pursuit = asyncio.create_task(self._pursue(msg_id), name=f"interrupt of {self._context.id}")
         elif state == "idle":
             self._abandoned.pop(msg_id, None)
+
+    async def _pursue(self, msg_id: str) -> None:
+        """Interrupt abandoned code until it ends: a kernel that has just begun may not notice the first time."""
+        for _ in range(_MAX_INTERRUPTS):
+            if msg_id not in self._abandoned or not self._streams:
+                return
+            await self.interrupt(INTERRUPT_AGAIN_S)
+            await asyncio.sleep(INTERRUPT_AGAIN_S)
 
     def _refused(self, refusal: Refusal) -> None:
         if self._listener is None or refusal.reason == Reason.UNKNOWN_TYPE:

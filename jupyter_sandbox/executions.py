@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox.conversations import Conversation
+from jupyter_sandbox.conversations import INTERRUPT_AGAIN_S, Conversation
 from jupyter_sandbox.errors import BusyError, UnknownExecutionError
 from jupyter_sandbox.execution import Execution, ExecutionView, NewExecution
 from jupyter_sandbox.execution_fold import Outcome
@@ -52,11 +52,12 @@ class _Queue:
     def __init__(self, conversation: Conversation, bounds: Bounds, on_end: Callable[[Execution], None]) -> None:
         self.conversation, self._bounds, self._on_end = conversation, bounds, on_end
         self._waiting: collections.deque[Execution] = collections.deque()
+        self._is_running = False
         self.task: asyncio.Task[None] | None = None
 
     def add(self, execution: Execution) -> None:
         """Let it wait for its turn; raises BusyError when too many do."""
-        if self.task is not None and len(self._waiting) >= self._bounds.max_waiting:
+        if len(self._waiting) + self._is_running > self._bounds.max_waiting:
             raise BusyError(
                 f"{self._bounds.max_waiting} executions wait in context {execution.context_id}", retry_after_s=1
             )
@@ -88,12 +89,14 @@ class _Queue:
         try:
             while self._waiting:
                 execution = self._waiting.popleft()
+                self._is_running = True
                 try:
                     await self._run(execution)
                 except Exception:
                     log.exception("execution %s failed inside", execution.id)
                     execution.end(Outcome.DIED, "The server failed inside; its log says more.")
                 finally:
+                    self._is_running = False
                     self.conversation.end(interrupt_when_begun=False)
                     self._on_end(execution)
         finally:
@@ -109,7 +112,8 @@ class _Queue:
         execution.on_backlog = lambda is_full: conversation.pause() if is_full else conversation.resume()
         conversation.execute(execution.wanted.code, execution)
         stopped: Outcome | None = None
-        give_up_at, looked_at = float("inf"), loop.time()
+        give_up_at = interrupt_at = float("inf")
+        looked_at = loop.time()
         while not fold.is_complete:
             now = loop.time()
             if stopped is None and (stopped := self._why_to_stop(execution, now)) is not None:
@@ -117,8 +121,7 @@ class _Queue:
                 if not fold.is_begun:
                     conversation.end(interrupt_when_begun=True)
                     break
-                await conversation.interrupt(self._bounds.grace_s)
-                continue
+                interrupt_at = now
             if now - looked_at >= _LOOK_S:
                 looked_at = now
                 if await conversation.is_over():
@@ -128,7 +131,10 @@ class _Queue:
                     break
             if now >= give_up_at:
                 break
-            until = min(looked_at + _LOOK_S, give_up_at, execution.deadline if stopped is None else give_up_at)
+            if now >= interrupt_at:  # again and again: a kernel that has just begun may not notice the first time
+                interrupt_at = now + INTERRUPT_AGAIN_S
+                await conversation.interrupt(INTERRUPT_AGAIN_S)
+            until = min(looked_at + _LOOK_S, give_up_at, interrupt_at if stopped else execution.deadline)
             await _wait(execution.news, until)
         self._conclude(execution, stopped)
 

@@ -269,6 +269,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         if self._place is not None:
             lease = self._lease = await self._reach(self._place.lease)
         if lease is not None and (lease.loss is not None or not lease.is_connected):
+            lease.tenants.discard(self._seat)
             lease.close()
             lease = None
         elif lease is not None and await self.poll() is None:

@@ -101,6 +101,7 @@ class Sandbox:
     ends_at: float | None = None
     expires_at: datetime | None = None
     kernels: tuple[str, ...] = ()
+    reattaching: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:
@@ -135,6 +136,7 @@ class Sandboxes:
         self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[verbs.StatusReport] | None = None
         self.also_watch: Callable[[], bool] = lambda: False
         """Called with each look; whether there is something to look after that is not ours."""
         self._ends: collections.OrderedDict[str, _End] = collections.OrderedDict()
@@ -203,6 +205,12 @@ class Sandboxes:
             return
         await asyncio.shield(self._end(sandbox, "was released"))
 
+    async def check(self) -> None:
+        """Raise SandboxError unless a broker answers. It is asked once for all who want to know at the same time."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport, start=False))
+        await asyncio.shield(self._checking)
+
     # -- the server's own life
 
     def watch(self) -> None:
@@ -226,9 +234,8 @@ class Sandboxes:
         for sandbox in list(self._claimed.values()):
             lease = sandbox.lease
             lease.listen()
-            if not lease.is_connected and lease.loss is None:
-                with contextlib.suppress(BrokerUnavailableError):
-                    await lease.reattach()
+            if not lease.is_connected and lease.loss is None and sandbox.reattaching is None:
+                sandbox.reattaching = asyncio.create_task(self._reattach(sandbox), name=f"reattach {sandbox.id}")
             if lease.loss is not None:
                 self._end(sandbox, f"is gone. {lease.loss}")
             elif sandbox.ends_at is not None and self._clock() >= sandbox.ends_at:
@@ -250,6 +257,15 @@ class Sandboxes:
             await asyncio.wait(list(self._ending.values()))
 
     # -- inside
+
+    async def _reattach(self, sandbox: Sandbox) -> None:
+        """The broker died, and the next one may need a while to come; the others must not wait for that."""
+        try:
+            await sandbox.lease.reattach()
+        except BrokerUnavailableError as error:
+            log.warning("sandbox %s: the broker is gone: %s", sandbox.id, error)
+        finally:
+            sandbox.reattaching = None
 
     async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
         lease = await client.Lease.claim(wanted.template, "none", "", None)
@@ -309,6 +325,8 @@ class Sandboxes:
             with contextlib.suppress(SandboxError):
                 await client.call(verbs.Release(sandbox=sandbox.id), verbs.Done, start=False)
         finally:
+            if sandbox.reattaching is not None:
+                sandbox.reattaching.cancel()
             sandbox.lease.close()
             self._claimed.pop(sandbox.id, None)
             del self._ending[sandbox.id]

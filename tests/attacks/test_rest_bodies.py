@@ -8,6 +8,7 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient
 
 from tests.attacks.naughty import STRINGS
 from tests.attacks.rest_world import watched
@@ -262,6 +263,18 @@ async def test_a_stranger_finds_nothing_of_another_owner(people, world):
     assert asked >= 13
     assert (await bob.get()).body["sandboxes"] == []
     assert (await alice.get(*context.parts, "executions", execution)).body["state"] == "running"
+
+
+async def test_a_notebooks_sandbox_belongs_to_who_started_it(people, world):
+    headers = {"Authorization": "token bob"}
+    opened = AsyncHTTPClient()
+    kernel = await opened.fetch(
+        f"{world}api/kernels", method="POST", body='{"name": "sandbox-python"}', headers=headers
+    )
+    (found,) = (await people["bob"].get()).body["sandboxes"]
+    assert found["contexts"] == [json.loads(kernel.body)["id"]]
+    assert (await people["alice"].get()).body["sandboxes"] == []
+    assert (await people["alice"].get(found["id"])).status == 404
 
 
 async def test_a_key_is_its_owners(people):

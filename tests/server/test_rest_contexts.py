@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 from jupyter_sandbox.contexts import MAX_CONTEXTS
@@ -88,6 +89,23 @@ async def test_a_context_that_dies_comes_back_in_its_sandbox(rest):
     assert "status 3" in died["message"], died
     assert await context.printed("print(open('/sandbox/file').read())") == "kept\n"
     assert [each.sandbox for each in await sandboxes()] == [context.sandbox_id]
+
+
+async def test_a_context_deleted_by_several_at_once_is_gone_and_nobody_fails(rest):
+    context = await rest.context()
+    replies = await asyncio.gather(
+        *(rest.delete(*context.parts) for _ in range(4)), rest.post(*context.parts, "restart")
+    )
+    assert {reply.status for reply in replies} <= {204, 404, 409}
+    assert (await rest.get(*context.parts)).status == 404
+    assert (await rest.delete(context.sandbox_id)).status == 204
+
+
+async def test_contexts_that_start_at_once_do_not_pass_the_bound(rest, monkeypatch):
+    monkeypatch.setattr("jupyter_sandbox.contexts.MAX_CONTEXTS", 2)
+    sandbox = await rest.claimed()
+    replies = await asyncio.gather(*(rest.post(sandbox["id"], "contexts", body={}) for _ in range(6)))
+    assert sorted(reply.status for reply in replies) == [201, 201, 503, 503, 503, 503]
 
 
 async def test_a_kernel_shut_down_by_jupyter_is_no_context_any_more(rest, jp_fetch):

@@ -6,7 +6,6 @@ import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.sandboxes import Filter
 from jupyter_sandbox.surfaces.native import models
 from jupyter_sandbox.web import Form
@@ -184,7 +183,7 @@ async def health(_: Services, __: Call) -> Answer:
     return Answer(model={"status": "ok"})
 
 
-async def readiness(_: Services, __: Call) -> Answer:
+async def readiness(services: Services, _: Call) -> Answer:
     """That a broker is, too."""
-    await client.call(verbs.Status(), verbs.StatusReport, start=False)
+    await services.sandboxes.check()
     return Answer(model={"status": "ready"})

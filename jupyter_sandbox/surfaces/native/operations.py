@@ -186,7 +186,7 @@ def _in_context(times: models.Times, no_context: tuple[type[errors.SandboxError]
             model="Context",
             resource="kernels",
             action="write",
-            refusals=(*no_context, errors.StartError),
+            refusals=(*no_context, errors.ConflictError, errors.StartError),
         ),
         Operation(
             name="interrupt_context",
