@@ -46,3 +46,15 @@ c.SandboxExtension.max_offline_mib = 16
 
 # How the notebook's directory shows in a sandbox: `overlay` reads the real files and writes to the sandbox's own disk.
 c.SandboxProvisioner.workspace = "overlay"
+
+# -- Programs over REST (/api/sandboxes) ----------------------------------------------------------------------------
+
+# A sandbox that a program forgot goes after a quarter of an hour; none lives longer than a day unless it is renewed.
+c.SandboxExtension.sandbox_timeout_s = 900
+c.SandboxExtension.max_sandbox_timeout_s = 86_400
+
+# An execution is interrupted after a minute unless it asks for more, and has its end after an hour in any case.
+c.SandboxExtension.execution_timeout_s = 60
+c.SandboxExtension.max_execution_timeout_s = 3_600
+c.SandboxExtension.max_output_mib = 8
+c.SandboxExtension.max_waiting_executions = 16

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 from datetime import datetime, timedelta
 
 import pytest
@@ -176,3 +178,18 @@ async def test_a_server_stops_with_everything_that_was_claimed(rest, jp_serverap
     async with asyncio.timeout(15):
         await jp_serverapp._cleanup()
     assert await sandboxes() == []
+
+
+async def test_a_claimed_sandbox_outlives_its_broker(own_tree, rest):
+    context = await rest.context()
+    await context.printed("kept = 1")
+    empty = await rest.claimed()
+    leases = [each.lease for each in rest.services.sandboxes._claimed.values()]
+    before = own_tree.pid()
+    os.kill(before, signal.SIGKILL)
+    await eventually(lambda: own_tree.pid() not in {before, None} and all(lease.is_connected for lease in leases), 30)
+    assert await context.printed("print(kept)") == "1\n"
+    listed = (await rest.get()).body["sandboxes"]
+    assert {each["id"] for each in listed} == {context.sandbox_id, empty["id"]}
+    assert (await rest.delete(context.sandbox_id)).status == 204
+    assert [each.sandbox for each in await sandboxes()] == [empty["id"]]
