@@ -51,6 +51,7 @@ class SandboxExtension(ExtensionApp):
     description = "Every kernel in an isolated worker with its own disk and its own firewall"
     load_other_extensions = True
     classes = [SandboxProvisioner]
+    _services: Services | None = None
 
     exclusive = Bool(
         default_value=False,
@@ -147,7 +148,8 @@ class SandboxExtension(ExtensionApp):
             max_execution_s=self.max_execution_timeout_s,
             max_output_bytes=self.max_output_mib << 20,
         )
-        self.handlers.extend(handlers.rules(operations.table(times), self._services))
+        if self._services is not None:
+            self.handlers.extend(handlers.rules(operations.table(times), self._services))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""
@@ -167,8 +169,9 @@ class SandboxExtension(ExtensionApp):
         if waking:  # a broker that is just starting can be told to go when it serves
             await asyncio.wait([waking], timeout=_WAKING_S)
             waking.cancel()
-        await self._services.executions.stop()
-        await self._services.sandboxes.stop()
+        if self._services is not None:  # a server may stop because we could not be initialized
+            await self._services.executions.stop()
+            await self._services.sandboxes.stop()
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
         # A failed start stays in the manager's list of pending kernels, and shutdown_all would wait for it for ever.
         for kernel_id, task in list(getattr(manager, "_pending_kernels", {}).items()):

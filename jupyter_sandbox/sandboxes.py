@@ -122,8 +122,9 @@ def kernels(multi_manager: Any) -> Iterator[Kernel]:
     """The running sandbox kernels of a server: id, manager, provisioner."""
     for kernel_id in multi_manager.list_kernel_ids():
         manager = multi_manager.get_kernel(kernel_id)
-        if isinstance(manager.provisioner, SandboxProvisioner):
-            yield kernel_id, manager, manager.provisioner
+        provisioner = getattr(manager, "provisioner", None)
+        if isinstance(provisioner, SandboxProvisioner):
+            yield kernel_id, manager, provisioner
 
 
 class Sandboxes:

@@ -140,6 +140,11 @@ async def test_a_notebooks_sandbox_is_reachable_and_ends_with_its_last_kernel(re
     assert await sandboxes() == []
 
 
+async def test_a_native_kernel_is_in_no_sandbox(rest, start_kernel):
+    await start_kernel("python3")
+    assert (await rest.get()).body["sandboxes"] == []
+
+
 async def test_a_release_ends_a_notebooks_kernel_too(rest, start_kernel, jp_fetch):
     await start_kernel()
     (found,) = (await rest.get()).body["sandboxes"]
