@@ -20,11 +20,12 @@ import fcntl
 import os
 import shutil
 import struct
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
-from jupyter_sandbox.host import processes
+from jupyter_sandbox.host import elsewhere, idmaps, processes
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
@@ -33,36 +34,102 @@ if TYPE_CHECKING:
     from jupyter_sandbox.host.stage import Stage
     from jupyter_sandbox.specs import Limits
 
+TOP: Final = "/sandbox"
+"""Where a worker sees its disk."""
 _LOOP_CTL_GET_FREE: Final = 0x4C82
 _LOOP_CONFIGURE: Final = 0x4C0A
 _LO_FLAGS_AUTOCLEAR: Final = 4
 _LO_FLAGS_DIRECT_IO: Final = 16
 _BLOCK: Final = 4096
 _ATTEMPTS: Final = 64
+_MAX_VIEWS: Final = 4
 _PARTS: Final = ("home", "upper", "work")
 _WORKER_ATTRIBUTES: Final = linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV
 _HOST_ATTRIBUTES: Final = _WORKER_ATTRIBUTES | linux.MOUNT_ATTR_NOEXEC | linux.MOUNT_ATTR_NOSYMFOLLOW
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Disk:
-    """One disk, held by descriptors of three detached mounts of it, each for one use."""
+    """One disk, held by descriptors of detached mounts of it. A mount can be attached once.
 
-    home_mount: int
+    `uid` is the host uid that owns its files; None when that is the one user whom the broker serves. `home_mount` and
+    `layers_mount` are for the worker; a disk that was recovered has none, since its worker has them.
+    """
+
+    uid: int | None
+    stage: Stage
     view_mount: int
-    layers_mount: int
+    home_mount: int | None = None
+    layers_mount: int | None = None
+    _views: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Mounts of the same files for host users and groups."""
+    _is_closed: bool = False
+    _keeping: threading.Lock = field(default_factory=threading.Lock)
+    """For `_views` and `_is_closed`; nobody holds it for long."""
+    _cloning: threading.Lock = field(default_factory=threading.Lock)
 
     def home(self) -> int:
-        """Return a new descriptor of the mount that the worker sees at /sandbox. It can be attached once."""
-        return os.dup(self.home_mount)
+        """Return a new descriptor of the mount that the worker sees at /sandbox."""
+        return _another(self.home_mount)
 
     def layers(self) -> int:
-        """Return a new descriptor of the mount that holds an overlay's `upper` and `work`. It can be attached once."""
-        return os.dup(self.layers_mount)
+        """Return a new descriptor of the mount that holds an overlay's `upper` and `work`."""
+        return _another(self.layers_mount)
 
-    def host_view(self) -> int:
-        """Return a new directory descriptor of the worker's files for the host; no symlink is followed through it."""
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.view_mount)
+    def view(self, uid: int, gid: int) -> int | None:
+        """Return a directory descriptor of the same files for a host user, or None before `keep_view`.
+
+        No symlink is followed through it, and that user and whoever lives in the sandbox are one person there: what one
+        writes the other owns.
+        """
+        with self._keeping:
+            mount = self._views.get((uid, gid))
+            if mount is None:
+                return None
+            return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+
+    def make_view(self, uid: int, gid: int) -> int:
+        """Return a mount for `keep_view`. Blocking: call it in a thread. Raises OSError."""
+        mount = self._clone_view()
+        try:
+            if self.uid is None:
+                linux.set_mount_attributes(mount, _HOST_ATTRIBUTES)
+            else:
+                namespace = idmaps.user_namespace(f"{self.uid} {uid} 1", f"{self.uid} {gid} 1")
+                try:
+                    attributes = _HOST_ATTRIBUTES | linux.MOUNT_ATTR_IDMAP
+                    linux.set_mount_attributes(mount, attributes, user_namespace=namespace)
+                finally:
+                    os.close(namespace)
+        except BaseException:
+            os.close(mount)
+            raise
+        return mount
+
+    def _clone_view(self) -> int:
+        """Return a clone of `view_mount`, and put another in its place: it has been attached now."""
+        with self._cloning:
+            if self._is_closed:
+                raise OSError(errno.EBADF, "the disk is gone")
+            with contextlib.ExitStack() as undo, self.stage.attached(view=self.view_mount):
+                mount = linux.clone_mount(self.view_mount)
+                undo.callback(os.close, mount)
+                spare = linux.clone_mount(self.view_mount)
+                undo.pop_all()
+            os.dup2(spare, self.view_mount, inheritable=False)
+            os.close(spare)
+            return mount
+
+    def keep_view(self, uid: int, gid: int, mount: int) -> None:
+        """Take over what `make_view` made; raises StartError when the disk was closed meanwhile."""
+        with self._keeping:
+            if self._is_closed:
+                os.close(mount)
+                raise StartError("the disk is gone")
+            kept = self._views.pop((uid, gid), None) if len(self._views) < _MAX_VIEWS else self._views.popitem()[1]
+            if kept is not None:
+                os.close(kept)
+            self._views[uid, gid] = mount
 
     def usage(self) -> tuple[int, int]:
         """Return used and total bytes."""
@@ -70,9 +137,35 @@ class Disk:
         return (status.f_blocks - status.f_bfree) * status.f_frsize, status.f_blocks * status.f_frsize
 
     def close(self) -> None:
-        """Let go; the disk ends when the worker does."""
-        for mount in (self.home_mount, self.view_mount, self.layers_mount):
-            os.close(mount)
+        """Let go; the disk ends when the worker does. Blocking: call it in a thread."""
+        with self._cloning, self._keeping:
+            self._is_closed = True
+            for mount in (self.view_mount, self.home_mount, self.layers_mount, *self._views.values()):
+                if mount is not None:
+                    os.close(mount)
+            self._views.clear()
+
+
+def _another(mount: int | None) -> int:
+    if mount is None:
+        raise OSError(errno.EBADF, "the worker has its disk already")
+    return os.dup(mount)
+
+
+def recovered(pidfd: int, uid: int | None, stage: Stage) -> Disk:
+    """Return the disk of a worker that outlived its broker, where the worker, which `pidfd` holds, sees it.
+
+    Blocking. Raises OSError when there is none, or it is not the worker's.
+    """
+    mount = elsewhere.clone(pidfd, TOP)
+    try:
+        owner = os.stat(".", dir_fd=mount).st_uid
+        if uid not in (None, owner):
+            raise OSError(errno.EPERM, f"what lies at {TOP} belongs to {owner}")
+    except BaseException:
+        os.close(mount)
+        raise
+    return Disk(uid=uid, stage=stage, view_mount=mount)
 
 
 class Disks(Protocol):
@@ -82,6 +175,9 @@ class Disks(Protocol):
 
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """Make an empty disk whose files belong to host uid `uid`; raises DiskSpaceError or StartError."""
+
+    def recover(self, pidfd: int, uid: int | None) -> Disk:
+        """See `recovered`."""
 
 
 class LoopDisks:
@@ -107,7 +203,7 @@ class LoopDisks:
                 undo.callback(os.close, loop[0])
                 mount = linux.new_filesystem("ext4", {"source": loop[1], "errors": "remount-ro"}, _WORKER_ATTRIBUTES)
                 undo.callback(os.close, mount)
-                return _furnished(mount, uid, self._stage)
+                return _furnished(mount, uid, self._stage, owner=uid)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskSpaceError(
@@ -115,6 +211,10 @@ class LoopDisks:
                     retry_after_s=5,
                 ) from error
             raise StartError(f"the virtual disk could not be made: {error}") from error
+
+    def recover(self, pidfd: int, uid: int | None) -> Disk:
+        """See Disks."""
+        return recovered(pidfd, uid, self._stage)
 
     def _admit(self, size_mib: int) -> None:
         free_mib = shutil.disk_usage(self._directory).free >> 20
@@ -148,14 +248,18 @@ class MemoryDisks:
         try:
             mount = linux.new_filesystem("tmpfs", {"source": name, "mode": "755", **options}, _WORKER_ATTRIBUTES)
             try:
-                return _furnished(mount, uid, self._stage)
+                return _furnished(mount, uid, self._stage, owner=None)
             finally:
                 os.close(mount)
         except OSError as error:
             raise StartError(f"the virtual disk could not be made: {error}") from error
 
+    def recover(self, pidfd: int, uid: int | None) -> Disk:
+        """See Disks."""
+        return recovered(pidfd, uid, self._stage)
 
-def _furnished(mount: int, uid: int, stage: Stage) -> Disk:
+
+def _furnished(mount: int, uid: int, stage: Stage, *, owner: int | None) -> Disk:
     """Return the disk on the new file system `mount`, whose parts belong to host uid `uid`. Uses `mount` up."""
     for part in _PARTS:
         os.mkdir(part, 0o755, dir_fd=mount)
@@ -166,9 +270,8 @@ def _furnished(mount: int, uid: int, stage: Stage) -> Disk:
             clones.append(linux.clone_mount(mount, part))
             undo.callback(os.close, clones[-1])
         home, view, layers = clones
-        linux.set_mount_attributes(view, _HOST_ATTRIBUTES)
         undo.pop_all()
-    return Disk(home_mount=home, view_mount=view, layers_mount=layers)
+    return Disk(uid=owner, stage=stage, view_mount=view, home_mount=home, layers_mount=layers)
 
 
 def _attach(image: Path) -> tuple[int, str]:

@@ -19,11 +19,11 @@ import pwd
 import re
 import stat
 import threading
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.errors import WorkspaceError
+from jupyter_sandbox.host import idmaps
 from jupyter_sandbox.specs import Share, Workspace, WorkspaceMode
 from sandbox_worker import linux
 
@@ -112,7 +112,7 @@ class Mounter:
         """Return the user namespace with these maps; the last ones are kept, since making one forks this process."""
         maps = (uid_map, gid_map)
         if maps not in self._namespaces:
-            self._namespaces[maps] = _user_namespace(uid_map, gid_map)
+            self._namespaces[maps] = idmaps.user_namespace(uid_map, gid_map)
         self._namespaces.move_to_end(maps)
         if len(self._namespaces) > _KEPT_NAMESPACES:
             os.close(self._namespaces.popitem(last=False)[1])
@@ -160,29 +160,3 @@ def _known(uid: int) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _user_namespace(uid_map: str, gid_map: str) -> int:
-    """Return a descriptor of a new user namespace with these maps, for idmapped mounts. Nobody is in it."""
-    ready_reader, ready_writer = os.pipe2(os.O_CLOEXEC)
-    done_reader, done_writer = os.pipe2(os.O_CLOEXEC)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child makes system calls only, no Python machinery
-        holder = os.fork()
-    if holder == 0:
-        try:
-            linux.unshare(linux.CLONE_NEWUSER)
-            os.write(ready_writer, b"!")
-            os.close(done_writer)
-            os.read(done_reader, 1)
-        finally:
-            os._exit(0)
-    try:
-        os.close(ready_writer)
-        os.read(ready_reader, 1)
-        linux.write_id_maps(holder, uid_map, gid_map)
-        return os.open(f"/proc/{holder}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        for descriptor in (ready_reader, done_reader, done_writer):
-            os.close(descriptor)
-        os.waitpid(holder, 0)

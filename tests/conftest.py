@@ -117,10 +117,10 @@ def containers(instance: str) -> list[str]:
         client.close()
 
 
-def run_as(uid: int, *command: str, **kwargs) -> subprocess.CompletedProcess[str]:
+def run_as(uid: int, *command: str, gid: int | None = None, **kwargs) -> subprocess.CompletedProcess[str]:
     """Run a command as another user without groups."""
     return subprocess.run(
-        ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *command],
+        ["setpriv", f"--reuid={uid}", f"--regid={gid or uid}", "--clear-groups", *command],
         text=True,
         capture_output=True,
         check=False,

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.errors import InvalidRequestError, ProtocolError, SandboxError
+from jupyter_sandbox.errors import InvalidRequestError, ProtocolError, SandboxError, StartError
+from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
 from jupyter_sandbox.specs import Workspace, WorkspaceMode
 from sandbox_worker import messages
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.broker.registry import Registry
     from jupyter_sandbox.broker.sandbox import Event, Sandbox
+    from jupyter_sandbox.disks import Disk
     from jupyter_sandbox.engines import Engine
 
 MAX_CONNECTIONS: Final = 4096
@@ -195,7 +197,7 @@ class Server:
                 disk = registry.get(uid, request.sandbox).worker.disk
                 if disk is None:
                     raise InvalidRequestError("the disk of a recovered sandbox can be reached from inside only")
-                return verbs.Done(), [disk.host_view()]
+                return verbs.Done(), [await _opened(disk, uid, connection.channel.peer_gid())]
             case verbs.Release():
                 sandbox = registry.get(uid, request.sandbox)
                 for other in self._connections:
@@ -270,3 +272,16 @@ class Server:
     def _require_operator(uid: int) -> None:
         if uid != os.getuid():
             raise InvalidRequestError("only the user that the broker runs as may do this")
+
+
+async def _opened(disk: Disk, uid: int, gid: int) -> int:
+    """Return a view of `disk` for a host user. Raises StartError."""
+    try:
+        while (view := disk.view(uid, gid)) is None:
+            async with contextlib.AsyncExitStack() as undo:
+                mount = await tasks.take(undo, asyncio.to_thread(disk.make_view, uid, gid), os.close)
+                undo.pop_all()
+                disk.keep_view(uid, gid, mount)
+    except OSError as error:
+        raise StartError(f"the disk cannot be shown: {error}") from error
+    return view

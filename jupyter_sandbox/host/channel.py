@@ -62,6 +62,10 @@ class Channel:
         """Return the uid of the process at the other end, as the kernel recorded it when it connected."""
         return self._peer()[1]
 
+    def peer_gid(self) -> int:
+        """Return its group, likewise."""
+        return self._peer()[2]
+
     def peer_pid(self) -> int:
         """Return the pid of the process at the other end, likewise; it may have ended since."""
         return self._peer()[0]

@@ -1,4 +1,4 @@
-"""Attach mounts inside the mount namespace of another process, from outside.
+"""Attach mounts inside the mount namespace of another process, or clone one from there, from outside.
 
 A forked child enters the namespace and makes system calls only; the caller's own namespace never changes. Blocking:
 call it in a thread. Needs root. Sources: setns(2) with a pidfd (Linux 5.8), move_mount(2), mount(2).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import warnings
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -48,6 +49,40 @@ def attach(
         _, status = os.waitpid(child, 0)
     if reason or status:
         raise OSError(reason or f"the process that attaches mounts ended with status {status}")
+
+
+def clone(pidfd: int, path: str) -> int:
+    """Return a detached clone of the mount that `pidfd`'s process sees at `path`; raises OSError.
+
+    No symlink is followed at the end of `path`. It cannot be cloned once more from here, open_tree(2).
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # as above
+            child = os.fork()
+        if child == 0:
+            _clone_and_exit(pidfd, path, theirs)
+        theirs.close()
+        try:
+            reason, descriptors, _, _ = socket.recv_fds(ours, _MAX_REASON, 1)
+        finally:
+            os.waitpid(child, 0)
+    if len(descriptors) != 1:
+        raise OSError(reason.decode(errors="replace") or "the process that clones a mount ended without one")
+    os.set_inheritable(descriptors[0], False)
+    return descriptors[0]
+
+
+def _clone_and_exit(pidfd: int, path: str, channel: socket.socket) -> NoReturn:
+    try:
+        signal.alarm(_TIMEOUT_S)
+        linux.setns(pidfd, linux.CLONE_NEWNS)
+        socket.send_fds(channel, [b"+"], [linux.clone_mount(linux.AT_FDCWD, path)])
+    except OSError as error:
+        channel.send(str(error).encode()[:_MAX_REASON])
+    finally:
+        os._exit(0)
 
 
 def _attach_and_exit(

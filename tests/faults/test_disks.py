@@ -20,7 +20,7 @@ from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.specs import Limits, Workspace, WorkspaceMode
 from jupyter_sandbox.workspace import Mounter
 from sandbox_worker import linux
-from tests.conftest import wait_until
+from tests.conftest import run_as, wait_until
 
 from .conftest import claim, running_kernel, status, until
 
@@ -66,10 +66,45 @@ def test_a_disk_has_its_size_and_leaves_nothing(clean, stage):
     assert used < 1 << 20
     assert loops(clean)
     assert sorted(clean.iterdir()) == [], "the image's name is gone while the disk is in use"
-    view = disk.host_view()
-    assert os.fstat(view).st_uid == UID
+    disk.close()
+
+
+def test_a_host_user_owns_in_its_view_what_the_worker_owns_and_the_other_way_round(clean, stage):
+    disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
+    assert disk.view(1234, 1235) is None
+    disk.keep_view(1234, 1235, disk.make_view(1234, 1235))
+    inside, view = disk.home(), disk.view(1234, 1235)
+    theirs = os.open("theirs", os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=inside)
+    os.fchown(theirs, UID, UID)
+    os.close(theirs)
+    code = f"import os; os.close(os.open('theirs', os.O_RDWR, dir_fd={view})); os.mkdir('ours', dir_fd={view})"
+    done = run_as(1234, sys.executable, "-c", code, gid=1235, pass_fds=[view])
+    assert done.returncode == 0, done.stderr
+    for name in (".", "ours", "theirs"):
+        seen, real = os.stat(name, dir_fd=view), os.stat(name, dir_fd=inside)
+        assert (seen.st_uid, seen.st_gid, real.st_uid, real.st_gid) == (1234, 1235, UID, UID)
+    done = run_as(4321, sys.executable, "-c", code, pass_fds=[view])
+    assert "PermissionError" in done.stderr, "it is nobody else's"
+    os.close(inside)
     os.close(view)
     disk.close()
+
+
+def test_a_disk_keeps_few_views_and_none_after_its_end(clean, stage):
+    disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
+    before = len(os.listdir("/proc/self/fd"))
+    for uid in (1, 2, 3, 4, 5, 6, 6):
+        disk.keep_view(uid, uid, disk.make_view(uid, uid))
+    assert len(os.listdir("/proc/self/fd")) == before + 4
+    view = disk.view(6, 6)
+    assert os.fstat(view).st_uid == 6
+    os.close(view)
+    late = disk.make_view(1, 1)
+    disk.close()
+    with pytest.raises(StartError, match="gone"):
+        disk.keep_view(1, 1, late)
+    with pytest.raises(OSError, match="gone"):
+        disk.make_view(1, 1)
 
 
 def test_a_host_below_its_reserve_makes_no_disk(clean, stage):
@@ -235,6 +270,8 @@ def test_a_disk_and_its_overlay_need_no_clone_of_a_mount_that_lies_nowhere(clean
     disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
     with pytest.raises(OSError, match="open_tree"):
         linux.clone_mount(disk.home_mount)
+    for user in (1, 2):
+        disk.keep_view(user, user, disk.make_view(user, user))
     notebooks = tmp_path_factory.mktemp("notebooks")
     (notebooks / "data.csv").write_text("1,2\n")
     layers, directory = disk.layers(), os.open(notebooks, os.O_RDONLY)

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from jupyter_sandbox import workspace
+from jupyter_sandbox.host import idmaps
 from jupyter_sandbox.host.stage import Stage
 
 pytestmark = pytest.mark.unit
@@ -20,7 +21,7 @@ def made(monkeypatch):
         made.append((uid_map, gid_map))
         return os.open(os.devnull, os.O_RDONLY)
 
-    monkeypatch.setattr(workspace, "_user_namespace", make)
+    monkeypatch.setattr(idmaps, "user_namespace", make)
     return made
 
 

@@ -60,7 +60,8 @@ _PIVOT_ROOT, _SECCOMP, _CAPSET = {"x86_64": (155, 317, 126), "aarch64": (41, 277
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _FSPICK, _OPENAT2, _MOUNT_SETATTR = 433, 437, 442
 
-_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+AT_FDCWD: Final = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
@@ -178,7 +179,7 @@ def new_filesystem(fstype: str, options: dict[str, str | None], attributes: int 
 
 def reconfigure(mount_point: str, options: dict[str, str | None]) -> None:
     """Change options of the file system mounted at `mount_point`; others stay. fspick(2), fsconfig(2)."""
-    at = ctypes.c_int(_AT_FDCWD)
+    at = ctypes.c_int(AT_FDCWD)
     context = _syscall(f"fspick {mount_point}", _FSPICK, at, _text(mount_point), ctypes.c_uint(1))
     try:
         _set_options(mount_point, context, options)
@@ -209,7 +210,8 @@ def clone_mount(directory_fd: int, path: str = "", *, recursive: bool = False) -
 
     Before Linux 6.15 `directory_fd` must lie on a mount of the caller's own mount namespace, else EINVAL.
     """
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_EMPTY_PATH | _AT_SYMLINK_NOFOLLOW
+    flags |= _AT_RECURSIVE if recursive else 0
     return _syscall("open_tree", _OPEN_TREE, ctypes.c_int(directory_fd), _text(path), ctypes.c_uint(flags))
 
 
@@ -237,7 +239,7 @@ def attach_mount(mount_fd: int, target: str) -> None:
         _MOVE_MOUNT,
         ctypes.c_int(mount_fd),
         _text(""),
-        ctypes.c_int(_AT_FDCWD),
+        ctypes.c_int(AT_FDCWD),
         _text(target),
         ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
     )
