@@ -153,6 +153,55 @@ class WorkspaceError(SandboxError):
     status = 400
 
 
+class UnknownFileError(SandboxError):
+    """No file or directory of that path in the sandbox."""
+
+    code = "unknown_file"
+    status = 404
+
+
+class FileConflictError(SandboxError):
+    """What is there is in the way: a name is taken, a directory is not empty, or it is not the kind that is needed."""
+
+    code = "file_conflict"
+    status = 409
+
+
+class FileRefusedError(SandboxError):
+    """A symlink, device, socket or FIFO, or something whose permissions its sandbox took away: the host keeps off."""
+
+    code = "file_refused"
+    status = 403
+
+
+class FileChangedError(SandboxError):
+    """The sandbox changed a file or directory while it was used; what was read is not the whole."""
+
+    code = "file_changed"
+    status = 409
+
+
+class FileRangeError(SandboxError):
+    """A range begins after the end of the file."""
+
+    code = "file_range"
+    status = 416
+
+
+class FileTooLargeError(SandboxError):
+    """More bytes than may be transferred at once; a file that was to be replaced is as before."""
+
+    code = "file_too_large"
+    status = 413
+
+
+class DiskFullError(SandboxError):
+    """The disk of a sandbox is full; a file that was to be replaced is as before."""
+
+    code = "disk_full"
+    status = 507
+
+
 class BrokerUnavailableError(SandboxError):
     """The broker cannot be reached or started."""
 
@@ -189,6 +238,13 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         StartError,
         ProgramMissingError,
         WorkspaceError,
+        UnknownFileError,
+        FileConflictError,
+        FileRefusedError,
+        FileChangedError,
+        FileRangeError,
+        FileTooLargeError,
+        DiskFullError,
         BrokerUnavailableError,
         ProtocolError,
     )

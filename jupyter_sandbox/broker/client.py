@@ -121,6 +121,19 @@ async def call(request: object, kind: type[Answer], descriptors: Sequence[int] =
         channel.close()
 
 
+async def open_disk(sandbox: str) -> int:
+    """Return a new directory descriptor of a sandbox's files, for `host.beneath` only. Raises SandboxError."""
+    channel = await connect(start=False)
+    try:
+        _, passed = await ask(channel, verbs.OpenDisk(sandbox=sandbox), verbs.Done)
+    finally:
+        channel.close()
+    if len(passed) != 1:
+        messages.close_all(passed)
+        raise errors.ProtocolError(f"the broker passed {len(passed)} descriptors for one disk")
+    return passed[0]
+
+
 class Lease:
     """A claimed sandbox: the connection that keeps it alive, and what was heard on it."""
 

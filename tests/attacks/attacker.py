@@ -222,6 +222,15 @@ class Sandbox:
     def command(self, *argv: str) -> dict:
         return self.do("box.command(argv)", argv=list(argv))
 
+    def file(self, operation: str, *arguments, **keywords):
+        """What the files service answers in the client process. Raises Refusal."""
+        return self.do(
+            "box.file(operation, *arguments, **keywords)",
+            operation=operation,
+            arguments=list(arguments),
+            keywords=keywords,
+        )
+
     def end(self, timeout: float = 20) -> dict | None:
         return self.do("box.end(timeout)", timeout=timeout)
 

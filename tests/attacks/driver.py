@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -20,6 +21,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.files import Files
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import places
 
@@ -30,12 +32,12 @@ def call(request, kind, descriptors=(), **kwargs):
     return asyncio.run(client.call(request, kind, descriptors, **kwargs))
 
 
-async def _with_descriptors(request, kind):
-    channel = await client.connect()
-    try:
-        return await client.ask(channel, request, kind)
-    finally:
-        channel.close()
+async def _of(values):
+    for value in values:
+        yield value
+
+
+FILES = Files()
 
 
 class Sandbox:
@@ -143,8 +145,21 @@ class Sandbox:
 
     def disk(self):
         """A directory descriptor of the host's view."""
-        _, passed = asyncio.run(_with_descriptors(verbs.OpenDisk(sandbox=self.id), verbs.Done))
-        return passed[0]
+        return asyncio.run(client.open_disk(self.id))
+
+    def file(self, operation, *arguments, **keywords):
+        """What the files service answers: of `reading` the text, else as it is."""
+        return asyncio.run(self._file(operation, arguments, keywords))
+
+    async def _file(self, operation, arguments, keywords):
+        if operation == "reading":
+            async with FILES.reading(self.id, *arguments, **keywords) as reading:
+                return b"".join([block async for block in reading]).decode("latin-1")
+        if operation == "write":
+            path, text = arguments
+            arguments = path, _of([text.encode("latin-1")])
+        answer = await getattr(FILES, operation)(self.id, *arguments, **keywords)
+        return dataclasses.asdict(answer) if dataclasses.is_dataclass(answer) else answer
 
     def row(self):
         listing = call(verbs.List(after=""), verbs.Listing)
@@ -168,6 +183,7 @@ def main():
         "call": call,
         "client": client,
         "verbs": verbs,
+        "FILES": FILES,
         "places": places,
         "asyncio": asyncio,
         "os": os,

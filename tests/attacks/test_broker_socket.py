@@ -108,6 +108,18 @@ def test_a_stranger_cannot_use_a_foreign_sandbox(stranger, held, verb):
     assert held.ask("1 + 1") == 2
 
 
+def test_an_owner_without_root_uses_the_files_of_a_root_brokers_sandbox_and_a_stranger_does_not(user, stranger, held):
+    held.file("write", "dir/file", "from the owner", parents=True)
+    assert held.ask("read('/sandbox/dir/file')") == "from the owner"
+    assert held.ask("os.stat('/sandbox/dir/file').st_uid == os.getuid()")
+    held.execute("write('/sandbox/private', 'x'); os.chmod('/sandbox/private', 0o600); os.chmod('/sandbox/dir', 0o700)")
+    assert held.file("reading", "private") == "x"
+    with pytest.raises(Refusal) as refused:
+        stranger.run("result = asyncio.run(FILES.stat(id, 'private'))", id=held.id)
+    assert refused.value.code == "unknown_sandbox"
+    held.file("delete", "dir", recursive=True)
+
+
 def test_a_stranger_sees_only_what_is_its_own(stranger, user, held):
     assert stranger.run("result = len(call(verbs.List(after=''), verbs.Listing).sandboxes)") == 0
     assert held.id in user.run("result = [row.sandbox for row in call(verbs.List(after=''), verbs.Listing).sandboxes]")

@@ -54,8 +54,8 @@ PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 # Calls newer than 5.1 have one number on every architecture; the older ones do not.
-_PIVOT_ROOT, _SECCOMP, _CAPSET = {"x86_64": (155, 317, 126), "aarch64": (41, 277, 91)}.get(
-    platform.machine(), (-1, -1, -1)
+_PIVOT_ROOT, _SECCOMP, _CAPSET, _RENAMEAT2 = {"x86_64": (155, 317, 126, 316), "aarch64": (41, 277, 91, 276)}.get(
+    platform.machine(), (-1, -1, -1, -1)
 )
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
 _FSPICK, _OPENAT2, _MOUNT_SETATTR = 433, 437, 442
@@ -68,6 +68,8 @@ _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RECONFIGURE = 0, 1, 6, 7
+
+RENAME_NOREPLACE: Final = 1
 
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -260,4 +262,17 @@ def open_beneath(directory_fd: int, path: str, flags: int, mode: int = 0, *, res
         _text(path),
         ctypes.c_char_p(how),
         ctypes.c_size_t(len(how)),
+    )
+
+
+def rename(old_directory: int, old: str, new_directory: int, new: str, flags: int = 0) -> None:
+    """Rename `old` in one directory to `new` in another. renameat2(2)."""
+    _syscall(
+        "renameat2",
+        _RENAMEAT2,
+        ctypes.c_int(old_directory),
+        _text(old),
+        ctypes.c_int(new_directory),
+        _text(new),
+        ctypes.c_uint(flags),
     )

@@ -1,0 +1,185 @@
+"""The files of sandboxes, for whoever serves them: list, look, read, write, make directories, move, delete.
+
+It knows sandboxes, paths and bytes; it does not know HTTP, users or tokens. The broker hands out a view of a
+sandbox's disk for one operation and never sees names or bytes; what may be done with it is done by `host.beneath`.
+Bytes come and go in blocks of bounded size, from and to threads, so neither memory nor the event loop notices how
+large a file is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from traitlets import Int
+from traitlets.config import Configurable
+
+from jupyter_sandbox.broker import client
+from jupyter_sandbox.errors import FileRangeError, FileTooLargeError, InvalidRequestError
+from jupyter_sandbox.guards import paths
+from jupyter_sandbox.host import beneath, tasks
+from jupyter_sandbox.host.beneath import Entry, View
+from jupyter_sandbox.host.deletion import deletion
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+
+    from jupyter_sandbox.guards.paths import Names
+
+MAX_PAGE: Final = 1000
+BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some entries of a directory, in the order of their names; `more` follow the last, or not."""
+
+    entries: tuple[Entry, ...]
+    more: bool
+
+
+class Reading:
+    """A file that is open, and the `size` bytes from `start` that were asked for. Iterate it once."""
+
+    def __init__(self, view: View, names: Names, descriptor: int, entry: Entry, start: int, size: int) -> None:
+        """Use `Files.reading`."""
+        self._view, self._names, self._descriptor = view, names, descriptor
+        self.entry = entry
+        self.start = start
+        self.size = size
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield blocks of `BLOCK` bytes at most; FileChangedError when the file has become shorter."""
+        end = self.start + self.size
+        for offset in range(self.start, end, BLOCK):
+            part = min(BLOCK, end - offset)
+            yield await tasks.whole(
+                asyncio.to_thread(beneath.read, self._view, self._names, self._descriptor, part, offset)
+            )
+
+
+class Files(Configurable):
+    """The files of every sandbox that this process may use. Paths are a client's texts, judged here."""
+
+    max_file_mib = Int(
+        2048, min=1, help="The largest file that may be written or brought from a URL at once, MiB. A disk is smaller."
+    ).tag(config=True)
+
+    def __init__(self, open_disk: Callable[[str], Awaitable[int]] = client.open_disk, **kwargs: object) -> None:
+        """`open_disk` returns a new descriptor of a sandbox's view; see `broker.client`."""
+        super().__init__(**kwargs)
+        self._open_disk = open_disk
+
+    async def stat(self, sandbox: str, path: str) -> Entry:
+        """Return what is at `path`; a symlink is told as one."""
+        names = paths.names(path)
+        async with self._view(sandbox) as view:
+            return await tasks.whole(asyncio.to_thread(beneath.stat, view, names))
+
+    async def listing(self, sandbox: str, path: str, *, after: str = "", limit: int = MAX_PAGE) -> Page:
+        """Return a page of a directory: at most `limit` entries whose names are greater than `after`."""
+        names = paths.names(path)
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidRequestError(f"a page has 1 to {MAX_PAGE} entries")
+        async with self._view(sandbox) as view:
+            look = asyncio.to_thread(beneath.listing, view, names, after=after, limit=limit)
+            entries, more = await tasks.whole(look)
+        return Page(entries=tuple(entries), more=more)
+
+    @contextlib.asynccontextmanager
+    async def reading(
+        self, sandbox: str, path: str, *, start: int = 0, size: int | None = None
+    ) -> AsyncIterator[Reading]:
+        """Open a file to read at most `size` bytes from `start`, which counts from the end when it is negative.
+
+        What is read is what the file had when it was opened: bytes that come later are not.
+        """
+        names = paths.entry(path)
+        async with self._view(sandbox) as view, contextlib.AsyncExitStack() as undo:
+            opening = asyncio.to_thread(beneath.open_file, view, names)
+            descriptor, entry = await tasks.take(undo, opening, lambda opened: os.close(opened[0]))
+            first = max(0, entry.size_bytes + start) if start < 0 else start
+            if first > entry.size_bytes or (size is not None and size < 0):
+                raise FileRangeError(f"{paths.text(names)!a} in sandbox {sandbox} has {entry.size_bytes} bytes")
+            rest = entry.size_bytes - first
+            yield Reading(view, names, descriptor, entry, first, rest if size is None else min(size, rest))
+
+    async def write(
+        self,
+        sandbox: str,
+        path: str,
+        content: AsyncIterable[bytes],
+        *,
+        replace: bool = True,
+        parents: bool = False,
+        max_bytes: int | None = None,
+    ) -> Entry:
+        """Write a file whole, or leave what is there: on any error, and when the caller is cancelled.
+
+        `parents` makes directories that are missing; `max_bytes` is a limit below `max_file_mib`.
+        """
+        names = paths.entry(path)
+        limit = min(self.max_file_mib << 20, self.max_file_mib << 20 if max_bytes is None else max_bytes)
+        async with self._view(sandbox) as view, contextlib.AsyncExitStack() as undo:
+            if parents and names[1:]:
+                making = asyncio.to_thread(beneath.make_directory, view, names[:-1], parents=True)
+                await tasks.whole(making)
+            beginning = asyncio.to_thread(beneath.Draft, view, names)
+            draft = await tasks.take(undo, beginning, lambda draft: asyncio.to_thread(draft.close))
+            async for block in _blocks(content):
+                limit -= len(block)
+                if limit < 0:
+                    raise FileTooLargeError(f"{paths.text(names)!a} in sandbox {sandbox} would be too large")
+                await tasks.whole(asyncio.to_thread(draft.write, block))
+            return await tasks.whole(asyncio.to_thread(draft.publish, replace=replace))
+
+    async def make_directory(self, sandbox: str, path: str, *, parents: bool = False) -> bool:
+        """Make a directory, with `parents` all that are missing on the way; return whether it was new."""
+        names = paths.entry(path)
+        async with self._view(sandbox) as view:
+            return await tasks.whole(asyncio.to_thread(beneath.make_directory, view, names, parents=parents))
+
+    async def move(self, sandbox: str, source: str, target: str, *, replace: bool = False) -> None:
+        """Give a file or directory another path in the same sandbox."""
+        old, new = paths.entry(source), paths.entry(target)
+        async with self._view(sandbox) as view:
+            await tasks.whole(asyncio.to_thread(beneath.move, view, old, new, replace=replace))
+
+    async def delete(self, sandbox: str, path: str, *, recursive: bool = False) -> None:
+        """Delete a file, or a directory with all that is in it if `recursive`. What is cancelled stays in part."""
+        names = paths.entry(path)
+        async with self._view(sandbox) as view:
+            steps = deletion(view, names, recursive=recursive)
+            try:
+                while await tasks.whole(asyncio.to_thread(_advance, steps)):
+                    pass
+            finally:
+                await tasks.whole(asyncio.to_thread(steps.close))
+
+    @contextlib.asynccontextmanager
+    async def _view(self, sandbox: str) -> AsyncIterator[View]:
+        async with contextlib.AsyncExitStack() as undo:
+            directory = await tasks.take(undo, self._open_disk(sandbox), os.close)
+            yield View(sandbox=sandbox, directory=directory)
+
+
+def _advance(steps: Generator[None, None, None]) -> bool:
+    """Take one step; return whether there may be more."""
+    return next(steps, steps) is None
+
+
+async def _blocks(content: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Collect small pieces, so that there are few calls for a file, in blocks that are not much larger than `BLOCK`."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in content:
+        pieces.append(piece)
+        size += len(piece)
+        if size >= BLOCK:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    if size:
+        yield b"".join(pieces)
