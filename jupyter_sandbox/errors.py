@@ -195,6 +195,20 @@ class FileTooLargeError(SandboxError):
     status = 413
 
 
+class UrlRefusedError(SandboxError):
+    """A URL that the server does not fetch from or send to: its form, port or address. Nothing was connected."""
+
+    code = "url_refused"
+    status = 400
+
+
+class TransferError(SandboxError):
+    """The other end of a URL did not answer as it must, or in time; a file that was to be replaced is as before."""
+
+    code = "transfer_failed"
+    status = 502
+
+
 class DiskFullError(SandboxError):
     """The disk of a sandbox is full; a file that was to be replaced is as before."""
 
@@ -244,6 +258,8 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         FileChangedError,
         FileRangeError,
         FileTooLargeError,
+        UrlRefusedError,
+        TransferError,
         DiskFullError,
         BrokerUnavailableError,
         ProtocolError,

@@ -25,7 +25,7 @@ from jupyter_sandbox.host.beneath import Entry, View
 from jupyter_sandbox.host.deletion import deletion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
 
     from jupyter_sandbox.guards.paths import Names
 
@@ -129,7 +129,8 @@ class Files(Configurable):
                 await tasks.whole(making)
             beginning = asyncio.to_thread(beneath.Draft, view, names)
             draft = await tasks.take(undo, beginning, lambda draft: asyncio.to_thread(draft.close))
-            async for block in _blocks(content):
+            blocks = await undo.enter_async_context(contextlib.aclosing(_blocks(content)))
+            async for block in blocks:
                 limit -= len(block)
                 if limit < 0:
                     raise FileTooLargeError(f"{paths.text(names)!a} in sandbox {sandbox} would be too large")
@@ -171,7 +172,7 @@ def _advance(steps: Generator[None, None, None]) -> bool:
     return next(steps, steps) is None
 
 
-async def _blocks(content: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def _blocks(content: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
     """Collect small pieces, so that there are few calls for a file, in blocks that are not much larger than `BLOCK`."""
     pieces: list[bytes] = []
     size = 0

@@ -14,6 +14,7 @@ import pytest
 from jupyter_sandbox import errors, lifecycle
 from jupyter_sandbox.broker.app import BrokerApp
 from jupyter_sandbox.extension import SandboxExtension
+from jupyter_sandbox.file_transfers import FileTransfers
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.provisioner import SandboxProvisioner
 
@@ -76,7 +77,7 @@ def test_every_error_code_is_explained_once_with_its_status():
     assert sorted((code, int(status)) for code, status in rows) == sorted((kind.code, kind.status) for kind in kinds)
 
 
-@pytest.mark.parametrize("application", [BrokerApp, SandboxProvisioner, SandboxExtension, Files])
+@pytest.mark.parametrize("application", [BrokerApp, SandboxProvisioner, SandboxExtension, Files, FileTransfers])
 def test_every_setting_is_explained(application):
     names = own_traits(application)
     assert names, "the class has settings"
