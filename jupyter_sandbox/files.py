@@ -76,7 +76,7 @@ class Files(Configurable):
     async def stat(self, sandbox: str, path: str) -> Entry:
         """Return what is at `path`; a symlink is told as one."""
         names = paths.names(path)
-        async with self._view(sandbox) as view:
+        async with self.view(sandbox) as view:
             return await tasks.whole(asyncio.to_thread(beneath.stat, view, names))
 
     async def listing(self, sandbox: str, path: str, *, after: str = "", limit: int = MAX_PAGE) -> Page:
@@ -84,7 +84,7 @@ class Files(Configurable):
         names = paths.names(path)
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidRequestError(f"a page has 1 to {MAX_PAGE} entries")
-        async with self._view(sandbox) as view:
+        async with self.view(sandbox) as view:
             look = asyncio.to_thread(beneath.listing, view, names, after=after, limit=limit)
             entries, more = await tasks.whole(look)
         return Page(entries=tuple(entries), more=more)
@@ -98,7 +98,7 @@ class Files(Configurable):
         What is read is what the file had when it was opened: bytes that come later are not.
         """
         names = paths.entry(path)
-        async with self._view(sandbox) as view, contextlib.AsyncExitStack() as undo:
+        async with self.view(sandbox) as view, contextlib.AsyncExitStack() as undo:
             opening = asyncio.to_thread(beneath.open_file, view, names)
             descriptor, entry = await tasks.take(undo, opening, lambda opened: os.close(opened[0]))
             first = max(0, entry.size_bytes + start) if start < 0 else start
@@ -123,7 +123,7 @@ class Files(Configurable):
         """
         names = paths.entry(path)
         limit = min(self.max_file_mib << 20, self.max_file_mib << 20 if max_bytes is None else max_bytes)
-        async with self._view(sandbox) as view, contextlib.AsyncExitStack() as undo:
+        async with self.view(sandbox) as view, contextlib.AsyncExitStack() as undo:
             if parents and names[1:]:
                 making = asyncio.to_thread(beneath.make_directory, view, names[:-1], parents=True)
                 await tasks.whole(making)
@@ -140,19 +140,19 @@ class Files(Configurable):
     async def make_directory(self, sandbox: str, path: str, *, parents: bool = False) -> bool:
         """Make a directory, with `parents` all that are missing on the way; return whether it was new."""
         names = paths.entry(path)
-        async with self._view(sandbox) as view:
+        async with self.view(sandbox) as view:
             return await tasks.whole(asyncio.to_thread(beneath.make_directory, view, names, parents=parents))
 
     async def move(self, sandbox: str, source: str, target: str, *, replace: bool = False) -> None:
         """Give a file or directory another path in the same sandbox."""
         old, new = paths.entry(source), paths.entry(target)
-        async with self._view(sandbox) as view:
+        async with self.view(sandbox) as view:
             await tasks.whole(asyncio.to_thread(beneath.move, view, old, new, replace=replace))
 
     async def delete(self, sandbox: str, path: str, *, recursive: bool = False) -> None:
         """Delete a file, or a directory with all that is in it if `recursive`. What is cancelled stays in part."""
         names = paths.entry(path)
-        async with self._view(sandbox) as view:
+        async with self.view(sandbox) as view:
             steps = deletion(view, names, recursive=recursive)
             try:
                 while await tasks.whole(asyncio.to_thread(_advance, steps)):
@@ -161,7 +161,8 @@ class Files(Configurable):
                 await tasks.whole(asyncio.to_thread(steps.close))
 
     @contextlib.asynccontextmanager
-    async def _view(self, sandbox: str) -> AsyncIterator[View]:
+    async def view(self, sandbox: str) -> AsyncIterator[View]:
+        """Hold a view of a sandbox's disk, for one operation: the disk of a released sandbox lives as long."""
         async with contextlib.AsyncExitStack() as undo:
             directory = await tasks.take(undo, self._open_disk(sandbox), os.close)
             yield View(sandbox=sandbox, directory=directory)

@@ -150,6 +150,12 @@ def read(view: View, names: Names, descriptor: int, size: int, offset: int) -> b
         return data
 
 
+def open_directory(view: View, names: Names) -> int:
+    """Return a descriptor of a directory."""
+    with told(view, names):
+        return _open(view, names, _DIRECTORY)
+
+
 class Draft:
     """A file that is being written and has no name yet. Nothing of it stays unless `publish` was called."""
 
@@ -167,9 +173,7 @@ class Draft:
                 if not mode_bits.S_ISREG(there):
                     raise OSError(errno.ENXIO, "")
                 mode = there & 0o777
-            self._file = linux.open_beneath(self._place, ".", os.O_TMPFILE | os.O_WRONLY, 0o600)
-            undo.callback(os.close, self._file)
-            os.fchmod(self._file, mode)
+            self._file = linux.open_beneath(self._place, ".", os.O_TMPFILE | os.O_WRONLY, mode)
             undo.pop_all()
 
     def write(self, data: bytes) -> None:

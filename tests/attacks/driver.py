@@ -21,6 +21,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import places
@@ -38,6 +39,7 @@ async def _of(values):
 
 
 FILES = Files()
+WATCHES = FileWatches(FILES)
 
 
 class Sandbox:
@@ -184,6 +186,7 @@ def main():
         "client": client,
         "verbs": verbs,
         "FILES": FILES,
+        "WATCHES": WATCHES,
         "places": places,
         "asyncio": asyncio,
         "os": os,

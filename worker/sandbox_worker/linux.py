@@ -71,6 +71,19 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE, _FSCONFIG_CMD_RE
 
 RENAME_NOREPLACE: Final = 1
 
+IN_MODIFY: Final = 0x2
+IN_ATTRIB: Final = 0x4
+IN_MOVED_FROM: Final = 0x40
+IN_MOVED_TO: Final = 0x80
+IN_CREATE: Final = 0x100
+IN_DELETE: Final = 0x200
+IN_DELETE_SELF: Final = 0x400
+IN_MOVE_SELF: Final = 0x800
+IN_UNMOUNT: Final = 0x2000
+IN_Q_OVERFLOW: Final = 0x4000
+IN_ONLYDIR: Final = 0x01000000
+IN_EXCL_UNLINK: Final = 0x04000000
+
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -276,3 +289,14 @@ def rename(old_directory: int, old: str, new_directory: int, new: str, flags: in
         _text(new),
         ctypes.c_uint(flags),
     )
+
+
+def inotify(path: str, mask: int) -> int:
+    """Return a non-blocking descriptor that tells what happens at `path`. inotify(7)."""
+    descriptor = _check(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)), "inotify_init1")
+    try:
+        _check(_libc.inotify_add_watch(ctypes.c_int(descriptor), _text(path), ctypes.c_uint32(mask)), "inotify")
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,76 @@
+"""What the kernel tells of a directory, put together: each name once, nothing that came and went."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed (pip install hypothesis)")
+
+from hypothesis import given
+from hypothesis import strategies as some
+
+from jupyter_sandbox.host import changes
+from sandbox_worker import linux
+
+pytestmark = pytest.mark.unit
+
+MASKS = [
+    *(linux.IN_CREATE, linux.IN_MOVED_TO, linux.IN_DELETE, linux.IN_MOVED_FROM, linux.IN_MODIFY, linux.IN_ATTRIB),
+    *(linux.IN_Q_OVERFLOW, linux.IN_DELETE_SELF, linux.IN_MOVE_SELF, linux.IN_UNMOUNT, 0x8000, 0x40000000),
+]
+
+
+def told(*events: tuple[int, bytes]) -> changes.Changes:
+    data = b""
+    for mask, name in events:
+        padded = name + bytes(16 - len(name) % 16) if name else b""
+        data += struct.pack("iIII", 1, mask, 0, len(padded)) + padded
+    return changes.together(data)
+
+
+def words(*events: tuple[int, bytes]) -> list[tuple[str, str]]:
+    return [(change.what, change.name) for change in told(*events).changes]
+
+
+def test_each_name_is_told_once():
+    assert words((linux.IN_CREATE, b"a"), (linux.IN_MODIFY, b"a"), (linux.IN_ATTRIB, b"a")) == [("created", "a")]
+    assert words((linux.IN_MODIFY, b"a"), (linux.IN_MODIFY, b"b"), (linux.IN_MODIFY, b"a")) == [
+        ("changed", "a"),
+        ("changed", "b"),
+    ]
+    assert words((linux.IN_MODIFY, b"a"), (linux.IN_DELETE, b"a")) == [("deleted", "a")]
+    assert words((linux.IN_DELETE, b"a"), (linux.IN_CREATE, b"a")) == [("changed", "a")]
+    assert words((linux.IN_MOVED_FROM, b"a"), (linux.IN_MOVED_TO, b"b")) == [("deleted", "a"), ("created", "b")]
+
+
+def test_what_came_and_went_is_not_told():
+    assert words((linux.IN_CREATE, b"a"), (linux.IN_MODIFY, b"a"), (linux.IN_DELETE, b"a")) == []
+
+
+def test_a_queue_that_ran_over_is_told():
+    assert words((linux.IN_MODIFY, b"a"), (linux.IN_Q_OVERFLOW, b"")) == [("changed", "a"), ("lost", "")]
+
+
+@pytest.mark.parametrize("mask", [linux.IN_DELETE_SELF, linux.IN_MOVE_SELF])
+def test_the_end_of_the_directory_is_told(mask):
+    assert told((linux.IN_DELETE, b"a"), (mask, b"")).is_gone
+    assert not told((linux.IN_DELETE, b"a")).is_gone
+
+
+def test_the_end_of_the_disk_is_told():
+    assert told((linux.IN_UNMOUNT, b"")).is_unmounted
+    assert not told((linux.IN_DELETE_SELF, b"")).is_unmounted
+
+
+@given(some.lists(some.tuples(some.sampled_from(MASKS), some.sampled_from([b"", b"a", b"b", b"\xff"]))))
+def test_there_is_never_more_to_tell_than_there_are_names(events):
+    found = told(*events).changes
+    assert len({change.name for change in found}) == len(found)
+    assert {change.name for change in found} <= {"", *(name.decode("utf-8", "surrogateescape") for _, name in events)}
+
+
+@given(some.binary(max_size=200))
+def test_any_bytes_are_read(data):
+    changes.together(data)
