@@ -35,10 +35,10 @@ BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Some entries of a directory, in the order of their names; `more` follow the last, or not."""
+    """Some entries of a directory, in the order of their names; `after` begins the next page, None after the last."""
 
     entries: tuple[Entry, ...]
-    more: bool
+    after: str | None
 
 
 class Reading:
@@ -86,8 +86,8 @@ class Files(Configurable):
             raise InvalidRequestError(f"a page has 1 to {MAX_PAGE} entries")
         async with self.view(sandbox) as view:
             look = asyncio.to_thread(beneath.listing, view, names, after=after, limit=limit)
-            entries, more = await tasks.whole(look)
-        return Page(entries=tuple(entries), more=more)
+            entries, following = await tasks.whole(look)
+        return Page(entries=tuple(entries), after=following)
 
     @contextlib.asynccontextmanager
     async def reading(

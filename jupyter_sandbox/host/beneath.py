@@ -91,9 +91,13 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One name in a directory. `mode` are its permission bits; a symlink's target is the sandbox's own business."""
+    """One name in a directory. `mode` are its permission bits; a symlink's target is the sandbox's own business.
+
+    Not every name that a sandbox chose is text, or can be part of a path: see `guards.paths`.
+    """
 
     name: str
+    is_nameable: bool
     kind: Kind
     size_bytes: int
     mode: int
@@ -109,8 +113,8 @@ def stat(view: View, names: Names) -> Entry:
             return _entry(names[-1], os.stat(names[-1], dir_fd=place, follow_symlinks=False))
 
 
-def listing(view: View, names: Names, *, after: str, limit: int) -> tuple[list[Entry], bool]:
-    """Return at most `limit` entries of a directory whose names are greater than `after`, and whether more follow.
+def listing(view: View, names: Names, *, after: str, limit: int) -> tuple[list[Entry], str | None]:
+    """Return at most `limit` entries of a directory whose names are greater than `after`, and the next `after`, if any.
 
     In the order of their names, so that pages fit together though names come and go; memory is that of one page.
     """
@@ -121,7 +125,7 @@ def listing(view: View, names: Names, *, after: str, limit: int) -> tuple[list[E
         for name in ahead[:limit]:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 entries.append(_entry(name, os.stat(name, dir_fd=directory, follow_symlinks=False)))
-        return entries, len(ahead) > limit
+        return entries, ahead[limit - 1] if len(ahead) > limit else None
 
 
 def open_file(view: View, names: Names) -> tuple[int, Entry]:
@@ -274,6 +278,7 @@ def _entry(name: str, status: os.stat_result) -> Entry:
     kind = next((kind for judge, kind in kinds if judge(status.st_mode)), Kind.OTHER)
     return Entry(
         name=name,
+        is_nameable=paths.is_nameable(name),
         kind=kind,
         size_bytes=status.st_size,
         mode=mode_bits.S_IMODE(status.st_mode) & 0o777,
