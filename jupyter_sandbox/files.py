@@ -9,10 +9,12 @@ large a file is.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from traitlets import Int
 from traitlets.config import Configurable
@@ -29,8 +31,14 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.guards.paths import Names
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 MAX_PAGE: Final = 1000
 BLOCK: Final = 1 << 20
+
+# Their own: while a disk is slow, what else of the server needs threads goes on.
+_threads = concurrent.futures.ThreadPoolExecutor(16, "files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +64,7 @@ class Reading:
         end = self.start + self.size
         for offset in range(self.start, end, BLOCK):
             part = min(BLOCK, end - offset)
-            yield await tasks.whole(
-                asyncio.to_thread(beneath.read, self._view, self._names, self._descriptor, part, offset)
-            )
+            yield await _whole(beneath.read, self._view, self._names, self._descriptor, part, offset)
 
 
 class Files(Configurable):
@@ -77,7 +83,7 @@ class Files(Configurable):
         """Return what is at `path`; a symlink is told as one."""
         names = paths.names(path)
         async with self.view(sandbox) as view:
-            return await tasks.whole(asyncio.to_thread(beneath.stat, view, names))
+            return await _whole(beneath.stat, view, names)
 
     async def listing(self, sandbox: str, path: str, *, after: str = "", limit: int = MAX_PAGE) -> Page:
         """Return a page of a directory: at most `limit` entries whose names are greater than `after`."""
@@ -85,8 +91,7 @@ class Files(Configurable):
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidRequestError(f"a page has 1 to {MAX_PAGE} entries")
         async with self.view(sandbox) as view:
-            look = asyncio.to_thread(beneath.listing, view, names, after=after, limit=limit)
-            entries, following = await tasks.whole(look)
+            entries, following = await _whole(beneath.listing, view, names, after=after, limit=limit)
         return Page(entries=tuple(entries), after=following)
 
     @contextlib.asynccontextmanager
@@ -99,7 +104,7 @@ class Files(Configurable):
         """
         names = paths.entry(path)
         async with self.view(sandbox) as view, contextlib.AsyncExitStack() as undo:
-            opening = asyncio.to_thread(beneath.open_file, view, names)
+            opening = _thread(beneath.open_file, view, names)
             descriptor, entry = await tasks.take(undo, opening, lambda opened: os.close(opened[0]))
             first = max(0, entry.size_bytes + start) if start < 0 else start
             if first > entry.size_bytes or (size is not None and size < 0):
@@ -125,29 +130,28 @@ class Files(Configurable):
         limit = min(self.max_file_mib << 20, self.max_file_mib << 20 if max_bytes is None else max_bytes)
         async with self.view(sandbox) as view, contextlib.AsyncExitStack() as undo:
             if parents and names[1:]:
-                making = asyncio.to_thread(beneath.make_directory, view, names[:-1], parents=True)
-                await tasks.whole(making)
-            beginning = asyncio.to_thread(beneath.Draft, view, names)
-            draft = await tasks.take(undo, beginning, lambda draft: asyncio.to_thread(draft.close))
+                await _whole(beneath.make_directory, view, names[:-1], parents=True)
+            beginning = _thread(beneath.Draft, view, names)
+            draft = await tasks.take(undo, beginning, lambda draft: _thread(draft.close))
             blocks = await undo.enter_async_context(contextlib.aclosing(_blocks(content)))
             async for block in blocks:
                 limit -= len(block)
                 if limit < 0:
                     raise FileTooLargeError(f"{paths.text(names)!a} in sandbox {sandbox} would be too large")
-                await tasks.whole(asyncio.to_thread(draft.write, block))
-            return await tasks.whole(asyncio.to_thread(draft.publish, replace=replace))
+                await _whole(draft.write, block)
+            return await _whole(draft.publish, replace=replace)
 
     async def make_directory(self, sandbox: str, path: str, *, parents: bool = False) -> bool:
         """Make a directory, with `parents` all that are missing on the way; return whether it was new."""
         names = paths.entry(path)
         async with self.view(sandbox) as view:
-            return await tasks.whole(asyncio.to_thread(beneath.make_directory, view, names, parents=parents))
+            return await _whole(beneath.make_directory, view, names, parents=parents)
 
     async def move(self, sandbox: str, source: str, target: str, *, replace: bool = False) -> None:
         """Give a file or directory another path in the same sandbox."""
         old, new = paths.entry(source), paths.entry(target)
         async with self.view(sandbox) as view:
-            await tasks.whole(asyncio.to_thread(beneath.move, view, old, new, replace=replace))
+            await _whole(beneath.move, view, old, new, replace=replace)
 
     async def delete(self, sandbox: str, path: str, *, recursive: bool = False) -> None:
         """Delete a file, or a directory with all that is in it if `recursive`. What is cancelled stays in part."""
@@ -155,10 +159,10 @@ class Files(Configurable):
         async with self.view(sandbox) as view:
             steps = deletion(view, names, recursive=recursive)
             try:
-                while await tasks.whole(asyncio.to_thread(_advance, steps)):
+                while await _whole(_advance, steps):
                     pass
             finally:
-                await tasks.whole(asyncio.to_thread(steps.close))
+                await _whole(steps.close)
 
     @contextlib.asynccontextmanager
     async def view(self, sandbox: str) -> AsyncIterator[View]:
@@ -166,6 +170,15 @@ class Files(Configurable):
         async with contextlib.AsyncExitStack() as undo:
             directory = await tasks.take(undo, self._open_disk(sandbox), os.close)
             yield View(sandbox=sandbox, directory=directory)
+
+
+async def _thread(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(_threads, functools.partial(function, *args, **kwargs))
+
+
+async def _whole(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Call in a thread; a cancelled caller leaves when that has ended, and so may close what it used."""
+    return await tasks.whole(_thread(function, *args, **kwargs))
 
 
 def _advance(steps: Generator[None, None, None]) -> bool:

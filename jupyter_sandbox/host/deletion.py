@@ -7,7 +7,6 @@ Blocking, in bounded steps. Sources: unlink(2), rmdir(2), renameat2(2).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -26,6 +25,8 @@ STEP: Final = 500
 """Names that one step takes at most, about."""
 MAX_NAMES: Final = 2_000_000
 """Names that one deletion takes at most: a sandbox may make new ones as fast as they go."""
+_LATER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOSPC, errno.EDQUOT})
+"""What may be otherwise at the next look: the sandbox put something else there, or there is no room yet to move up."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
 
 
@@ -67,18 +68,27 @@ def _lifted(top: int, name: str) -> Iterator[None]:
         return
     try:
         inner = _opened(top, name)
-    except (FileNotFoundError, NotADirectoryError):
-        return  # the sandbox put something else there: the next batch sees it
+    except OSError as error:
+        if error.errno not in _LATER:
+            raise
+        return
     try:
         for child in _some_names(inner):
             yield
             if not _is_gone(inner, child):
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    os.close(_opened(inner, child))  # to write a new `..` into it, it must be ours
-                    linux.rename(inner, child, top, f".{os.urandom(12).hex()}", linux.RENAME_NOREPLACE)
+                _move_up(inner, child, top)
     finally:
         os.close(inner)
     _is_gone(top, name)
+
+
+def _move_up(inner: int, name: str, top: int) -> None:
+    try:
+        os.close(_opened(inner, name))  # to write a new `..` into it, it must be ours
+        linux.rename(inner, name, top, f".{os.urandom(12).hex()}", linux.RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in _LATER:
+            raise
 
 
 def _is_gone(place: int, name: str) -> bool:

@@ -29,6 +29,11 @@ SWAPS = {
         attempt(os.unlink, 'swap'); attempt(os.link, '/etc/passwd', 'swap'); attempt(os.link, '/tmp/other', 'swap')
         attempt(os.link, 'kept', 'swap'); attempt(os.unlink, 'place/secret'); attempt(os.link, 'kept', 'place/secret')
     """,
+    "vanish": """
+        attempt(os.unlink, 'place/secret'); attempt(os.rmdir, 'place/new'); attempt(os.rmdir, 'place')
+        attempt(os.mkdir, 'place'); attempt(make, 'place/secret'); attempt(os.unlink, 'swap'); attempt(make, 'swap')
+        attempt(os.rename, 'place', own('away')); attempt(os.rename, own('away'), 'place')
+    """,
     "fifo": """
         os.rename(own('fifo', os.mkfifo), 'swap'); os.rename(own('file', make), 'swap')
         os.rename(own('fifo', os.mkfifo), 'place/secret'); os.rename(own('file', make), 'place/secret')

@@ -286,6 +286,23 @@ def test_a_full_disk_is_told_with_the_sandbox_and_leaves_the_old_file(box):
     attacker.wait_until(lambda: box.do("box.row().disk_bytes") <= used + (1 << 20))
 
 
+def test_a_tree_is_deleted_from_a_disk_that_is_full_to_the_last_block(box):
+    fill = (
+        "for i in range(60): os.makedirs(f'/sandbox/tree/a/{i}' + 'x' * 200 + '/deep/deeper')\n"
+        "os.mkdir('/sandbox/tree/a/full')\n"
+        "for size in (1 << 20, 4096, 1):\n"
+        "    try:\n"
+        "        for i in range(300):\n"
+        "            with open(f'/sandbox/tree/a/full/{size}-{i}', 'wb') as f: f.write(bytes(size))\n"
+        "    except OSError as error: last = error.errno\n"
+        "tell(_errno.errorcode[last])"
+    )
+    assert box.probe(fill) == "ENOSPC"
+    assert refusal(box, "write", "file", "x" * 4096) == "disk_full"
+    box.file("delete", "tree", recursive=True)
+    assert box.ask("os.listdir('/sandbox')") == []
+
+
 def test_a_disk_without_inodes_is_full(box):
     box.execute(
         "os.mkdir('/sandbox/many')\nwhile attempt(os.mkdir, f'/sandbox/many/{os.urandom(8).hex()}') == 'done': pass"
