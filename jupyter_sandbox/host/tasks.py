@@ -26,12 +26,13 @@ async def take(
     task = asyncio.ensure_future(work)
 
     async def unwind() -> None:
-        await asyncio.wait([task])
-        if task.cancelled() or task.exception() is not None:
-            return
-        result = give_back(task.result())
-        if inspect.isawaitable(result):
-            await result
+        cancellation = await _ended(task)
+        if not task.cancelled() and task.exception() is None:
+            result = give_back(task.result())
+            if inspect.isawaitable(result):
+                await result
+        if cancellation is not None:
+            raise cancellation
 
     undo.push_async_callback(unwind)
     return await asyncio.shield(task)
@@ -46,7 +47,18 @@ async def whole(work: Awaitable[Taken]) -> Taken:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        await _ended(task)
         if not task.cancelled():
             task.exception()  # looked at: nobody else will
         raise
+
+
+async def _ended(task: asyncio.Future[Taken]) -> asyncio.CancelledError | None:
+    """Wait for the end of `task`, however often the caller is cancelled meanwhile; return the last cancellation."""
+    cancellation = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancellation = error
+    return cancellation

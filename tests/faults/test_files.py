@@ -85,6 +85,33 @@ async def test_an_upload_that_is_cancelled_leaves_the_old_file_and_nothing_else(
     assert os.listdir(disk) == ["file"]
 
 
+async def test_an_upload_that_is_cancelled_twice_closes_nothing_that_a_thread_still_writes_to(files, disk, monkeypatch):
+    writing, go_on, closed_meanwhile = threading.Event(), threading.Event(), []
+    real = beneath.Draft.write
+
+    def slow(draft, data):
+        writing.set()
+        go_on.wait(30)
+        try:
+            os.fstat(draft._file)
+        except OSError as error:
+            closed_meanwhile.append(error)
+        real(draft, data)
+
+    monkeypatch.setattr(beneath.Draft, "write", slow)
+    task = asyncio.create_task(files.write(BOX, "file", of(b"x")))
+    await asyncio.to_thread(writing.wait, 30)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.wait([task], timeout=0.01)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed_meanwhile == []
+    assert os.listdir(disk) == []
+
+
 async def test_an_upload_whose_source_breaks_off_leaves_the_old_file(files, disk):
     (disk / "file").write_text("old")
 
