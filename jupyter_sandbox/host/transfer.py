@@ -179,7 +179,8 @@ class Transfers:
 class _Answer(httputil.HTTPMessageDelegate):
     """What the other end says, as tornado reads it: a head, then one piece at a time, the next when that was taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_up: Callable[[], None]) -> None:
+        self._hang_up = hang_up
         self.head: asyncio.Future[tuple[int, httputil.HTTPHeaders]] = asyncio.get_running_loop().create_future()
         self.is_whole = False
         self._piece = b""
@@ -210,9 +211,11 @@ class _Answer(httputil.HTTPMessageDelegate):
     def headers_received(
         self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> None:
-        """See HTTPMessageDelegate; there may be heads without a meaning of their own before the real one."""
+        """See HTTPMessageDelegate. Interim answers, for which we never ask, are none: some tornados nest for each."""
         if isinstance(start_line, httputil.ResponseStartLine) and start_line.code >= 200 and not self.head.done():
             self.head.set_result((start_line.code, headers))
+        else:
+            self._hang_up()
 
     def data_received(self, chunk: bytes) -> asyncio.Future[None] | None:
         """See HTTPMessageDelegate."""
@@ -234,11 +237,11 @@ class _Exchange:
     def __init__(self, stream: IOStream, target: Target, method: str, headers: Mapping[str, str]) -> None:
         """Send the head of the request and begin to read the answer."""
         self._stream, self._target = stream, target
-        self._answer = _Answer()
         parameters = HTTP1ConnectionParameters(
             no_keep_alive=True, chunk_size=_CHUNK, max_header_size=_MAX_HEADER_BYTES, max_body_size=_ENDLESS
         )
         self._connection = HTTP1Connection(stream, True, parameters)
+        self._answer = _Answer(lambda: self._connection.detach().close())
         all_headers = httputil.HTTPHeaders(
             {"Host": target.netloc, "Accept-Encoding": "identity", "Connection": "close", **headers}
         )
@@ -269,7 +272,8 @@ class _Exchange:
 
     def finish(self) -> None:
         """Say that all was sent."""
-        self._connection.finish()
+        if not self.is_answered:
+            self._connection.finish()
 
     async def head(self) -> tuple[int, httputil.HTTPHeaders]:
         """Return status and headers of the answer."""

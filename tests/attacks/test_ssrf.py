@@ -97,6 +97,7 @@ BROKEN = {
     "no HTTP": saying(b"SSH-2.0-OpenSSH_9\r\n\r\n"),
     "endless head": endless(OK, b"X-Header: " + b"x" * 1000 + b"\r\n"),
     "only interim answers": endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    "an interim answer": saying(b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\nx"),
     "an error": saying(b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\ns3cret"),
     "a part": saying(b"HTTP/1.1 206 Partial Content\r\nContent-Length: 1\r\n\r\nx"),
     "nothing": saying(b"HTTP/1.1 204 No Content\r\n\r\n"),
