@@ -46,8 +46,11 @@ _FILE_MODE: Final = 0o644
 _DIRECTORY_MODE: Final = 0o755
 _ATTEMPTS: Final = 16
 
-_replacing = threading.Lock()
-"""Held for the two calls of a replacement, so that writers of this process do not use the moment's name at once."""
+_replacing = tuple(threading.Lock() for _ in range(64))
+"""One is held for the two calls of a replacement: writers of one file in this process do not meet at the moment's name.
+
+One for all would let a sandbox whose disk is slow keep others waiting.
+"""
 
 _ERRORS: Final[dict[int, tuple[type[SandboxError], str]]] = {
     errno.ENOENT: (UnknownFileError, "there is no {path} in sandbox {sandbox}"),
@@ -196,7 +199,8 @@ class Draft:
             except FileExistsError:
                 if not replace:
                     raise
-                with _replacing:
+                place = os.fstat(self._place)
+                with _replacing[hash((place.st_dev, place.st_ino, name)) % len(_replacing)]:
                     self._replace(name)
             return _entry(name, os.fstat(self._file))
 
