@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
+from jupyter_sandbox.guards.paths import TOP
 from jupyter_sandbox.host import elsewhere, idmaps, processes
 from sandbox_worker import linux
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from jupyter_sandbox.host.stage import Stage
     from jupyter_sandbox.specs import Limits
 
-TOP: Final = "/sandbox"
-"""Where a worker sees its disk."""
 _LOOP_CTL_GET_FREE: Final = 0x4C82
 _LOOP_CONFIGURE: Final = 0x4C0A
 _LO_FLAGS_AUTOCLEAR: Final = 4

@@ -196,7 +196,9 @@ class Server:
             case verbs.OpenDisk():
                 disk = registry.get(uid, request.sandbox).worker.disk
                 if disk is None:
-                    raise InvalidRequestError("the disk of a recovered sandbox can be reached from inside only")
+                    raise InvalidRequestError(
+                        "the broker of this sandbox died: its files can be reached from inside only"
+                    )
                 return verbs.Done(), [await _opened(disk, uid, connection.channel.peer_gid())]
             case verbs.Release():
                 sandbox = registry.get(uid, request.sandbox)

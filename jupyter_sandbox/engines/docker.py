@@ -24,7 +24,7 @@ from jupyter_sandbox._version import __version__
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import container, image, suitability
 from jupyter_sandbox.engines.daemon import Daemon, socket_exists
-from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, remains
+from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, recovered_disk, remains
 from jupyter_sandbox.errors import (
     EngineUnavailableError,
     IsolationUnavailableError,
@@ -230,7 +230,8 @@ class DockerEngine:
             await self._give_back(record.id)
             return None
         self._slots.keep(record.slot)
-        return self._held(record.id, template, slot=record.slot, pid=record.pid, pidfd=pidfd, disk=None)
+        disk = await recovered_disk(self._disks, record, pidfd, self._uid_base + record.slot)
+        return self._held(record.id, template, slot=record.slot, pid=record.pid, pidfd=pidfd, disk=disk)
 
     def _held(
         self, sandbox: SandboxId, template: Template, *, slot: int, pid: int, pidfd: int, disk: Disk | None

@@ -15,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox.disks import Disk
-from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, remains
+from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, recovered_disk, remains
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
 from jupyter_sandbox.errors import StartError
 from jupyter_sandbox.host import channel, processes, tasks
@@ -192,7 +192,7 @@ class EmbeddedEngine:
             uid_base=self._uid_base,
             pid=record.pid,
             pidfd=pidfd,
-            disk=None,
+            disk=await recovered_disk(self._disks, record, pidfd, self._uid_base and self._uid_base + record.slot),
             group=group,
         )
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jupyter_sandbox.cgroups import Group
-    from jupyter_sandbox.disks import Disk
+    from jupyter_sandbox.disks import Disk, Disks
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.host.places import Places
+    from jupyter_sandbox.ledger import Record
     from jupyter_sandbox.specs import Limits, Template
 
 KILL_TIMEOUT_S: Final = 10
@@ -95,6 +96,17 @@ class HeldWorker:
         disk, self.disk = self.disk, None
         if disk:  # in a thread: this is when the disk is unmounted and its loop device given back
             await asyncio.to_thread(disk.close)
+
+
+async def recovered_disk(disks: Disks, record: Record, pidfd: int, uid: int | None) -> Disk | None:
+    """Return the disk of a claimed worker that outlived its broker, or None; `uid` as in `Disk`."""
+    if record.owner is None:
+        return None
+    try:
+        return await asyncio.to_thread(disks.recover, pidfd, uid)
+    except OSError as error:
+        log.warning("the disk of %s can be reached from inside only: %s", record.id, error)
+        return None
 
 
 class Slots:

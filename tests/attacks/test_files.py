@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from tests.attacks import attacker
@@ -311,3 +314,43 @@ def test_a_disk_without_inodes_is_full(box):
     assert refusal(box, "make_directory", "new") == "disk_full"
     box.file("delete", "many", recursive=True)
     box.file("write", "file", "x")
+
+
+def lose_broker(host, box):
+    """Kill the broker, and take the sandbox over with the next one."""
+    broker = host.broker_pid()
+    os.kill(broker, signal.SIGKILL)
+    attacker.wait_until(lambda: not os.path.exists(f"/proc/{broker}"))
+    box.do("(box.lease.listen(), asyncio.run(box.lease.reattach()))")
+    assert box.do("box.lease.loss") is None
+
+
+def test_without_root_the_files_of_a_sandbox_whose_broker_was_killed_can_be_used_from_inside_only():
+    with attacker.running_host(attacker.USER) as host:
+        box = host.sandbox("tiny")
+        box.execute("write('/sandbox/theirs', 'x')")
+        lose_broker(host, box)
+        assert refusal(box, "reading", "theirs") == "invalid_request"
+        assert box.ask("read('/sandbox/theirs')") == "x"
+        box.release()
+
+
+def test_the_files_of_a_sandbox_whose_root_broker_was_killed_can_be_used_as_before():
+    with attacker.running_host(0) as host:
+        box = host.sandbox("tiny")
+        box.execute("write('/sandbox/theirs', 'x'); os.chmod('/sandbox/theirs', 0o600)")
+        lose_broker(host, box)
+        for _ in range(2):
+            assert box.file("reading", "theirs") == "x"
+        box.file("write", "dir/ours", "y", parents=True)
+        assert box.ask("read('/sandbox/dir/ours')") == "y"
+        assert box.ask("os.stat('/sandbox/dir/ours').st_uid == os.getuid()")
+        flags = host.run(
+            "box = SANDBOXES[number]\nview = box.disk()\nresult = os.fstatvfs(view).f_flag\nos.close(view)",
+            number=box.number,
+        )
+        assert flags & os.ST_NOSUID
+        assert flags & os.ST_NODEV
+        assert flags & os.ST_NOEXEC
+        assert box.do("box.row().disk_bytes") > 0
+        box.release()
