@@ -348,6 +348,7 @@ async def test_a_kernel_that_lies_hurts_nobody_but_itself(client, protocol):
 async def suffer(client, liar, victim, abuse) -> None:
     async with watched(client):
         result = await liar.execute(abuse.code, timeout_s=30)
+        await liar.answers()  # connections that were made anew come back one after the other
         ordinary, own = await asyncio.gather(victim.execute("print(kept)"), liar.execute("6 * 7", timeout_s=15))
     assert ordinary.text() == "still here\n"
     assert own.value == "42", own
@@ -401,7 +402,7 @@ async def test_a_client_that_reads_slowly_gets_everything(client):
 async def test_what_a_closed_tab_missed_is_bounded_and_it_is_told(client):
     liar = await client.open(await client.start("attacker"), session_id="tab")
     await liar.run(PRELUDE)
-    running = liar.start(f"publish(frames(content={{'name': 'stdout', 'text': 'go'}})); time.sleep(1)\n{MANY_LARGE}")
+    running = liar.start(f"publish(frames(content={{'name': 'stdout', 'text': 'go'}})); time.sleep(3)\n{MANY_LARGE}")
     await liar.printed(running, "go")
     async with watched(client):
         await liar.closed()

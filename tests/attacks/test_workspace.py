@@ -58,7 +58,8 @@ def test_overlay_never_writes_to_the_host(claim, project):
     before = tree(project)
     box = claim(mode="overlay", directory=project)
     said = box.probe(ABUSE)
-    assert said.count("done") >= 8, said
+    unsupported = said.count("EOPNOTSUPP")  # attributes, on a disk in memory of Linux before 6.6
+    assert said.count("done") + unsupported >= 8, said
     assert tree(project) == before
 
 
