@@ -276,10 +276,11 @@ def test_a_disk_and_its_overlay_need_no_clone_of_a_mount_that_lies_nowhere(clean
     (notebooks / "data.csv").write_text("1,2\n")
     layers, directory = disk.layers(), os.open(notebooks, os.O_RDONLY)
     wanted = Workspace(mode=WorkspaceMode.OVERLAY, name="notebooks")
-    overlay = Mounter(stage, homes=None).mount(wanted, directory, layers, owner=os.getuid(), uid=UID)
+    mounter = Mounter(stage, homes=None)
+    overlay = mounter.mount(wanted, directory, layers, owner=os.getuid(), uid=UID)
     read = os.open("data.csv", os.O_RDONLY, dir_fd=overlay)
     assert os.read(read, 10) == b"1,2\n"
-    for descriptor in (read, overlay, layers, directory):
+    for descriptor in (read, overlay, layers, directory, *mounter._namespaces.values()):  # those are kept for the next
         os.close(descriptor)
     disk.close()
 
