@@ -127,7 +127,7 @@ class Run:
             if not wanted:
                 continue
             async with AsyncExitStack() as stack:
-                server = await self._start(system, stack, around)
+                server = await self._start(system.with_small_disks(), stack, around)
                 for name in wanted if server else ():
                     progress(f"measuring {name} of {system.name}")
                     begin = time.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ WORKER_IMAGE = "jupyter-sandbox-worker:latest"
 PEER_IMAGE = "jupyter-sandbox-bench-peer:1"
 """Made by `benchmarks.peer`; counted up when its Dockerfile changes."""
 PEER_KERNEL = "bench_peer"
+_TEMPLATE = "config/sandbox-templates/python.toml"
 PEER_PYTHON = Path(sys.prefix, "peer/bin/python")
 
 
@@ -67,6 +68,13 @@ class System:
         """Whether it is measured there."""
         return measurement not in self.without and (not self.only or measurement in self.only)
 
+    def with_small_disks(self) -> System:
+        """Return the same with disks of 256 MiB, if it has any: a hundred fit on the disk of a small machine."""
+        if not self.engine:
+            return self
+        template = self.files.get(_TEMPLATE, "") + "[limits]\ndisk_mib = 256\n"
+        return replace(self, files={**self.files, _TEMPLATE: template})
+
     def lack(self) -> str | None:
         """Return what this machine does not have of what it needs, None if nothing is known to be missing."""
         if missing := [package for package in self.packages if installed_version(package) is None]:
@@ -95,10 +103,8 @@ _OUR_ROLES = (
     _SHIM,
     ("agents and kernels", re.compile("sandbox")),
 )
-_NO_POOL = {"config/sandbox-templates/python.toml": "min_idle = 0\n"}
-_PRELOADED = {
-    "config/sandbox-templates/python.toml": 'preload = ["numpy", "pandas", "matplotlib.pyplot"]\n',
-}
+_NO_POOL = {_TEMPLATE: "min_idle = 0\n"}
+_PRELOADED = {_TEMPLATE: 'preload = ["numpy", "pandas", "matplotlib.pyplot"]\n'}
 _WITHOUT_SERVER = frozenset({"notebook", "context"})
 
 
