@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
+from typing import Final
 
 from sandbox_worker import linux
+
+_TIMEOUT_S: Final = 10
 
 
 def user_namespace(uid_map: str, gid_map: str) -> int:
     """Return a descriptor of a new user namespace with these maps, for `linux.set_mount_attributes`. Nobody is in it.
 
-    Blocking: it forks.
+    Blocking: it forks. Its child is told when to end and does not wait for a pipe to close: a child that another thread
+    forks meanwhile holds a copy of that, and two would wait for each other for ever.
     """
     ready_reader, ready_writer = os.pipe2(os.O_CLOEXEC)
     done_reader, done_writer = os.pipe2(os.O_CLOEXEC)
@@ -20,9 +25,9 @@ def user_namespace(uid_map: str, gid_map: str) -> int:
         holder = os.fork()
     if holder == 0:
         try:
+            signal.alarm(_TIMEOUT_S)
             linux.unshare(linux.CLONE_NEWUSER)
             os.write(ready_writer, b"!")
-            os.close(done_writer)
             os.read(done_reader, 1)
         finally:
             os._exit(0)
@@ -32,6 +37,7 @@ def user_namespace(uid_map: str, gid_map: str) -> int:
         linux.write_id_maps(holder, uid_map, gid_map)
         return os.open(f"/proc/{holder}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
+        os.write(done_writer, b"!")
         for descriptor in (ready_reader, done_reader, done_writer):
             os.close(descriptor)
         os.waitpid(holder, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import fcntl
 import os
@@ -16,6 +17,7 @@ from tornado.web import HTTPError
 from jupyter_sandbox import disks
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
 from jupyter_sandbox.errors import DiskSpaceError, StartError
+from jupyter_sandbox.host import idmaps
 from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.specs import Limits, Workspace, WorkspaceMode
 from jupyter_sandbox.workspace import Mounter
@@ -324,3 +326,15 @@ async def test_a_host_that_is_full_for_a_while_recovers(tree):
 
 async def _warm() -> bool:
     return (await status()).warm == 1
+
+
+@pytest.mark.timeout(30, method="thread")
+def test_maps_for_views_that_are_made_at_once_do_not_wait_for_each_other():
+    """Each child inherits the others' pipes; those who wait for a pipe to close would wait in a circle."""
+
+    def make(number: int) -> None:
+        os.close(idmaps.user_namespace(f"{UID + number} {UID} 1", f"{UID + number} {UID} 1"))
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(make, number) for number in range(200)]:
+            done.result()
