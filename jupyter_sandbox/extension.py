@@ -23,6 +23,8 @@ from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.contexts import Contexts
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.executions import Bounds, Executions
+from jupyter_sandbox.file_transfers import FileTransfers
+from jupyter_sandbox.files import Files
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
@@ -50,7 +52,7 @@ class SandboxExtension(ExtensionApp):
     version = __version__
     description = "Every kernel in an isolated worker with its own disk and its own firewall"
     load_other_extensions = True
-    classes = [SandboxProvisioner]
+    classes = [SandboxProvisioner, Files, FileTransfers]
     _services: Services | None = None
 
     exclusive = Bool(
@@ -125,7 +127,14 @@ class SandboxExtension(ExtensionApp):
         bounds = Bounds(max_waiting=self.max_waiting_executions)
         executions = Executions(contexts, bounds)
         sandboxes.also_watch = executions.hang_up_on_the_gone
-        self._services = Services(sandboxes=sandboxes, contexts=contexts, executions=executions)
+        files = Files(parent=self)
+        self._services = Services(
+            sandboxes=sandboxes,
+            contexts=contexts,
+            executions=executions,
+            files=files,
+            transfers=FileTransfers(files, parent=self),
+        )
         if "time_to_dead" not in manager.config.get("KernelRestarter", {}):
             KernelRestarter.time_to_dead.default_value = self.notice_death_s
 

@@ -1,13 +1,16 @@
-"""What every surface's handlers share: Jupyter's authentication, bounded bodies, problems as JSON, streams of events.
+"""What every surface's handlers share: Jupyter's authentication, bodies, problems as JSON, streams of events, files.
 
 Errors become answers here and nowhere else. It knows no path and no service.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
@@ -16,9 +19,12 @@ from tornado.iostream import StreamClosedError
 from jupyter_sandbox import errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 
 MAX_BODY_BYTES: Final = 2 << 20
+SILENCE_S: Final = 60
+"""Who sends nothing of a file for so long, or takes nothing, is given up: until then he keeps the sandbox's disk."""
+FILE: Final = "application/octet-stream"
 
 HINTS: Final[dict[str, str]] = {
     "invalid_request": "Mend the request, trying again does not help; /api/sandboxes/openapi.json says how.",
@@ -27,6 +33,15 @@ HINTS: Final[dict[str, str]] = {
     "unknown_sandbox": "It ended, or it never was yours; GET /api/sandboxes lists yours.",
     "unknown_context": "It ended; list those of the sandbox.",
     "unknown_execution": "Ask for detached executions soon after they ended.",
+    "unknown_file": "GET the directory that it should be in.",
+    "file_conflict": "The message says what is in the way.",
+    "file_refused": "Only regular files and directories are used from outside; code in the sandbox can do the rest.",
+    "file_changed": "Try again when the sandbox has left it alone.",
+    "file_range": "GET it without download=1: the answer says how large it is.",
+    "file_too_large": "Send it in pieces, and let code in the sandbox put them together.",
+    "url_refused": "Give a public http or https URL, or ask the operator to allow the host.",
+    "transfer_failed": "The message says what the other end did.",
+    "disk_full": "Delete files in the sandbox.",
     "unknown_route": "/api/sandboxes/openapi.json lists what there is.",
     "method_not_allowed": "The header Allow lists the methods.",
     "forbidden": "Send the token, or the cookie with its XSRF token, of a user who may do this.",
@@ -76,30 +91,97 @@ def encoded(value: object) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
+class Incoming:
+    """A file in a body, read as it comes: the next piece is read when the last was taken. Iterate it once."""
+
+    def __init__(self) -> None:
+        """Nothing has come."""
+        self._piece = b""
+        self._is_wanted, self._is_whole = True, False
+        self._news, self._room, self._end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def put(self, piece: bytes) -> None:
+        """Wait until the piece is taken; what nobody wants any more is dropped."""
+        if self._is_wanted:
+            self._piece = piece
+            self._room.clear()
+            self._news.set()
+            await self._room.wait()
+
+    def end(self) -> None:
+        """All of it has come."""
+        self._is_whole = True
+        self._news.set()
+        self._end.set()
+
+    def drop(self) -> None:
+        """Nobody wants the rest."""
+        self._is_wanted = False
+        self._room.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the pieces; InvalidRequestError when none came for `SILENCE_S`."""
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._news.wait()
+            except TimeoutError:
+                self._end.set()  # nobody waits for the rest either
+                raise errors.InvalidRequestError(f"nothing of the body came for {SILENCE_S} s") from None
+            self._news.clear()
+            piece, self._piece = self._piece, b""
+            if piece:
+                self._room.set()
+                yield piece
+            if self._is_whole:
+                return
+
+    async def ended(self) -> None:
+        """Wait until all of it has come, taken or dropped."""
+        self.drop()
+        await self._end.wait()
+
+
 @web.stream_request_body
 class ServiceHandler(APIHandler):
     """Base of the handlers of surfaces."""
 
     methods: tuple[str, ...] = ()
     """What the resource knows, for the header Allow."""
+    incoming: Incoming | None = None
+    """The body, when it is a file."""
 
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Refuse bodies that are too large before they come; then as Jupyter does it."""
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._when_gone: list[Callable[[], None]] = []
+        self._when_gone: list[Callable[[], object]] = []
         length = self.request.headers.get("Content-Length", "0")
-        if not length.isascii() or not length.isdigit() or int(length[:20]) > MAX_BODY_BYTES:
+        limit = self.file_limit()
+        if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or MAX_BODY_BYTES):
             raise web.HTTPError(413)
         await super().prepare()
+        if limit is not None:
+            if self.current_user is None:
+                raise web.HTTPError(403)
+            connection: Any = self.request.connection
+            connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
+            self.incoming = Incoming()
 
-    def data_received(self, chunk: bytes) -> None:
+    def file_limit(self) -> int | None:
+        """How many bytes the body may have if it is a file, which is then `incoming`; None when it is none."""
+        return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Keep what fits of a body; the rest of one that does not fit is read and dropped."""
+        if self.incoming is not None:
+            return self.incoming.put(chunk)
         self._body_bytes += len(chunk)
         if self._body_bytes <= MAX_BODY_BYTES:
             self._body.append(chunk)
         else:
             self._body.clear()
+        return None
 
     def body(self) -> bytes:
         """Return the body; raises BodyTooLargeError."""
@@ -107,7 +189,7 @@ class ServiceHandler(APIHandler):
             raise errors.BodyTooLargeError(f"the body has more than {MAX_BODY_BYTES} bytes")
         return b"".join(self._body)
 
-    def when_gone(self, callback: Callable[[], None]) -> None:
+    def when_gone(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the client hangs up before it has its answer."""
         self._when_gone.append(callback)
 
@@ -130,7 +212,7 @@ class ServiceHandler(APIHandler):
         else:
             self.finish(encoded(model))
 
-    async def stream(self, form: Form, events: AsyncIterator[dict[str, Any]]) -> None:
+    async def stream(self, form: Form, events: AsyncGenerator[dict[str, Any], None]) -> None:
         """Send events as they come; a client that reads slowly makes their source wait."""
         self.set_header("Content-Type", str(form))
         self.set_header("Cache-Control", "no-store")
@@ -138,13 +220,48 @@ class ServiceHandler(APIHandler):
         connection: Any = self.request.connection
         connection.stream.set_nodelay(True)
         try:
-            async for event in events:
-                line = encoded(event)
-                self.write(f"event: {event['type']}\ndata: {line}\n\n" if form is Form.SSE else line + "\n")
-                await self.flush()
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    line = encoded(event)
+                    self.write(f"event: {event['type']}\ndata: {line}\n\n" if form is Form.SSE else line + "\n")
+                    await self.flush()
             self.finish(set_content_type=str(form))
         except StreamClosedError:
             self.log.debug("A client hung up on a stream of events")
+
+    async def send_file(
+        self, content: AsyncIterable[bytes], *, name: str, start: int, size: int, total: int, is_part: bool
+    ) -> None:
+        """Send `size` bytes of a file, from `start`, so that no browser shows or runs what a sandbox wrote.
+
+        Raises SandboxError of `content` before anything was sent; later a failure ends the connection too early.
+        """
+        self.set_status(206 if is_part else 200)
+        if is_part:
+            self.set_header("Content-Range", f"bytes {start}-{start + size - 1}/{total}")
+        self.set_header("Accept-Ranges", "bytes")
+        self.set_header("Content-Type", FILE)
+        self.set_header("Content-Length", str(size))
+        self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(name, safe='')}")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.set_header("Cache-Control", "no-store")
+        connection: Any = self.request.connection
+        try:
+            async for block in content:
+                self.write(block)
+                async with asyncio.timeout(SILENCE_S):
+                    await self.flush()
+            self.finish(set_content_type=FILE)
+        except (StreamClosedError, TimeoutError):
+            connection.stream.close()
+        except errors.SandboxError as error:
+            if not self._headers_written:
+                self.clear()
+                raise
+            self.log.info("A file was not sent to its end: %s", error)
+            connection.stream.close()
 
     def refuse(self, error: errors.SandboxError, status: int | None = None) -> None:
         """Finish with a problem; `status` is another than the error's own."""
@@ -161,6 +278,9 @@ class ServiceHandler(APIHandler):
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, errors.SandboxError):
             self.refuse(error)
+            return
+        if status_code == 413 and (limit := self.file_limit()) is not None:
+            self.refuse(errors.FileTooLargeError(f"a file may have {limit} bytes"))
             return
         kind = _BY_STATUS.get(status_code, errors.InvalidRequestError if status_code < 500 else errors.SandboxError)
         self.refuse(kind(self._words(status_code)), status_code)

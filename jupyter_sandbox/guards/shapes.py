@@ -176,6 +176,30 @@ class Table:
         return schema
 
 
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """A list of values of one shape."""
+
+    shape: Shape
+    min_items: int
+    max_items: int
+
+    def judge(self, value: object, where: str) -> tuple[Any, ...]:
+        """See Shape."""
+        if not isinstance(value, list) or not self.min_items <= len(value) <= self.max_items:
+            raise InvalidRequestError(f"{where} must be a list of {self.min_items} to {self.max_items} values")
+        return tuple(self.shape.judge(each, f"{where}[{number}]") for number, each in enumerate(value))
+
+    def schema(self) -> Schema:
+        """See Shape."""
+        return {
+            "type": "array",
+            "items": self.shape.schema(),
+            "minItems": self.min_items,
+            "maxItems": self.max_items,
+        }
+
+
 @dataclass(frozen=True)
 class Nullable:
     """A value of that shape, or null."""

@@ -52,9 +52,9 @@ class FarEnd:
 
 
 @contextlib.asynccontextmanager
-async def far_end(script, *, trust=None, reads_body=True):
+async def far_end(script, *, trust=None, reads_body=True, port=0):
     end = FarEnd(script, reads_body=reads_body)
-    server = await asyncio.start_server(end.serve, "127.0.0.1", 0, ssl=trust)
+    server = await asyncio.start_server(end.serve, "127.0.0.1", port, ssl=trust)
     end.port = server.sockets[0].getsockname()[1]
     try:
         yield end

@@ -16,6 +16,7 @@ from tests.server.server_process import request
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
+METHODS = {"get", "post", "put", "patch", "delete"}
 BODIES = {
     "null": b"null",
     "a list": b"[]",
@@ -240,12 +241,19 @@ async def test_a_stranger_finds_nothing_of_another_owner(people, world):
     context = await alice.context()
     execution = (await context.start("import time; time.sleep(30)", detached=True)).body["id"]
     document = await request(f"{world}api/sandboxes/openapi.json")
-    real = {"sandbox_id": context.sandbox_id, "context_id": context.id, "execution_id": execution}
-    unreal = {"sandbox_id": f"sbx_{'0' * 20}", "context_id": "0-0-0-0-0", "execution_id": f"exe_{'0' * 20}"}
-    bodies = {"execute": {"code": "1"}, "renew_sandbox": {"timeout_s": 60}}
+    real = {"sandbox_id": context.sandbox_id, "context_id": context.id, "execution_id": execution, "path": "a"}
+    unreal = {
+        "sandbox_id": f"sbx_{'0' * 20}",
+        "context_id": "0-0-0-0-0",
+        "execution_id": f"exe_{'0' * 20}",
+        "path": "a",
+    }
+    batch = {"files": [{"path": "a", "url": "http://192.0.2.1/"}]}
+    bodies = {"execute": {"code": "1"}, "renew_sandbox": {"timeout_s": 60}, "move_file": {"path": "b"}}
+    bodies |= {"upload_files": batch, "export_files": batch}
     asked = 0
     for path, item in document["paths"].items():
-        for method in {"get", "post", "delete"} & set(item):
+        for method in METHODS & set(item):
             if "{" not in path:
                 continue
             body = bodies.get(item[method]["operationId"])
@@ -260,7 +268,7 @@ async def test_a_stranger_finds_nothing_of_another_owner(people, world):
                 said = [said[0].replace(real[name], ""), said[1].replace(unreal[name], "")]
             assert said[0] == said[1]
             asked += 1
-    assert asked >= 13
+    assert asked >= 19
     assert (await bob.get()).body["sandboxes"] == []
     assert (await alice.get(*context.parts, "executions", execution)).body["state"] == "running"
 
@@ -286,7 +294,7 @@ async def test_a_key_is_its_owners(people):
 async def test_nobody_gets_nothing_but_health(people, world):
     document = await request(f"{world}api/sandboxes/openapi.json")
     for path, item in document["paths"].items():
-        for method in {"get", "post", "delete"} & set(item):
+        for method in METHODS & set(item):
             parts = path.removeprefix("/api/sandboxes").strip("/").replace("{", "").replace("}", "").split("/")
             reply = await people[""](method.upper(), *filter(None, parts))
             if path.endswith("z"):

@@ -45,9 +45,14 @@ def test_the_curl_example_runs(url):
     first, *events = run("bash", "-euo", "pipefail", "-c", example("sh"), url=url).replace("}{", "}\n{").splitlines()
     execution = json.loads(first)
     assert (execution["outcome"], execution["outputs"][0]["text"]) == ("ok", "42\n")
+    assert events.pop() == "3,4"
     kinds = [json.loads(line)["type"] for line in events]
     assert kinds == ["started", "output", "output", "output", "ended"]
 
 
 def test_the_python_example_runs(url):
     assert run(sys.executable, "-c", example("python"), url=url) == "error ZeroDivisionError\n"
+
+
+def test_the_example_with_files_runs(url):
+    assert run(sys.executable, str(Path(__file__).resolve().parents[2] / "examples/files.py"), url=url) == "6\n"

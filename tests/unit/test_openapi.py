@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 OPERATIONS = operations.table(models.Times())
 DOCUMENT = openapi.document(OPERATIONS, "/base/")
-NOBODY = Services(sandboxes=None, contexts=None, executions=None)
+NOBODY = Services(sandboxes=None, contexts=None, executions=None, files=None, transfers=None)
 
 
 def test_the_document_has_the_operations_that_are_served():
@@ -27,13 +27,13 @@ def test_the_document_has_the_operations_that_are_served():
         if issubclass(handler, handlers.OperationHandler):
             served |= {(route, method.lower()) for method in arguments["operations"]}
     documented = {
-        (re.sub(r"\{\w+\}", "([^/]+)", path), method)
+        (re.sub(r"\{\w+\}", "([^/]+)", path.replace("/{path}", "(?:/(.*))?")), method)
         for path, item in DOCUMENT["paths"].items()
         for method in item
         if method != "parameters"
     }
     assert documented == served
-    assert len(documented) == len(OPERATIONS) == 17
+    assert len(documented) == len(OPERATIONS) == 23
 
 
 def test_every_reference_leads_somewhere():

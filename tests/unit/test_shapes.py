@@ -15,6 +15,7 @@ from jupyter_sandbox.guards.shapes import (
     Choice,
     Field,
     Flag,
+    Items,
     Nullable,
     Number,
     Record,
@@ -35,6 +36,7 @@ SHAPES = {
     "flag": Flag(),
     "choice": Choice(("a", "b")),
     "table": Table(names=Text(max_length=2, pattern=r"^[a-z]*$"), values=Text(max_length=2), max_entries=2),
+    "items": Items(shape=Whole(minimum=0, maximum=9), min_items=1, max_items=2),
     "nullable": Nullable(Flag()),
     "record": Record(
         name="Point",

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.sandboxes import Filter
 from jupyter_sandbox.surfaces.native import models
-from jupyter_sandbox.web import Form
+from jupyter_sandbox.web import Form, Incoming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from jupyter_sandbox.contexts import Contexts
     from jupyter_sandbox.execution import Execution
     from jupyter_sandbox.execution_fold import OutputEvent
     from jupyter_sandbox.executions import Executions
+    from jupyter_sandbox.file_transfers import FileTransfers
+    from jupyter_sandbox.files import Files, Reading
+    from jupyter_sandbox.guards.ranges import ByteRange
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.sandboxes import Sandboxes
 
@@ -30,6 +34,8 @@ class Services:
     sandboxes: Sandboxes
     contexts: Contexts
     executions: Executions
+    files: Files
+    transfers: FileTransfers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +48,22 @@ class Call:
     query: Any = None
     key: str | None = None
     form: Form = Form.JSON
-    when_gone: Callable[[Callable[[], None]], None] = lambda _: None
+    content: Incoming = field(default_factory=Incoming)
+    """The body, when the operation takes a file."""
+    only_new: bool = False
+    """Whether what is there must not be replaced."""
+    range: ByteRange | None = None
+    when_gone: Callable[[Callable[[], object]], None] = lambda _: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What is answered: a model or a stream of events; `location` is relative to the server's base URL."""
+    """What is answered: a model, a stream of events or a file; `location` is relative to the server's base URL."""
 
     model: object | None = None
     location: str | None = None
-    events: AsyncIterator[dict[str, Any]] | None = None
+    events: AsyncGenerator[dict[str, Any], None] | None = None
+    file: AbstractAsyncContextManager[Reading] | None = None
     status: int | None = None
     """Another than the row says."""
 
@@ -151,7 +163,7 @@ async def execute(services: Services, call: Call) -> Answer:
     return Answer(model=models.execution(await execution.ended()), location=location)
 
 
-async def _lines(execution: Execution, events: AsyncIterator[OutputEvent]) -> AsyncIterator[dict[str, Any]]:
+async def _lines(execution: Execution, events: AsyncIterator[OutputEvent]) -> AsyncGenerator[dict[str, Any], None]:
     yield {"type": "started", "execution": models.execution(execution.view(), with_outputs=False)}
     async for event in events:
         yield models.event(event)

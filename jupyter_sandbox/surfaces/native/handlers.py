@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,16 +11,25 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 
 from jupyter_sandbox import owners
-from jupyter_sandbox.errors import InvalidRequestError, SandboxError, UnknownRouteError
-from jupyter_sandbox.guards import shapes
+from jupyter_sandbox.errors import (
+    FileRangeError,
+    FileTooLargeError,
+    InvalidRequestError,
+    SandboxError,
+    UnknownRouteError,
+)
+from jupyter_sandbox.guards import ranges, shapes
 from jupyter_sandbox.surfaces.native import models, openapi
 from jupyter_sandbox.surfaces.native.answers import ROOT, Call, Services
-from jupyter_sandbox.web import Form, ServiceHandler, form_of
+from jupyter_sandbox.web import Form, Incoming, ServiceHandler, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from jupyter_sandbox.surfaces.native.operations import Operation
+    from jupyter_sandbox.files import Reading
+    from jupyter_sandbox.guards.ranges import ByteRange
+    from jupyter_sandbox.surfaces.native.operation import Operation
 
 _JUPYTERS_OWN: Final = re.compile(r"token|_xsrf|[0-9]+")
 """Names in a query that are Jupyter's: its token, its XSRF token, and the numbers that its clients put there."""
@@ -35,6 +45,27 @@ class OperationHandler(ServiceHandler):
         """`operations`: by method."""
         self._operations, self._services = operations, services
         self.methods = tuple(operations)
+        self._serving: asyncio.Task[None] | None = None
+
+    def file_limit(self) -> int | None:
+        """See ServiceHandler."""
+        operation = self._operations.get(self.request.method or "")
+        return self._services.files.max_file_mib << 20 if operation and operation.takes_file else None
+
+    async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
+        """Begin to serve before the body has come, if it is a file."""
+        await super().prepare()
+        if self.incoming is not None:
+            ids = tuple(self.path_args)
+            self._serving = asyncio.create_task(self._dispatch(ids), name="file from a client")
+            self._serving.add_done_callback(self._served)
+            self.when_gone(self._serving.cancel)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        if self.incoming is not None:
+            self.incoming.drop()
+        if not task.cancelled():
+            task.exception()  # looked at: who hung up does not ask for it
 
     @web.authenticated
     async def get(self, *ids: str) -> None:
@@ -43,6 +74,22 @@ class OperationHandler(ServiceHandler):
 
     @web.authenticated
     async def post(self, *ids: str) -> None:
+        """Serve the operation of this method."""
+        await self._dispatch(ids)
+
+    @web.authenticated
+    async def put(self, *ids: str) -> None:
+        """Wait for the operation that `prepare` began, now that all of the body has come."""
+        if self._serving is None or self.incoming is None:
+            await self._dispatch(ids)
+            return
+        self.incoming.end()
+        await asyncio.wait([self._serving])
+        if not self._serving.cancelled():
+            self._serving.result()
+
+    @web.authenticated
+    async def patch(self, *ids: str) -> None:
         """Serve the operation of this method."""
         await self._dispatch(ids)
 
@@ -67,10 +114,18 @@ class OperationHandler(ServiceHandler):
                 query=self._judged_query(operation),
                 key=self._judged_key() if operation.takes_key else None,
                 form=form_of(self.request.headers.get("Accept", "")) if operation.streams else Form.JSON,
+                content=self.incoming or Incoming(),
+                only_new=self._judged_condition() if operation.takes_file else False,
+                range=self._range() if operation.gives_file else None,
                 when_gone=self.when_gone,
             )
             answer = await operation.serve(self._services, call)
+            if answer.file is not None:
+                await self._send(answer.file, is_part=call.range is not None)
+                return
         except SandboxError as error:
+            if self.incoming is not None and not isinstance(error, FileTooLargeError):
+                await self.incoming.ended()  # who still sends does not listen
             self.refuse(error)
             return
         location = None if answer.location is None else url_path_join(self.base_url, answer.location)
@@ -80,7 +135,37 @@ class OperationHandler(ServiceHandler):
         else:
             self.answer(answer.status or operation.status, answer.model, location)
 
+    async def _send(self, file: AbstractAsyncContextManager[Reading], *, is_part: bool) -> None:
+        async with file as reading:
+            if is_part and reading.start >= reading.entry.size_bytes:
+                raise FileRangeError(f"the file has {reading.entry.size_bytes} bytes")
+            await self.send_file(
+                reading,
+                name=reading.entry.name,
+                start=reading.start,
+                size=reading.size,
+                total=reading.entry.size_bytes,
+                is_part=is_part,
+            )
+
+    def _range(self) -> ByteRange | None:
+        """Judge the header Range; with If-Range it means nothing, since nothing of ours fits that."""
+        given = self.request.headers.get_list("Range")
+        return ranges.judge(given[0]) if len(given) == 1 and "If-Range" not in self.request.headers else None
+
+    def _judged_condition(self) -> bool:
+        """Whether a file must be new; what else a client may demand of it is refused rather than passed over."""
+        for name in ("If-Match", "If-Unmodified-Since", "Content-Range", "Content-Encoding"):
+            if name in self.request.headers:
+                raise InvalidRequestError(f"the header {name} is not obeyed here; leave it out")
+        given = self.request.headers.get_list("If-None-Match")
+        if given and given != ["*"]:
+            raise InvalidRequestError("If-None-Match can be * only: do not replace what is there")
+        return bool(given)
+
     def _judged_body(self, operation: Operation) -> Any:
+        if operation.takes_file:
+            return None
         data = self.body()
         if operation.body is None:
             if data.strip() not in (b"", b"{}"):
@@ -171,7 +256,8 @@ def rules(operations: Sequence[Operation], services: Services) -> list[Rule]:
     for path, served in by_path.items():
         is_public = all(operation.resource is None for operation in served.values())
         arguments = {"operations": served, "services": services}
-        found.append((re.sub(r"\{\w+\}", "([^/]+)", path), PublicHandler if is_public else OperationHandler, arguments))
+        pattern = re.sub(r"\{\w+\}", "([^/]+)", path.replace("/{path}", "(?:/(.*))?"))
+        found.append((pattern, PublicHandler if is_public else OperationHandler, arguments))
     found.append((rf"{ROOT}(?:/.*)?", NowhereHandler, {}))
     return found
 

@@ -10,6 +10,7 @@ from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecutio
 from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Nullable, Number, Record, Table, Text, Whole
 from jupyter_sandbox.sandboxes import Claim, Origin, SandboxState, SandboxView
+from jupyter_sandbox.surfaces.native import file_models, schemas
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -221,28 +222,6 @@ def event(change: OutputEvent) -> dict[str, Any]:
 
 # -- their schemas
 
-_TIME: Final[Schema] = {"type": "string", "format": "date-time"}
-_TEXT: Final[Schema] = {"type": "string"}
-_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
-
-
-def _object(**properties: Schema) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _list(name: str) -> Schema:
-    return {"type": "array", "items": {"$ref": f"#/components/schemas/{name}"}}
-
-
 _OUTPUT: Final[Schema] = {
     "type": "object",
     "description": "An output of nbformat 4: stream, display_data, execute_result or error.",
@@ -250,48 +229,50 @@ _OUTPUT: Final[Schema] = {
     "required": ["output_type"],
 }
 _EXECUTION: Final[dict[str, Schema]] = {
-    "id": _TEXT,
-    "sandbox_id": _TEXT,
-    "context_id": _TEXT,
+    "id": schemas.TEXT,
+    "sandbox_id": schemas.TEXT,
+    "context_id": schemas.TEXT,
     "state": {"enum": [str(state) for state in ExecutionState]},
-    "outcome": _or_null({"enum": [str(outcome) for outcome in Outcome]}),
-    "message": _or_null(_TEXT),
+    "outcome": schemas.or_null({"enum": [str(outcome) for outcome in Outcome]}),
+    "message": schemas.or_null(schemas.TEXT),
     "detached": {"type": "boolean"},
-    "accepted_at": _TIME,
-    "started_at": _or_null(_TIME),
-    "ended_at": _or_null(_TIME),
-    "duration_s": _or_null({"type": "number"}),
-    "execution_count": _or_null(_COUNT),
-    "error": _or_null(_object(name=_TEXT, value=_TEXT)),
-    "omitted": _object(outputs=_COUNT, bytes=_COUNT, refused_messages=_COUNT, refused_bytes=_COUNT),
+    "accepted_at": schemas.TIME,
+    "started_at": schemas.or_null(schemas.TIME),
+    "ended_at": schemas.or_null(schemas.TIME),
+    "duration_s": schemas.or_null({"type": "number"}),
+    "execution_count": schemas.or_null(schemas.COUNT),
+    "error": schemas.or_null(schemas.record(name=schemas.TEXT, value=schemas.TEXT)),
+    "omitted": schemas.record(
+        outputs=schemas.COUNT, bytes=schemas.COUNT, refused_messages=schemas.COUNT, refused_bytes=schemas.COUNT
+    ),
 }
 SCHEMAS: Final[dict[str, Schema]] = {
-    "Problem": _object(code=_TEXT, message=_TEXT, hint=_TEXT),
-    "Sandbox": _object(
-        id=_TEXT,
-        template=_TEXT,
+    "Problem": schemas.record(code=schemas.TEXT, message=schemas.TEXT, hint=schemas.TEXT),
+    "Sandbox": schemas.record(
+        id=schemas.TEXT,
+        template=schemas.TEXT,
         state={"enum": [str(state) for state in SandboxState]},
         origin={"enum": [str(origin) for origin in Origin]},
-        created_at=_TIME,
-        expires_at=_or_null(_TIME),
-        metadata={"type": "object", "additionalProperties": _TEXT},
-        contexts={"type": "array", "items": _TEXT},
+        created_at=schemas.TIME,
+        expires_at=schemas.or_null(schemas.TIME),
+        metadata={"type": "object", "additionalProperties": schemas.TEXT},
+        contexts={"type": "array", "items": schemas.TEXT},
     ),
-    "Sandboxes": _object(sandboxes=_list("Sandbox"), next=_or_null(_TEXT)),
-    "Context": _object(
-        id=_TEXT,
-        sandbox_id=_TEXT,
-        language=_TEXT,
-        kernel_name=_TEXT,
-        cwd=_TEXT,
-        state=_TEXT,
-        last_activity=_TIME,
+    "Sandboxes": schemas.record(sandboxes=schemas.list_of("Sandbox"), next=schemas.or_null(schemas.TEXT)),
+    "Context": schemas.record(
+        id=schemas.TEXT,
+        sandbox_id=schemas.TEXT,
+        language=schemas.TEXT,
+        kernel_name=schemas.TEXT,
+        cwd=schemas.TEXT,
+        state=schemas.TEXT,
+        last_activity=schemas.TIME,
     ),
-    "Contexts": _object(contexts=_list("Context")),
+    "Contexts": schemas.record(contexts=schemas.list_of("Context")),
     "Output": _OUTPUT,
-    "Execution": _object(**_EXECUTION, outputs=_list("Output")),
-    "ExecutionSummary": _object(**_EXECUTION),
-    "Executions": _object(executions=_list("ExecutionSummary")),
+    "Execution": schemas.record(**_EXECUTION, outputs=schemas.list_of("Output")),
+    "ExecutionSummary": schemas.record(**_EXECUTION),
+    "Executions": schemas.record(executions=schemas.list_of("ExecutionSummary")),
     "Event": {
         "type": "object",
         "description": "One line or message of a stream: `started` with the execution, then `output` (a piece of text, "
@@ -300,5 +281,6 @@ SCHEMAS: Final[dict[str, Schema]] = {
         "properties": {"type": {"enum": ["started", "output", "update", "clear", "ended"]}},
         "required": ["type"],
     },
-    "Health": _object(status=_TEXT),
+    "Health": schemas.record(status=schemas.TEXT),
+    **file_models.SCHEMAS,
 }

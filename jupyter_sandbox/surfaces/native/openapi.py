@@ -9,16 +9,17 @@ from jupyter_sandbox import errors
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.guards.shapes import REQUIRED
 from jupyter_sandbox.surfaces.native import models
-from jupyter_sandbox.web import Form
+from jupyter_sandbox.web import FILE, Form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jupyter_sandbox.surfaces.native.operations import Operation
+    from jupyter_sandbox.surfaces.native.operation import Operation
 
 _LINKED: Final[dict[str, dict[str, str]]] = {
     "Sandbox": {"sandbox_id": "id"},
     "Context": {"sandbox_id": "sandbox_id", "context_id": "id"},
+    "File": {"sandbox_id": "sandbox_id", "path": "path"},
     "Execution": {"sandbox_id": "sandbox_id", "context_id": "context_id", "execution_id": "id"},
 }
 """Which field of a new object is which part of the paths below it."""
@@ -36,7 +37,7 @@ def document(operations: Sequence[Operation], base_url: str) -> dict[str, Any]:
         "info": {
             "title": "jupyter-sandbox",
             "version": __version__,
-            "description": "Sandboxes, contexts in them, and executions in these. Contexts are Jupyter kernels.",
+            "description": "Sandboxes, files and contexts in them, executions in these. Contexts are Jupyter kernels.",
         },
         "servers": [{"url": base_url.rstrip("/") or "/"}],
         "security": [{"token": []}],
@@ -60,7 +61,13 @@ def _path_item(path: str) -> dict[str, Any]:
     if not names:
         return {}
     schema = {"type": "string", "minLength": 1}
-    return {"parameters": [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]}
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": schema} for name in names
+    ]
+    for parameter in parameters:
+        if parameter["name"] == "path":
+            parameter["description"] = "A path below /sandbox, percent-encoded once; slashes may stay. Empty: /sandbox."
+    return {"parameters": parameters}
 
 
 def _operation(operation: Operation, all_operations: Sequence[Operation]) -> dict[str, Any]:
@@ -76,6 +83,8 @@ def _operation(operation: Operation, all_operations: Sequence[Operation]) -> dic
         schema = {"$ref": f"#/components/schemas/{operation.body.name}"}
         is_required = any(each.default is REQUIRED for each in operation.body.fields.values())
         printed["requestBody"] = {"required": is_required, "content": {str(Form.JSON): {"schema": schema}}}
+    if operation.takes_file:
+        printed["requestBody"] = {"required": False, "content": {FILE: {}}}
     if operation.resource is None:
         printed["security"] = []
     return printed
@@ -98,6 +107,15 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
                 "schema": models.KEY.schema(),
             }
         )
+    for name, is_wanted, description in (
+        ("If-None-Match", operation.takes_file, "*: do not replace what is there."),
+        ("Range", operation.gives_file, "With download=1: one range of bytes; others are not obeyed."),
+    ):
+        if is_wanted:
+            schema = {"type": "string"}
+            found.append(
+                {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+            )
     return found
 
 
@@ -105,6 +123,9 @@ def _responses(operation: Operation, all_operations: Sequence[Operation]) -> dic
     found: dict[str, dict[str, Any]] = {str(operation.status): _success(operation, operation.model)}
     for status, model in operation.others.items():
         found[str(status)] = _success(operation, model, may_stream=False)
+    if operation.gives_file:
+        found["200"]["content"][FILE] = {}
+        found["206"] = {"description": "A range of the file.", "content": {FILE: {}}}
     for made in {"201", "202"} & set(found):
         found[made]["links"] = _links(operation.model or "", all_operations)
     kinds = _ALWAYS if operation.resource else ()

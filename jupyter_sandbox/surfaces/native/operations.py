@@ -5,44 +5,16 @@ Handlers read it and the OpenAPI document is printed from it, so what is served 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.surfaces.native import answers, models
+from jupyter_sandbox.surfaces.native import answers, file_operations, models
 from jupyter_sandbox.surfaces.native.answers import ROOT
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from jupyter_sandbox.guards.shapes import Record
-    from jupyter_sandbox.surfaces.native.answers import Answer, Call, Services
+from jupyter_sandbox.surfaces.native.operation import Operation
 
 _SANDBOX: Final = f"{ROOT}/{{sandbox_id}}"
 _CONTEXT: Final = f"{_SANDBOX}/contexts/{{context_id}}"
 _EXECUTION: Final = f"{_CONTEXT}/executions/{{execution_id}}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operation:
-    """A row. `resource` and `action` are what Jupyter's authorizer is asked for; None: everybody may."""
-
-    name: str
-    method: Literal["GET", "POST", "DELETE"]
-    path: str
-    summary: str
-    serve: Callable[[Services, Call], Awaitable[Answer]]
-    status: int = 200
-    model: str | None = None
-    resource: Literal["sandboxes", "kernels"] | None = "sandboxes"
-    action: Literal["read", "write", "execute"] = "read"
-    body: Record | None = None
-    query: Record | None = None
-    takes_key: bool = False
-    streams: bool = False
-    others: dict[int, str] = field(default_factory=dict)
-    """More statuses that mean success, with the name of the model."""
-    refusals: tuple[type[errors.SandboxError], ...] = ()
 
 
 def table(times: models.Times) -> tuple[Operation, ...]:
@@ -151,6 +123,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             refusals=(*no_sandbox, errors.ConflictError, errors.StartError, errors.CapacityError),
         ),
         *_in_context(times, no_context),
+        *file_operations.ROWS,
     )
 
 

@@ -1,0 +1,126 @@
+"""What REST operations on files answer. A path is a client's text until the services judge it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from jupyter_sandbox.errors import FileConflictError, InvalidRequestError, UnknownFileError
+from jupyter_sandbox.guards import paths
+from jupyter_sandbox.host.beneath import Kind
+from jupyter_sandbox.surfaces.native import file_models
+from jupyter_sandbox.surfaces.native.answers import ROOT, Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from jupyter_sandbox.file_transfers import Outcome
+    from jupyter_sandbox.guards.paths import Names
+    from jupyter_sandbox.surfaces.native.answers import Call, Services
+
+Result = TypeVar("Result")
+
+
+def _place(services: Services, call: Call) -> tuple[str, str, Names]:
+    """Return sandbox and path that are meant; the first must be the caller's."""
+    sandbox_id, text = call.ids
+    sandbox = services.sandboxes.find_ready(call.owner, sandbox_id)
+    names = paths.names(text or ".")
+    return sandbox.id, "/".join(names) or ".", names
+
+
+async def get_file(services: Services, call: Call) -> Answer:
+    """What is there, with a page of its entries if it is a directory; or a file's content."""
+    sandbox, path, names = _place(services, call)
+    if call.query.download == "1":
+        if call.range is None:
+            return Answer(file=services.files.reading(sandbox, path))
+        return Answer(file=services.files.reading(sandbox, path, start=call.range.start, size=call.range.size))
+    entry = await services.files.stat(sandbox, path)
+    model: dict[str, Any] = {**file_models.file(sandbox, names, entry), "entries": None, "next": None}
+    if entry.kind is Kind.DIRECTORY:
+        after = file_models.after(call.query.cursor)
+        page = await services.files.listing(sandbox, path, after=after, limit=call.query.limit)
+        model["entries"] = [file_models.file(sandbox, (*names, each.name), each) for each in page.entries]
+        model["next"] = file_models.cursor(page.after)
+    return Answer(model=model)
+
+
+async def put_file(services: Services, call: Call) -> Answer:
+    """The file or directory that was made."""
+    sandbox, path, names = _place(services, call)
+    parents = call.query.parents == "1"
+    if call.query.type == "directory":
+        async for _ in call.content:
+            raise InvalidRequestError("a directory is made without a body")
+        is_new = await services.files.make_directory(sandbox, path, parents=parents)
+        if call.only_new and not is_new:
+            raise FileConflictError(f"{paths.text(names)!a} exists in sandbox {sandbox}")
+        entry = await services.files.stat(sandbox, path)
+    else:
+        is_new = not await _is_there(services, sandbox, path)
+        entry = await services.files.write(sandbox, path, call.content, replace=not call.only_new, parents=parents)
+    model = file_models.file(sandbox, names, entry)
+    location = f"{ROOT}/{sandbox}/files/{quote(path)}" if is_new else None
+    return Answer(model=model, location=location, status=201 if is_new else 200)
+
+
+async def _is_there(services: Services, sandbox: str, path: str) -> bool:
+    try:
+        await services.files.stat(sandbox, path)
+    except UnknownFileError:
+        return False
+    return True
+
+
+async def move_file(services: Services, call: Call) -> Answer:
+    """What has another path now."""
+    sandbox, path, _ = _place(services, call)
+    names = paths.entry(call.body.path)
+    await services.files.move(sandbox, path, call.body.path, replace=call.body.replace)
+    return Answer(model=file_models.file(sandbox, names, await services.files.stat(sandbox, call.body.path)))
+
+
+async def delete_file(services: Services, call: Call) -> Answer:
+    """Nothing, when it is gone."""
+    sandbox, path, _ = _place(services, call)
+    await _as_long_as_asked(call, services.files.delete(sandbox, path, recursive=call.query.recursive == "1"))
+    return Answer()
+
+
+async def upload_files(services: Services, call: Call) -> Answer:
+    """What became of each file that was to be brought."""
+    sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
+    return _outcomes(await _as_long_as_asked(call, services.transfers.upload(sandbox, call.body["files"])))
+
+
+async def export_files(services: Services, call: Call) -> Answer:
+    """What became of each file that was to be sent."""
+    sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
+    return _outcomes(await _as_long_as_asked(call, services.transfers.export(sandbox, call.body["files"])))
+
+
+def _outcomes(found: tuple[Outcome, ...]) -> Answer:
+    files = [
+        {
+            "path": each.path,
+            "size_bytes": each.size_bytes,
+            "error": None if each.error is None else {"code": each.error.code, "message": str(each.error)},
+        }
+        for each in found
+    ]
+    return Answer(model={"files": files})
+
+
+async def _as_long_as_asked(call: Call, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do what may take long, and stop when the client hangs up."""
+    task = asyncio.create_task(work)
+    call.when_gone(task.cancel)
+    try:
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
+    if task.cancelled():
+        raise InvalidRequestError("the client hung up")
+    return task.result()
