@@ -120,11 +120,14 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         the kernel's state is known. A kernel that welcomes its subscribers is known to have us by that.
         """
         iopub, provisioner = self.connection.channels["iopub"], self._provisioner()
-        welcomes = isinstance(provisioner, SandboxProvisioner) and provisioner.welcomes
-        if not welcomes or iopub.receiving():  # receiving: a tab that came back, with what was kept for it
-            nudged: asyncio.Future[None] = self._nudge()
-            return nudged
-        return asyncio.ensure_future(self._hear_from(iopub))
+        if iopub.receiving():  # a tab that came back never stopped to listen; a nudge would swallow what comes now
+            listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            listening.set_result(None)
+            return listening
+        if isinstance(provisioner, SandboxProvisioner) and provisioner.welcomes:
+            return asyncio.ensure_future(self._hear_from(iopub))
+        nudged: asyncio.Future[None] = self._nudge()
+        return nudged
 
     async def _hear_from(self, iopub: Any) -> None:
         heard = asyncio.Event()
