@@ -25,7 +25,7 @@ class Watch(APIHandler):
     async def delete(self):
         ticker = Watch.ticker
         await ticker.stop()
-        self.finish({"peak_mib": ticker.peak_mib, "rss_mib": _rss_mib(), "longest_block_s": ticker.longest_block_s()})
+        self.finish({"peak_mib": ticker.peak_mib, "rss_mib": _rss_mib(), "longest_work_s": ticker.longest_work_s})
 
 
 class Refusals(APIHandler):

@@ -46,7 +46,7 @@ async def test_a_kernel_that_lies_gets_an_end_in_time_and_hurts_nobody(world, pe
     await liar.printed(PRELUDE)
     for name, abuse in ABUSES.items():
         try:
-            async with watched(world, blocked_s=float("inf")):  # what the loop is busy with is measured there
+            async with watched(world, busy_s=float("inf")):  # what the loop is busy with is measured there
                 began = time.monotonic()
                 execution = await liar.execute(abuse.code, timeout_s=timeout_s)
                 took = time.monotonic() - began
