@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import warnings
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from jupyter_sandbox.host import forks
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def attach(
     foreign code yet: paths are followed as they are. Raises OSError; what was done by then stays.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child makes system calls only, no Python machinery
-        child = os.fork()
+    child = forks.fork()
     if child == 0:
         _attach_and_exit(pidfd, mounts, away, inodes, seal, writer)
     os.close(writer)
@@ -58,9 +56,7 @@ def clone(pidfd: int, path: str) -> int:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # as above
-            child = os.fork()
+        child = forks.fork()
         if child == 0:
             _clone_and_exit(pidfd, path, theirs)
         theirs.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import warnings
 from typing import Final
 
+from jupyter_sandbox.host import forks
 from sandbox_worker import linux
 
 _TIMEOUT_S: Final = 10
@@ -20,9 +20,7 @@ def user_namespace(uid_map: str, gid_map: str) -> int:
     """
     ready_reader, ready_writer = os.pipe2(os.O_CLOEXEC)
     done_reader, done_writer = os.pipe2(os.O_CLOEXEC)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child makes system calls only, no Python machinery
-        holder = os.fork()
+    holder = forks.fork()
     if holder == 0:
         try:
             signal.alarm(_TIMEOUT_S)
