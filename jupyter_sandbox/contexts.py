@@ -191,14 +191,15 @@ class Contexts:
         except (web.HTTPError, RuntimeError) as error:
             raise _ours(error, "the context did not start") from error
         finally:
-            self._forget_failed_starts()
+            forget_failed_starts(self.multi_manager)
 
-    def _forget_failed_starts(self) -> None:
-        """jupyter_client keeps a failed start among those that are under way, for ever."""
-        pending = getattr(self.multi_manager, "_pending_kernels", {})
-        for kernel_id, task in list(pending.items()):
-            if task.done() and kernel_id not in self.multi_manager:
-                del pending[kernel_id]
+
+def forget_failed_starts(multi_manager: Any) -> None:
+    """jupyter_client keeps a failed start among those that are under way, and `shutdown_all` waits for it for ever."""
+    pending = getattr(multi_manager, "_pending_kernels", {})
+    for kernel_id, task in list(pending.items()):
+        if task.done() and kernel_id not in multi_manager:
+            del pending[kernel_id]
 
 
 def _ours(error: BaseException, words: str) -> SandboxError:

@@ -20,7 +20,7 @@ from traitlets import Bool, Float, Int
 from jupyter_sandbox import exclusive, kernel_channels, owners
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.contexts import Contexts
+from jupyter_sandbox.contexts import Contexts, forget_failed_starts
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.executions import Bounds, Executions
 from jupyter_sandbox.file_transfers import FileTransfers
@@ -182,10 +182,7 @@ class SandboxExtension(ExtensionApp):
             await self._services.executions.stop()
             await self._services.sandboxes.stop()
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
-        # A failed start stays in the manager's list of pending kernels, and shutdown_all would wait for it for ever.
-        for kernel_id, task in list(getattr(manager, "_pending_kernels", {}).items()):
-            if task.done() and kernel_id not in manager:
-                manager._pending_kernels.pop(kernel_id)  # noqa: SLF001 - there is no other way
+        forget_failed_starts(manager)
         await manager.shutdown_all()
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Retire(), verbs.Done, start=False)
