@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
-from jupyter_sandbox.guards.paths import TOP
+from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import elsewhere, idmaps, processes
 from sandbox_worker import linux
 
@@ -156,11 +156,11 @@ def recovered(pidfd: int, uid: int | None, stage: Stage) -> Disk:
 
     Blocking. Raises OSError when there is none, or it is not the worker's.
     """
-    mount = elsewhere.clone(pidfd, TOP)
+    mount = elsewhere.clone(pidfd, HOME)
     try:
         owner = os.stat(".", dir_fd=mount).st_uid
         if uid not in (None, owner):
-            raise OSError(errno.EPERM, f"what lies at {TOP} belongs to {owner}")
+            raise OSError(errno.EPERM, f"what lies at {HOME} belongs to {owner}")
     except BaseException:
         os.close(mount)
         raise
@@ -171,12 +171,10 @@ class Disks(Protocol):
     """Makes disks. Blocking: call it in a thread."""
 
     kind: str
+    stage: Stage
 
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """Make an empty disk whose files belong to host uid `uid`; raises DiskSpaceError or StartError."""
-
-    def recover(self, pidfd: int, uid: int | None) -> Disk:
-        """See `recovered`."""
 
 
 class LoopDisks:
@@ -188,7 +186,7 @@ class LoopDisks:
         """Make images in `directory` as long as its file system keeps `reserve_mib` free."""
         self._directory = directory
         self._reserve_mib = reserve_mib
-        self._stage = stage
+        self.stage = stage
 
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """See Disks."""
@@ -202,7 +200,7 @@ class LoopDisks:
                 undo.callback(os.close, loop[0])
                 mount = linux.new_filesystem("ext4", {"source": loop[1], "errors": "remount-ro"}, _WORKER_ATTRIBUTES)
                 undo.callback(os.close, mount)
-                return _furnished(mount, uid, self._stage, owner=uid)
+                return _furnished(mount, uid, self.stage, owner=uid)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskSpaceError(
@@ -210,10 +208,6 @@ class LoopDisks:
                     retry_after_s=5,
                 ) from error
             raise StartError(f"the virtual disk could not be made: {error}") from error
-
-    def recover(self, pidfd: int, uid: int | None) -> Disk:
-        """See Disks."""
-        return recovered(pidfd, uid, self._stage)
 
     def _admit(self, size_mib: int) -> None:
         free_mib = shutil.disk_usage(self._directory).free >> 20
@@ -239,7 +233,7 @@ class MemoryDisks:
 
     def __init__(self, stage: Stage) -> None:
         """Furnish new disks on `stage`."""
-        self._stage = stage
+        self.stage = stage
 
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """See Disks."""
@@ -247,15 +241,11 @@ class MemoryDisks:
         try:
             mount = linux.new_filesystem("tmpfs", {"source": name, "mode": "755", **options}, _WORKER_ATTRIBUTES)
             try:
-                return _furnished(mount, uid, self._stage, owner=None)
+                return _furnished(mount, uid, self.stage, owner=None)
             finally:
                 os.close(mount)
         except OSError as error:
             raise StartError(f"the virtual disk could not be made: {error}") from error
-
-    def recover(self, pidfd: int, uid: int | None) -> Disk:
-        """See Disks."""
-        return recovered(pidfd, uid, self._stage)
 
 
 def _furnished(mount: int, uid: int, stage: Stage, *, owner: int | None) -> Disk:

@@ -28,6 +28,7 @@ from jupyter_sandbox import launch, workspace
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import BrokerUnavailableError, ProgramMissingError, SandboxError, StartError, WorkspaceError
 from jupyter_sandbox.guards import ids
+from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.specs import WorkspaceMode
 from sandbox_worker import messages
 from sandbox_worker.protocol import PORTS, CurveKeys
@@ -141,7 +142,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     def resolve_path(self, path: str) -> str | None:
         """Return the host path of a file of the workspace, or None: other files of a sandbox have none."""
-        if self._lease is None or self._directory is None or self._lease.cwd == "/sandbox":
+        if self._lease is None or self._directory is None or self._lease.cwd == HOME:
             return None
         inside = posixpath.normpath(posixpath.join(self._lease.cwd, path))
         relative = posixpath.relpath(inside, self._lease.cwd)

@@ -12,8 +12,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import workspace
-from jupyter_sandbox.broker.sandbox import HOME, Sandbox
 from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.specs import Workspace, WorkspaceMode
 from sandbox_worker import protocol
@@ -21,6 +21,7 @@ from sandbox_worker import protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jupyter_sandbox.broker.sandbox import Sandbox
     from jupyter_sandbox.firewall import Firewall
 
 _KERNELSPEC: Final = Workspace(mode=WorkspaceMode.READ_ONLY, name="kernelspec")

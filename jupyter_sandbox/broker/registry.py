@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import binding, verbs
-from jupyter_sandbox.broker.sandbox import HOME, Event, Holder, Sandbox
+from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
     ProtocolError,
@@ -28,6 +28,7 @@ from jupyter_sandbox.errors import (
 )
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids, keys, processes
+from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState

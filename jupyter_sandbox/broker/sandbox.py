@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from jupyter_sandbox import obituary
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.ledger import Record
 from jupyter_sandbox.lifecycle import WorkerState
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from jupyter_sandbox.specs import Template
     from sandbox_worker import protocol
 
-HOME: Final = "/sandbox"
-"""Where a sandbox's disk shows, and where its kernels start when there is no workspace."""
 
 Event = verbs.ProcessExited | verbs.SandboxGone
 Holder = Callable[[Event], None]

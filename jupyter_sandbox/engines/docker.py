@@ -230,7 +230,7 @@ class DockerEngine:
             await self._give_back(record.id)
             return None
         self._slots.keep(record.slot)
-        disk = await recovered_disk(self._disks, record, pidfd, self._uid_base + record.slot)
+        disk = await recovered_disk(self._disks.stage, record, pidfd, self._uid_base + record.slot)
         return self._held(record.id, template, slot=record.slot, pid=record.pid, pidfd=pidfd, disk=disk)
 
     def _held(

@@ -192,7 +192,9 @@ class EmbeddedEngine:
             uid_base=self._uid_base,
             pid=record.pid,
             pidfd=pidfd,
-            disk=await recovered_disk(self._disks, record, pidfd, self._uid_base and self._uid_base + record.slot),
+            disk=await recovered_disk(
+                self._disks.stage, record, pidfd, self._uid_base and self._uid_base + record.slot
+            ),
             group=group,
         )
 

@@ -10,6 +10,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox.disks import recovered
 from jupyter_sandbox.engines import Usage
 from jupyter_sandbox.errors import CapacityError
 from jupyter_sandbox.host import processes
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jupyter_sandbox.cgroups import Group
-    from jupyter_sandbox.disks import Disk, Disks
+    from jupyter_sandbox.disks import Disk
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.host.places import Places
+    from jupyter_sandbox.host.stage import Stage
     from jupyter_sandbox.ledger import Record
     from jupyter_sandbox.specs import Limits, Template
 
@@ -98,12 +100,12 @@ class HeldWorker:
             await asyncio.to_thread(disk.close)
 
 
-async def recovered_disk(disks: Disks, record: Record, pidfd: int, uid: int | None) -> Disk | None:
+async def recovered_disk(stage: Stage, record: Record, pidfd: int, uid: int | None) -> Disk | None:
     """Return the disk of a claimed worker that outlived its broker, or None; `uid` as in `Disk`."""
     if record.owner is None:
         return None
     try:
-        return await asyncio.to_thread(disks.recover, pidfd, uid)
+        return await asyncio.to_thread(recovered, pidfd, uid, stage)
     except OSError as error:
         log.warning("the disk of %s can be reached from inside only: %s", record.id, error)
         return None

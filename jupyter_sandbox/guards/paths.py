@@ -17,8 +17,8 @@ from jupyter_sandbox.errors import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-TOP: Final = "/sandbox"
-"""Where a disk shows inside its sandbox."""
+HOME: Final = "/sandbox"
+"""Where a disk shows inside its sandbox, and where kernels start when there is no workspace."""
 MAX_NAME_BYTES: Final = 255
 MAX_PATH_BYTES: Final = 4000
 """Less than PATH_MAX, path_resolution(7), so that a path can always be named in one system call."""
@@ -35,15 +35,15 @@ _OVERLONG_SLASH: Final = re.compile(r"%c0%af|%e0%80%af|%u002f|%u2215|\\u002f|\\x
 def names(text: str) -> Names:
     """Judge a path; `()` is the disk's top. Raises InvalidRequestError."""
     if not text:
-        raise InvalidRequestError(f"the path is empty; the top of the files is {TOP}")
+        raise InvalidRequestError(f"the path is empty; the top of the files is {HOME}")
     if len(text) > MAX_PATH_BYTES or _UNUSABLE.search(text) or len(text.encode()) > MAX_PATH_BYTES:
         raise InvalidRequestError(
             f"a path has at most {MAX_PATH_BYTES} bytes, no control characters, no half characters: {_shown(text)}"
         )
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/"):
-        if not parts or parts[0] != TOP[1:]:
-            raise InvalidRequestError(f"files are below {TOP}: {_shown(text)}")
+        if not parts or parts[0] != HOME[1:]:
+            raise InvalidRequestError(f"files are below {HOME}: {_shown(text)}")
         del parts[0]
     if len(parts) > MAX_DEPTH:
         raise InvalidRequestError(f"a path has at most {MAX_DEPTH} names: {_shown(text)}")
@@ -59,13 +59,13 @@ def entry(text: str) -> Names:
     """Judge the path of something in the disk, so not of its top. Raises InvalidRequestError."""
     found = names(text)
     if not found:
-        raise InvalidRequestError(f"this cannot be done with {TOP} itself")
+        raise InvalidRequestError(f"this cannot be done with {HOME} itself")
     return found
 
 
 def text(found: Iterable[str]) -> str:
     """Return the path that `names` judged, as the sandbox sees it."""
-    return "/".join((TOP, *found))
+    return "/".join((HOME, *found))
 
 
 def is_nameable(name: str) -> bool:
