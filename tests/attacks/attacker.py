@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from jupyter_sandbox.host import places
 
 USER = 12345
 STRANGER = 23456
+ANSWER_TIMEOUT_S = 50  # below the limit of a test, whose fixtures would wait for ever
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT_SECRET = "s3cret-of-the-server"
 HOME_SECRET = "s3cret-of-the-home"
@@ -139,8 +141,12 @@ class Host:
             )
         self.process.stdin.write(json.dumps({"do": order, "with": values}) + "\n")
         self.process.stdin.flush()
+        if not select.select([self.process.stdout], [], [], ANSWER_TIMEOUT_S)[0]:
+            self.process.kill()
         line = self.process.stdout.readline()
-        assert line, "the client process died"
+        if not line:
+            self._forget_process()
+            raise AssertionError("the client process died, or hung and was killed")
         answer = json.loads(line)
         if "error" in answer:
             raise Refusal(answer)
@@ -174,10 +180,13 @@ class Host:
                 pid = self.run("result = call(verbs.Status(), verbs.StatusReport, start=False).pid")
                 os.kill(pid, 2)
                 wait_until(lambda: not Path(f"/proc/{pid}").exists())
-            self.process.stdin.close()
-            self.process.wait(20)
-            self.process.stdout.close()
-            self.process = None
+            self._forget_process()
+
+    def _forget_process(self) -> None:
+        process, self.process = self.process, None
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
 
 
 class Sandbox:

@@ -17,6 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
+import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from jupyter_sandbox.broker import client, verbs
@@ -27,6 +28,7 @@ from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import places
 
 SANDBOXES: dict[int, Sandbox] = {}
+SEND_TIMEOUT_MS = 1000
 
 
 def call(request, kind, descriptors=(), **kwargs):
@@ -80,6 +82,9 @@ class Sandbox:
             {"transport": "ipc", "ip": prefix, "key": self.key, "signature_scheme": "hmac-sha256", **ports}
         )
         self.kernel.start_channels()
+        self.kernel.shell_channel.socket.sndtimeo = (
+            SEND_TIMEOUT_MS  # ZeroMQ waits for ever while a thief holds its peer
+        )
         deadline = time.monotonic() + 45
         while wait:
             try:
@@ -102,7 +107,7 @@ class Sandbox:
 
         try:
             reply = self.kernel.execute_interactive(code, timeout=timeout, output_hook=show, allow_stdin=False)
-        except (TimeoutError, queue.Empty):
+        except (TimeoutError, queue.Empty, zmq.Again):
             return {"status": "timeout", "out": "".join(out), "error": ""}
         except RuntimeError as error:
             return {"status": "dead", "out": "".join(out), "error": str(error)}
