@@ -313,9 +313,10 @@ async def test_a_full_host_is_told_to_every_kind_of_client(tree, tmp_path):
 async def test_a_host_that_is_full_for_a_while_recovers(tree):
     ballast = tree.directory / "ballast"
     free = os.statvfs(tree.directory)
-    tree.configure(disk_reserve_mib=(free.f_bavail * free.f_frsize >> 20) - 3000)
+    # one disk takes 1 GiB; what other programs write or delete meanwhile, up to 3 GB, changes nothing
+    tree.configure(disk_reserve_mib=(free.f_bavail * free.f_frsize >> 20) - 4000)
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, 2500 << 20)
+        os.posix_fallocate(file.fileno(), 0, 6000 << 20)
     tree.start()
     with pytest.raises(DiskSpaceError):
         await claim()
