@@ -111,7 +111,9 @@ async def hung_up(world, context, accept, code) -> None:
 async def test_a_client_that_hangs_up_frees_the_kernel(world, rest, accept):
     context = await rest.context()
     await context.printed("import time")
-    await hung_up(world, context, accept, "print('go', flush=True)\ntime.sleep(50)\nwhole = True")
+    await hung_up(
+        world, context, accept, "print('go', flush=True)\n[time.sleep(0.1) for _ in range(500)]\nwhole = True"
+    )
     began = time.monotonic()
     assert await context.printed("print('whole' in globals())") == "False\n"
     assert time.monotonic() - began < 5
