@@ -24,6 +24,7 @@ from jupyter_sandbox.contexts import Contexts, forget_failed_starts
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.executions import Bounds, Executions
 from jupyter_sandbox.file_transfers import FileTransfers
+from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.outlets import OutputLimits
@@ -134,6 +135,7 @@ class SandboxExtension(ExtensionApp):
             executions=executions,
             files=files,
             transfers=FileTransfers(files, parent=self),
+            watches=FileWatches(files),
         )
         if "time_to_dead" not in manager.config.get("KernelRestarter", {}):
             KernelRestarter.time_to_dead.default_value = self.notice_death_s

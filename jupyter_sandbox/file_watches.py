@@ -34,11 +34,19 @@ class FileWatches:
         self._count = 0
 
     @contextlib.asynccontextmanager
-    async def watching(self, sandbox: str, path: str) -> AsyncIterator[AsyncIterator[tuple[Change, ...]]]:
+    async def watching(
+        self,
+        sandbox: str,
+        path: str,
+        *,
+        silence_s: float | None = None,
+        until: asyncio.Future[None] | None = None,
+    ) -> AsyncIterator[AsyncIterator[tuple[Change, ...]]]:
         """Watch the names in a directory, not those below its directories, from now on.
 
-        What is yielded gives changes, some at a time, each name once. It raises UnknownFileError when the directory is
-        moved or deleted, and UnknownSandboxError when the sandbox ends.
+        What is yielded gives changes, some at a time, each name once, and none after each `silence_s` without any. It
+        ends when `until` is resolved, and raises UnknownFileError when the directory is moved or deleted, and
+        UnknownSandboxError when the sandbox ends.
         """
         names = paths.names(path)
         if self._count >= MAX_WATCHES:
@@ -48,14 +56,19 @@ class FileWatches:
             async with contextlib.AsyncExitStack() as undo:
                 async with self._files.view(sandbox) as view:
                     descriptor = await tasks.take(undo, asyncio.to_thread(changes.start, view, names), os.close)
-                yield _told(sandbox, paths.text(names), descriptor)
+                until = asyncio.get_running_loop().create_future() if until is None else until
+                yield _told(sandbox, paths.text(names), descriptor, silence_s, until)
         finally:
             self._count -= 1
 
 
-async def _told(sandbox: str, path: str, descriptor: int) -> AsyncIterator[tuple[Change, ...]]:
-    while True:
-        await _readable(descriptor)
+async def _told(
+    sandbox: str, path: str, descriptor: int, silence_s: float | None, until: asyncio.Future[None]
+) -> AsyncIterator[tuple[Change, ...]]:
+    while not until.done():
+        if not await _readable(descriptor, silence_s, until):
+            yield ()
+            continue
         await asyncio.sleep(_GATHER_S)  # what happens together is told together
         found = changes.together(os.read(descriptor, changes.READ_BYTES))
         if found.changes:
@@ -66,11 +79,13 @@ async def _told(sandbox: str, path: str, descriptor: int) -> AsyncIterator[tuple
             raise UnknownFileError(f"{path!a} in sandbox {sandbox} was moved or deleted")
 
 
-async def _readable(descriptor: int) -> None:
+async def _readable(descriptor: int, silence_s: float | None, until: asyncio.Future[None]) -> bool:
+    """Wait until there is something to read; return False when it is time to look up first."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_reader(descriptor, processes.resolve, ready)
     try:
-        await ready
+        await asyncio.wait([ready, until], timeout=silence_s, return_when=asyncio.FIRST_COMPLETED)
+        return ready.done()
     finally:
         loop.remove_reader(descriptor)

@@ -212,8 +212,13 @@ class ServiceHandler(APIHandler):
         else:
             self.finish(encoded(model))
 
-    async def stream(self, form: Form, events: AsyncGenerator[dict[str, Any], None]) -> None:
-        """Send events as they come; a client that reads slowly makes their source wait."""
+    async def stream(
+        self, form: Form, events: AsyncGenerator[dict[str, Any], None], patience_s: float | None = None
+    ) -> None:
+        """Send events as they come; a client that reads slowly makes their source wait, at most `patience_s`.
+
+        Raises SandboxError of `events` before anything was sent.
+        """
         self.set_header("Content-Type", str(form))
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")
@@ -224,10 +229,18 @@ class ServiceHandler(APIHandler):
                 async for event in events:
                     line = encoded(event)
                     self.write(f"event: {event['type']}\ndata: {line}\n\n" if form is Form.SSE else line + "\n")
-                    await self.flush()
+                    async with asyncio.timeout(patience_s):
+                        await self.flush()
             self.finish(set_content_type=str(form))
-        except StreamClosedError:
-            self.log.debug("A client hung up on a stream of events")
+        except (StreamClosedError, TimeoutError):
+            self.log.debug("A client hung up on a stream of events, or took nothing of it")
+            connection.stream.close()
+        except errors.SandboxError as error:
+            if not self._headers_written:
+                self.clear()
+                raise
+            self.log.info("A stream of events was not sent to its end: %s", error)
+            connection.stream.close()
 
     async def send_file(
         self, content: AsyncIterable[bytes], *, name: str, start: int, size: int, total: int, is_part: bool

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.execution_fold import OutputEvent
     from jupyter_sandbox.executions import Executions
     from jupyter_sandbox.file_transfers import FileTransfers
+    from jupyter_sandbox.file_watches import FileWatches
     from jupyter_sandbox.files import Files, Reading
     from jupyter_sandbox.guards.ranges import ByteRange
     from jupyter_sandbox.owners import Owner
@@ -36,6 +37,7 @@ class Services:
     executions: Executions
     files: Files
     transfers: FileTransfers
+    watches: FileWatches
 
 
 @dataclass(frozen=True, kw_only=True)

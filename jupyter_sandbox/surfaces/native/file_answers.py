@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
-from jupyter_sandbox.errors import FileConflictError, InvalidRequestError, UnknownFileError
+from jupyter_sandbox.errors import (
+    FileConflictError,
+    InvalidRequestError,
+    SandboxError,
+    UnknownFileError,
+    UnknownSandboxError,
+)
 from jupyter_sandbox.guards import paths
+from jupyter_sandbox.host import processes
 from jupyter_sandbox.host.beneath import Kind
 from jupyter_sandbox.surfaces.native import file_models
 from jupyter_sandbox.surfaces.native.answers import ROOT, Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncGenerator, Coroutine
 
     from jupyter_sandbox.file_transfers import Outcome
     from jupyter_sandbox.guards.paths import Names
     from jupyter_sandbox.surfaces.native.answers import Call, Services
 
 Result = TypeVar("Result")
+
+HEARTBEAT_S: Final = 15
+"""Proxies close connections that are silent for a minute or less."""
 
 
 def _place(services: Services, call: Call) -> tuple[str, str, Names]:
@@ -89,6 +99,30 @@ async def delete_file(services: Services, call: Call) -> Answer:
     return Answer()
 
 
+async def watch_files(services: Services, call: Call) -> Answer:
+    """What changes in a directory."""
+    sandbox, path, names = _place(services, call)
+    return Answer(events=_changes(services, call, sandbox, path, names))
+
+
+async def _changes(
+    services: Services, call: Call, sandbox: str, path: str, names: Names
+) -> AsyncGenerator[dict[str, Any], None]:
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    call.when_gone(lambda: processes.resolve(gone))
+    async with services.watches.watching(sandbox, path, silence_s=HEARTBEAT_S, until=gone) as changes:
+        yield {"type": "ready"}
+        try:
+            async for told in changes:
+                services.sandboxes.find(call.owner, sandbox)  # its disk may be kept by somebody who still reads
+                for change in told:
+                    yield file_models.change(names, change)
+                if not told:
+                    yield {"type": "heartbeat"}
+        except (UnknownFileError, UnknownSandboxError) as error:
+            yield {"type": "ended", "error": _problem(error)}
+
+
 async def upload_files(services: Services, call: Call) -> Answer:
     """What became of each file that was to be brought."""
     sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
@@ -106,11 +140,15 @@ def _outcomes(found: tuple[Outcome, ...]) -> Answer:
         {
             "path": each.path,
             "size_bytes": each.size_bytes,
-            "error": None if each.error is None else {"code": each.error.code, "message": str(each.error)},
+            "error": None if each.error is None else _problem(each.error),
         }
         for each in found
     ]
     return Answer(model={"files": files})
+
+
+def _problem(error: SandboxError) -> dict[str, str]:
+    return {"code": error.code, "message": str(error)}
 
 
 async def _as_long_as_asked(call: Call, work: Coroutine[Any, Any, Result]) -> Result:

@@ -19,12 +19,14 @@ from jupyter_sandbox.files import MAX_PAGE
 from jupyter_sandbox.guards import paths, urls
 from jupyter_sandbox.guards.shapes import Choice, Field, Flag, Items, Nullable, Record, Table, Text, Whole
 from jupyter_sandbox.host.beneath import Kind
+from jupyter_sandbox.host.changes import What
 from jupyter_sandbox.surfaces.native import schemas
 
 if TYPE_CHECKING:
     from jupyter_sandbox.guards.paths import Names
     from jupyter_sandbox.guards.shapes import Schema
     from jupyter_sandbox.host.beneath import Entry
+    from jupyter_sandbox.host.changes import Change
 
 _PATH: Final = Text(min_length=1, max_length=paths.MAX_PATH_BYTES, examples=("data/a.csv",))
 _URL: Final = Text(min_length=1, max_length=urls.MAX_URL)
@@ -165,11 +167,9 @@ def after(cursor: str | None) -> str:
 
 def file(sandbox_id: str, names: Names, entry: Entry) -> dict[str, Any]:
     """What is at `names`, or a directory's entry. `path` is None when no path can lead to it."""
-    name = os.fsencode(entry.name)
     return {
         "sandbox_id": sandbox_id,
-        "name": name.decode(errors="replace"),
-        "quoted": quote(name, safe=""),
+        **_name(entry.name),
         "path": "/".join(names) if entry.is_nameable or not names else None,
         "type": str(entry.kind),
         "size_bytes": entry.size_bytes,
@@ -178,12 +178,26 @@ def file(sandbox_id: str, names: Names, entry: Entry) -> dict[str, Any]:
     }
 
 
+def change(names: Names, told: Change) -> dict[str, Any]:
+    """What happened to a name in the directory at `names`, as an event of a stream."""
+    if told.what is What.LOST:
+        return {"type": "overflow"}
+    path = "/".join((*names, told.name)) if paths.is_nameable(told.name) else None
+    return {"type": str(told.what), **_name(told.name), "path": path}
+
+
+def _name(name: str) -> dict[str, str]:
+    raw = os.fsencode(name)
+    return {"name": raw.decode(errors="replace"), "quoted": quote(raw, safe="")}
+
+
 def _time(modified_ns: int) -> str:
     """ISO 8601 in UTC; a sandbox may set any time, and years have four digits."""
     bounded = min(max(modified_ns, _EARLIEST_NS), _LATEST_NS)
     return (_EPOCH + timedelta(microseconds=bounded // 1000)).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+_ERROR: Final[Schema] = schemas.record(code=schemas.TEXT, message=schemas.TEXT)
 _FILE: Final[dict[str, Schema]] = {
     "sandbox_id": schemas.TEXT,
     "name": schemas.TEXT,
@@ -202,7 +216,21 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "FileOutcome": schemas.record(
         path=schemas.TEXT,
         size_bytes=schemas.or_null(schemas.COUNT),
-        error=schemas.or_null(schemas.record(code=schemas.TEXT, message=schemas.TEXT)),
+        error=schemas.or_null(_ERROR),
     ),
     "FileOutcomes": schemas.record(files=schemas.list_of("FileOutcome")),
+    "FileEvent": {
+        "type": "object",
+        "description": "One line or message of a stream: first `ready`, from when on changes are told; `created`, "
+        "`changed` or `deleted` with the name; `overflow` when changes were lost, so that the directory should be "
+        "listed anew; `heartbeat` when nothing happened for a while; and `ended` with the reason.",
+        "properties": {
+            "type": {"enum": ["ready", "created", "changed", "deleted", "overflow", "heartbeat", "ended"]},
+            "name": schemas.TEXT,
+            "quoted": schemas.TEXT,
+            "path": schemas.or_null(schemas.TEXT),
+            "error": _ERROR,
+        },
+        "required": ["type"],
+    },
 }

@@ -73,6 +73,17 @@ ROWS: Final = (
         refusals=_USUAL,
     ),
     Operation(
+        name="watch_files",
+        method="GET",
+        path=f"{_SANDBOX}/watch/{{path}}",
+        summary="What changes in a directory, as it happens, until the client hangs up or the directory is gone.",
+        serve=file_answers.watch_files,
+        model="FileEvent",
+        resource="contents",
+        always_streams=True,
+        refusals=(*_USUAL, errors.CapacityError),
+    ),
+    Operation(
         name="upload_files",
         method="POST",
         path=f"{_SANDBOX}/uploads",

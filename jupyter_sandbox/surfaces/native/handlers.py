@@ -21,7 +21,7 @@ from jupyter_sandbox.errors import (
 from jupyter_sandbox.guards import ranges, shapes
 from jupyter_sandbox.surfaces.native import models, openapi
 from jupyter_sandbox.surfaces.native.answers import ROOT, Call, Services
-from jupyter_sandbox.web import Form, Incoming, ServiceHandler, form_of
+from jupyter_sandbox.web import SILENCE_S, Form, Incoming, ServiceHandler, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ class OperationHandler(ServiceHandler):
                 body=self._judged_body(operation),
                 query=self._judged_query(operation),
                 key=self._judged_key() if operation.takes_key else None,
-                form=form_of(self.request.headers.get("Accept", "")) if operation.streams else Form.JSON,
+                form=self._form(operation),
                 content=self.incoming or Incoming(),
                 only_new=self._judged_condition() if operation.takes_file else False,
                 range=self._range() if operation.gives_file else None,
@@ -123,17 +123,18 @@ class OperationHandler(ServiceHandler):
             if answer.file is not None:
                 await self._send(answer.file, is_part=call.range is not None)
                 return
+            if answer.events is not None:
+                if answer.location is not None:
+                    self.set_header("Location", url_path_join(self.base_url, answer.location))
+                await self.stream(call.form, answer.events, SILENCE_S if operation.always_streams else None)
+                return
         except SandboxError as error:
             if self.incoming is not None and not isinstance(error, FileTooLargeError):
                 await self.incoming.ended()  # who still sends does not listen
             self.refuse(error)
             return
         location = None if answer.location is None else url_path_join(self.base_url, answer.location)
-        if answer.events is not None:
-            self.set_header("Location", location or "")
-            await self.stream(call.form, answer.events)
-        else:
-            self.answer(answer.status or operation.status, answer.model, location)
+        self.answer(answer.status or operation.status, answer.model, location)
 
     async def _send(self, file: AbstractAsyncContextManager[Reading], *, is_part: bool) -> None:
         async with file as reading:
@@ -147,6 +148,12 @@ class OperationHandler(ServiceHandler):
                 total=reading.entry.size_bytes,
                 is_part=is_part,
             )
+
+    def _form(self, operation: Operation) -> Form:
+        form = form_of(self.request.headers.get("Accept", ""))
+        if operation.always_streams:
+            return Form.NDJSON if form is Form.JSON else form
+        return form if operation.streams else Form.JSON
 
     def _range(self) -> ByteRange | None:
         """Judge the header Range; with If-Range it means nothing, since nothing of ours fits that."""

@@ -139,7 +139,9 @@ def _responses(operation: Operation, all_operations: Sequence[Operation]) -> dic
 def _success(operation: Operation, model: str | None, *, may_stream: bool = True) -> dict[str, Any]:
     printed: dict[str, Any] = {"description": "Done."}
     if model is not None:
-        printed["content"] = {str(Form.JSON): {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+        schema = {"schema": {"$ref": f"#/components/schemas/{model}"}}
+        forms = (Form.NDJSON, Form.SSE) if operation.always_streams else (Form.JSON,)
+        printed["content"] = {str(form): schema for form in forms}
         if operation.streams and may_stream:
             event = {"schema": {"$ref": "#/components/schemas/Event"}}
             printed["content"] |= {str(Form.NDJSON): event, str(Form.SSE): event}

@@ -33,6 +33,8 @@ class Operation:
     query: Record | None = None
     takes_key: bool = False
     streams: bool = False
+    always_streams: bool = False
+    """The answer is nothing but a stream, of events that are the model, whatever form the client names."""
     takes_file: bool = False
     """The body is a file, not JSON."""
     gives_file: bool = False
