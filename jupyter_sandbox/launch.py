@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
 _FORKABLE: Final = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+EXECUTED: Final = (PYTHON, *_FORKABLE)
+"""The command of a kernel that could be forked and shall not be."""
 _IMPLIED: Final = frozenset({"--HistoryManager.hist_file=:memory:", "--no-secure"})
 _FLAGS_WITHOUT_EFFECT: Final = frozenset({"-Xfrozen_modules=off"})
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")

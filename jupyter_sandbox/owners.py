@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NewType
 from jupyter_server import CallContext
 from jupyter_server.auth.identity import IdentityProvider, PasswordIdentityProvider
 
+from jupyter_sandbox.errors import ForbiddenError
+
 if TYPE_CHECKING:
     from jupyter_server.base.handlers import JupyterHandler
 
@@ -25,6 +27,12 @@ def of(handler: JupyterHandler) -> Owner:
     """Return who is behind an authenticated request."""
     user = handler.current_user
     return EVERYBODY if type(handler.identity_provider) in _ANONYMOUS else Owner(f"user {user.username}")
+
+
+def require_operator(owner: Owner) -> None:
+    """Raise ForbiddenError unless `owner` operates this server: who is told apart from others does not."""
+    if owner != EVERYBODY:
+        raise ForbiddenError("only operators may do this; the command line on the host can, too")
 
 
 def of_kernel(manager: Any) -> Owner | None:

@@ -58,15 +58,16 @@ class Pool(Generic[Item]):
     def __init__(
         self,
         make: Callable[[Template], Awaitable[Item]],
+        unmake: Callable[[Item], Awaitable[None]],
         total: Callable[[Template], int],
         *,
         head_start_s: float = 0,
     ) -> None:
-        """`make` starts one worker; `total` counts all of a template, claimed ones included.
+        """`make` starts one worker, `unmake` ends it; `total` counts all of a template, claimed ones included.
 
         `head_start_s`: how long a worker that was handed out has the machine before another is made in its place.
         """
-        self._make = make
+        self._make, self._unmake = make, unmake
         self._head_start_s = head_start_s
         self._total = total
         self._warm: dict[str, deque[Item]] = {}
@@ -84,6 +85,13 @@ class Pool(Generic[Item]):
         self.want(template)
         warm = self._warm.get(template.name)
         return warm.popleft() if warm else None
+
+    async def forget(self, template: Template) -> None:
+        """Keep no more workers of a template that is no more, and end those that are warm."""
+        if self._templates.get(template.name) == template:
+            del self._templates[template.name]
+            for item in self._warm.pop(template.name, ()):
+                await self._unmake(item)
 
     def discard(self, item: Item) -> None:
         """Forget a warm worker that died."""
@@ -121,6 +129,9 @@ class Pool(Generic[Item]):
                     finally:
                         self._starting -= 1
                     failures = 0
+                    if self._templates.get(template.name) != template:  # forgotten meanwhile
+                        await self._unmake(item)
+                        break
                     self._warm.setdefault(template.name, deque()).append(item)
             if failures:
                 await asyncio.sleep(backoff_s(failures) * random.uniform(0.8, 1.2))  # noqa: S311 - jitter

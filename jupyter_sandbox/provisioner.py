@@ -89,7 +89,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._curve: CurveKeys | None = None
         self._directory: str | None = None
         self._arguments: tuple[str, ...] | None = None
-        self._launched = False
+        self._launched = self._is_forked = False
         self.launches = 0
         """How often a kernel was started: who waits for one that was replaced can tell."""
         self._place: Place | None = None
@@ -129,7 +129,7 @@ class SandboxProvisioner(KernelProvisionerBase):
     @property
     def welcomes(self) -> bool:
         """Whether its kernel is our Python application, which says `iopub_welcome` to everybody who subscribes."""
-        return self._arguments is None
+        return self._is_forked
 
     def last_words(self) -> str | None:
         """Return why the kernel ended, as a sentence for people, or None when it lives or was asked to end."""
@@ -290,7 +290,9 @@ class SandboxProvisioner(KernelProvisionerBase):
             key=self._key,
             curve=self._curve,
         )
-        return (await client.call(request, verbs.KernelStarted)).prefix
+        started = await client.call(request, verbs.KernelStarted)
+        self._is_forked = started.is_forked
+        return started.prefix
 
     async def _reach(self, lease: client.Lease) -> client.Lease:
         """Return the lease of the place we are to start in; raises StartError when it is gone for good."""

@@ -71,6 +71,15 @@ class Policy:
     egress: tuple[EgressRule, ...] = ()
 
 
+class KernelStart(StrEnum):
+    """How a worker starts Python kernels that need no arguments of their own."""
+
+    FORK = "fork"
+    """Of a process that has everything loaded: fast, but hash seed and address layout are those of its siblings."""
+    EXEC = "exec"
+    """A new Python, that shares nothing with others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Template:
     """A named immutable recipe for workers."""
@@ -87,6 +96,25 @@ class Template:
     """Warm workers to keep ready."""
     max_total: int = 200
     """Workers of this template that may exist at once, warm ones included."""
+    start: KernelStart = KernelStart.FORK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """The most that a template may have which is defined while the broker runs."""
+
+    limits: Limits = Limits(
+        memory_mib=8192,
+        cpus=8.0,
+        processes=1024,
+        open_files=16384,
+        disk_mib=16384,
+        disk_inodes=1 << 20,
+        tmp_mib=1024,
+        shm_mib=1024,
+    )
+    min_idle: int = 4
+    max_total: int = 200
 
 
 @dataclass(frozen=True, kw_only=True)

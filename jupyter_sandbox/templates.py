@@ -1,8 +1,8 @@
 """Template files: TOML, one template a file, named like the file. Built-in ones come with the package.
 
-A file holds `description`, `preload`, `environment`, `min_idle`, `max_total`, tables `[limits]` and `[network]` and
-tables `[[shares]]`; see `specs` for what each means and its default. Operators own these files: nothing a client sends
-can change one.
+A file holds `description`, `preload`, `environment`, `min_idle`, `max_total`, `start`, tables `[limits]` and
+`[network]` and tables `[[shares]]`; see `specs` for what each means and its default. Operators own these files: nothing
+a client sends can change one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_sandbox.errors import InvalidRequestError, TemplateError, UnknownTemplateError
 from jupyter_sandbox.guards import ids, networks, processes
 from jupyter_sandbox.guards.paths import HOME
-from jupyter_sandbox.specs import EgressRule, Limits, Policy, Share, Template, Transport
+from jupyter_sandbox.specs import EgressRule, KernelStart, Limits, Policy, Share, Template, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,6 +60,7 @@ def parse(name: str, text: str, origin: str) -> Template:
                 _share(_typed(share, dict, "shares")) for share in _typed(values.pop("shares", []), list, "shares")
             ),
             policy=_policy(_typed(values.pop("network", {}), dict, "network")),
+            start=_start(values.pop("start", KernelStart.FORK)),
         )
         for key, value in values.items():
             if key not in _SIMPLE:
@@ -129,6 +130,12 @@ def _egress_rule(value: object, key: str) -> EgressRule:
     if protocol not in list(Transport):
         raise InvalidRequestError(f"{key}.protocol must be one of {', '.join(Transport)}")
     return EgressRule(to=target, first_port=first, last_port=last, protocol=Transport(protocol))
+
+
+def _start(value: object) -> KernelStart:
+    if value not in list(KernelStart):
+        raise InvalidRequestError(f"start must be one of {', '.join(KernelStart)}")
+    return KernelStart(str(value))
 
 
 def _texts(value: object, key: str) -> list[str]:

@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from jupyter_core.application import JupyterApp, NoStart
 from jupyter_core.paths import jupyter_config_path
-from traitlets import Enum, Float, Int, List, TraitError, Unicode, validate
+from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, validate
 
-from jupyter_sandbox import cgroups, rulesets, templates
+from jupyter_sandbox import cgroups, rulesets, template_shape, templates
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import namespaces
+from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
@@ -46,6 +47,7 @@ from jupyter_sandbox.guards import networks
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.ledger import Ledger
+from jupyter_sandbox.template_store import TemplateStore
 from jupyter_sandbox.workspace import Mounter
 
 if TYPE_CHECKING:
@@ -102,6 +104,12 @@ class BrokerApp(JupyterApp):
         Unicode(),
         help="Directories with template files (*.toml). Default: `sandbox-templates` in Jupyter's config directories.",
     ).tag(config=True)
+    template_ceiling = Dict(
+        key_trait=Unicode(),
+        value_trait=Float(),
+        help="The most that templates may have that are defined over REST or by `jupyter sandbox template`: limits by "
+        "their names, `min_idle` and `max_total`. What is not named here keeps its default.",
+    ).tag(config=True)
     uid_base = Int(
         help="Root only: first host uid of the 65536 that workers use. No account or container may use one of them. "
         "Default: a range of its own for each broker, at 1879048192 or above.",
@@ -144,6 +152,14 @@ class BrokerApp(JupyterApp):
             return str(networks.pool(proposal["value"]))
         except InvalidRequestError as error:
             raise TraitError(f"BrokerApp.network_pool: {error}") from error
+
+    @validate("template_ceiling")
+    def _judge_template_ceiling(self, proposal: dict[str, dict[str, float]]) -> dict[str, float]:
+        try:
+            template_shape.ceiling(proposal["value"])
+        except InvalidRequestError as error:
+            raise TraitError(f"BrokerApp.template_ceiling: {error}") from error
+        return proposal["value"]
 
     def _engine_default(self) -> str:
         named = os.environ.get(ENGINE_VARIABLE, "auto")
@@ -211,6 +227,14 @@ class BrokerApp(JupyterApp):
             known_templates=known,
             firewall=firewall,
         )
+        catalog = Catalog(
+            known,
+            store=TemplateStore(where.templates),
+            ceiling=template_shape.ceiling(self.template_ceiling),
+            pool=registry.pool,
+            engine=engine,
+        )
+        await asyncio.to_thread(catalog.load)
         stop = asyncio.Event()
         everything = False  # claimed sandboxes live on for the broker that comes next, whatever ends this one
 
@@ -227,7 +251,7 @@ class BrokerApp(JupyterApp):
         await asyncio.to_thread(firewall.survey, known.values())
         registry.pool.want(known["python"])
         listener = channel.listen(where.socket, kind=socket.SOCK_SEQPACKET, mode=self.socket_mode)
-        server = Server(listener, registry, engine)
+        server = Server(listener, registry, engine, catalog)
         log.info(
             "broker %s serves with engine %s; %s",
             __version__,

@@ -73,7 +73,7 @@ class Registry:
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
         self._making: dict[ids.SandboxId, Template] = {}
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
-        self.pool: Pool[Sandbox] = Pool(self._make, self._count, head_start_s=HEAD_START_S)
+        self.pool: Pool[Sandbox] = Pool(self._make, self._destroy, self._count, head_start_s=HEAD_START_S)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
@@ -161,7 +161,7 @@ class Registry:
         prefix = self._places.kernel_sockets(seat)
         start = protocol.StartKernel(
             kernel=seat,
-            argv=None if request.argv is None else processes.argv(request.argv),
+            argv=sandbox.command_of(request),
             env=dict(sandbox.template.environment) | processes.environment(request.env),
             cwd=sandbox.cwd if request.cwd is None else processes.working_directory(request.cwd),
             prefix=str(prefix),

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import obituary
+from jupyter_sandbox import launch, obituary
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.errors import StartError
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.ledger import Record
 from jupyter_sandbox.lifecycle import WorkerState
 
+from jupyter_sandbox.specs import KernelStart
+from sandbox_worker import protocol
 if TYPE_CHECKING:
     from jupyter_sandbox.agents import AgentClient
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards import ids
     from jupyter_sandbox.specs import Template
-    from sandbox_worker import protocol
 
 
 Event = verbs.ProcessExited | verbs.SandboxGone
@@ -59,6 +60,12 @@ class Sandbox:
     def end_of(self, exited: protocol.Exited, kills_before: int) -> verbs.ProcessExited:
         """Return why a kernel or command ended; `kills_before`: memory kills of the worker when it started."""
         verdict = obituary.write(
+    def command_of(self, request: verbs.StartKernel) -> tuple[str, ...] | None:
+        """Return the judged command of a kernel; None when the Python that is loaded is forked."""
+        if request.argv is not None:
+            return processes.argv(request.argv)
+        return launch.EXECUTED if self.template.start is KernelStart.EXEC else None
+
             status=exited.status,
             limits=self.template.limits,
             out_of_memory=self.worker.out_of_memory_kills() > kills_before,

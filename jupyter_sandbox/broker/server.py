@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.errors import InvalidRequestError, ProtocolError, SandboxError, StartError
+from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
 from jupyter_sandbox.specs import Workspace, WorkspaceMode
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from jupyter_sandbox.broker.catalog import Catalog
     from jupyter_sandbox.broker.registry import Registry
     from jupyter_sandbox.broker.sandbox import Event, Sandbox
     from jupyter_sandbox.disks import Disk
@@ -72,10 +73,11 @@ class Connection:
 class Server:
     """Accepts connections and answers requests by calling the registry."""
 
-    def __init__(self, listener: socket.socket, registry: Registry, engine: Engine) -> None:
+    def __init__(self, listener: socket.socket, registry: Registry, engine: Engine, catalog: Catalog) -> None:
         """Serve `listener`."""
         self._listener = listener
         self._registry = registry
+        self._catalog = catalog
         self._engine = engine
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -183,9 +185,9 @@ class Server:
                 self._hold(connection, sandbox)
                 return verbs.Attached(running=tuple(sandbox.kernels)), []
             case verbs.StartKernel():
-                return verbs.KernelStarted(
-                    prefix=await registry.start_kernel(registry.get(uid, request.sandbox), request)
-                ), []
+                sandbox = registry.get(uid, request.sandbox)
+                prefix = await registry.start_kernel(sandbox, request)
+                return verbs.KernelStarted(prefix=prefix, is_forked=sandbox.command_of(request) is None), []
             case verbs.SignalKernel():
                 await registry.signal(registry.get(uid, request.sandbox), request.target, request.number)
             case verbs.VacateSeat():
@@ -216,6 +218,16 @@ class Server:
                 self._require_operator(uid)
                 self._retiring = True
         return verbs.Done(), []
+            case verbs.ListTemplates():
+                return self._catalog.page(request.after), []
+            case verbs.GetTemplate():
+                return self._catalog.report(request.name), []
+            case verbs.DefineTemplate():
+                self._require_operator(uid, ForbiddenError)
+                return await self._catalog.define(request), []
+            case verbs.DeleteTemplate():
+                self._require_operator(uid, ForbiddenError)
+                await self._catalog.delete(request.name)
 
     async def _claim(self, connection: Connection, request: verbs.Claim, descriptors: list[int]) -> verbs.Claimed:
         try:
@@ -271,9 +283,9 @@ class Server:
         )
 
     @staticmethod
-    def _require_operator(uid: int) -> None:
+    def _require_operator(uid: int, refusal: type[SandboxError] = InvalidRequestError) -> None:
         if uid != os.getuid():
-            raise InvalidRequestError("only the user that the broker runs as may do this")
+            raise refusal("only the user that the broker runs as may do this")
 
 
 async def _opened(disk: Disk, uid: int, gid: int) -> int:

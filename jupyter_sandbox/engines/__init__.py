@@ -84,6 +84,9 @@ class Engine(Protocol):
     async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
         """Destroy what belongs to no worker of `known`; return what it was, in words."""
 
+    async def forget(self, template: Template) -> None:
+        """Give back what is kept ready for a template that is no more. Its workers live on."""
+
     async def stop(self) -> None:
         """Give back what all workers share. Workers live on."""
 

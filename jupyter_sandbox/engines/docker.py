@@ -151,6 +151,9 @@ class DockerEngine:
         self._places.profile.write_text(json.dumps(container.seccomp_profile()))
         return str(self._places.profile)
 
+    async def forget(self, template: Template) -> None:
+        """See Engine. Each container is made on its own."""
+
     async def stop(self) -> None:
         """See Engine. Workers that are being made, or unmade after a cancellation, need the daemon until the end."""
         try:

@@ -115,6 +115,14 @@ class EmbeddedEngine:
         if self._hierarchy:
             await asyncio.to_thread(self._hierarchy.remove_parents)
 
+    async def forget(self, template: Template) -> None:
+        """See Engine: its zygote."""
+        async with self._starting.setdefault(template.name, asyncio.Lock()):
+            zygote = self._zygotes.get(template.name)
+            if zygote is not None and zygote.serves(template):
+                del self._zygotes[template.name]
+                await zygote.stop()
+
     def notes(self) -> list[str]:
         """See Engine."""
         notes = [f"disk: {self._disks.kind}"]
@@ -243,6 +251,8 @@ class EmbeddedEngine:
     async def _zygote(self, template: Template) -> Zygote:
         async with self._starting.setdefault(template.name, asyncio.Lock()):
             zygote = self._zygotes.get(template.name)
+            if zygote is not None and not zygote.serves(template):
+                await zygote.stop()
             if zygote is None or not zygote.is_alive():
                 zygote = await Zygote.start(template, self._uid_base)
                 self._zygotes[template.name] = zygote
@@ -258,6 +268,9 @@ class EmbeddedEngine:
             fresh = await Zygote.start(template, self._uid_base)
         except Exception:
             log.exception("the zygote of template %s could not be renewed; the old one goes on", template.name)
+            return
+        if self._zygotes.get(template.name) is not old:  # the template is another by now, or none
+            await fresh.stop()
             return
         self._zygotes[template.name] = fresh
         await old.stop()

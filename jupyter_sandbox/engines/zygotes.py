@@ -65,8 +65,11 @@ class Fresh:
 class Zygote:
     """One zygote process and the channel to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, ready: protocol.Ready) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, channel: Channel, ready: protocol.Ready, template: Template
+    ) -> None:
         """Use `start` instead."""
+        self._template = template
         self._process = process
         self._channel = channel
         self._lock = asyncio.Lock()
@@ -99,7 +102,7 @@ class Zygote:
                 answer = await channel.receive()
             match answer:
                 case (protocol.Ready() as ready, []):
-                    zygote = cls(process, channel, ready)
+                    zygote = cls(process, channel, ready, template)
                     for note in ready.notes:
                         log.warning("zygote of template %s: %s", template.name, note)
                     return zygote
@@ -125,6 +128,10 @@ class Zygote:
     def is_alive(self) -> bool:
         """Whether it can still be asked."""
         return self._process.returncode is None and not self._channel.closed
+
+    def serves(self, template: Template) -> bool:
+        """Whether its forks are what `template` asks for: a template may have been replaced by another of that name."""
+        return _baked(self._template) == _baked(template)
 
     def is_old(self) -> bool:
         """Whether its forks share too much for too long, or packages have changed since it imported them."""
@@ -159,6 +166,11 @@ class Zygote:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+def _baked(template: Template) -> tuple[tuple[str, ...], int, int]:
+    """What of a template is the same for all forks of a zygote."""
+    return template.preload, template.limits.tmp_mib, template.limits.shm_mib
 
 
 def _package_times() -> tuple[float, ...]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from jupyter_core.paths import jupyter_data_dir
+
 from jupyter_sandbox.errors import BrokerUnavailableError
 
 SOCKET_VARIABLE: Final = "JUPYTER_SANDBOX_SOCKET"
@@ -29,7 +31,7 @@ class Places:
     run: Path
     """Sockets and ledger; goes away with a reboot, as workers do."""
     images: Path
-    """Virtual disks while they are being made."""
+    """Virtual disks while they are being made; below it, what is kept for ever."""
     socket: Path
 
     @property
@@ -46,6 +48,11 @@ class Places:
     def ledger(self) -> Path:
         """One record for each worker."""
         return self.run / "ledger"
+
+    @property
+    def templates(self) -> Path:
+        """Templates that were defined while a broker ran."""
+        return self.images / "templates"
 
     @property
     def log(self) -> Path:
@@ -87,7 +94,7 @@ def find() -> Places:
     else:
         given = os.environ.get("XDG_RUNTIME_DIR")
         base = Path(given, "jsb") if given else Path(f"/tmp/jupyter-sandbox-{uid}")  # noqa: S108 - checked by `make`
-        images = Path.home() / ".cache/jupyter-sandbox"
+        images = Path(jupyter_data_dir(), "sandbox")
     run = base / tag
     return Places(run=run, images=images / tag, socket=Path(named) if named else run / "broker")
 

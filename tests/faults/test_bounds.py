@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,9 @@ class OldZygote:
     def is_old(self) -> bool:
         return True
 
+    def serves(self, _template) -> bool:
+        return True
+
     async def stop(self) -> None:
         self.stopped = True
 
@@ -78,6 +82,30 @@ async def test_an_old_zygote_is_replaced_and_nobody_waits_for_it(monkeypatch):
     await asyncio.gather(*engine._renewals, return_exceptions=True)
 
 
+async def test_a_zygote_ends_with_its_template_and_with_one_of_the_same_name_that_it_does_not_serve(monkeypatch):
+    engine = EmbeddedEngine(places=None, ledger=None, disks=None, hierarchy=None, uid_base=None, default=TEMPLATE)
+    started = []
+
+    async def start(template, _uid_base):
+        started.append(template)
+        zygote = OldZygote()
+        zygote.is_old = lambda: False
+        zygote.serves = lambda asked: asked.preload == template.preload
+        return zygote
+
+    monkeypatch.setattr(zygotes.Zygote, "start", start)
+    other = replace(TEMPLATE, preload=("numpy",))
+    first = await engine._zygote(TEMPLATE)
+    assert await engine._zygote(replace(TEMPLATE, min_idle=5)) is first, "that makes no difference to a zygote"
+    second = await engine._zygote(other)
+    assert (first.stopped, second.stopped, started) == (True, False, [TEMPLATE, other])
+    await engine.forget(TEMPLATE)
+    assert not second.stopped, "it is another template's by now"
+    await engine.forget(other)
+    assert second.stopped
+    assert engine._zygotes == {}
+
+
 AGES = {
     "an hour": lambda zygote: setattr(zygote, "_born", time.monotonic() - 3601),
     "2000 forks": lambda zygote: setattr(zygote, "_forks", 2000),
@@ -87,7 +115,7 @@ AGES = {
 
 @pytest.mark.parametrize("reason", AGES)
 def test_a_zygote_grows_old_by_time_by_forks_and_by_a_change_of_packages(reason):
-    zygote = zygotes.Zygote(None, None, None)
+    zygote = zygotes.Zygote(None, None, None, TEMPLATE)
     assert not zygote.is_old()
     AGES[reason](zygote)
     assert zygote.is_old()

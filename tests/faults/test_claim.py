@@ -612,7 +612,7 @@ async def test_a_client_that_is_dropped_for_not_reading_loses_its_sandbox(bench)
     # once: Channel.close() removes the socket from under a task that waits for it, and nobody wakes that task
     path = bench.places.socket
     with channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
-        server = Server(listener, bench.registry, bench.engine)
+        server = Server(listener, bench.registry, bench.engine, None)
         serving = asyncio.create_task(server.serve())
         lease = await channel.Channel.connect(path, verbs.ANSWERS)
         try:

@@ -89,6 +89,9 @@ class Factory:
         self.made.append(f"{template.name}{len(self.made)}")
         return self.made[-1]
 
+    async def unmake(self, item: str) -> None:
+        self.gone.add(item)
+
     def total(self, template: Template) -> int:
         return len([item for item in self.made if item.startswith(template.name) and item not in self.gone])
 
@@ -96,7 +99,7 @@ class Factory:
 @asynccontextmanager
 async def running(*, head_start_s: float = 0):
     factory = Factory()
-    subject: Pool[str] = Pool(factory.make, factory.total, head_start_s=head_start_s)
+    subject: Pool[str] = Pool(factory.make, factory.unmake, factory.total, head_start_s=head_start_s)
     task = asyncio.create_task(subject.run())
     try:
         yield subject, factory, task
@@ -253,3 +256,36 @@ async def test_who_took_a_worker_has_the_machine_for_a_while():
         for _ in range(50):
             await asyncio.sleep(0)
         assert factory.calls == 0
+
+
+async def test_a_template_that_is_forgotten_has_no_workers_any_more():
+    async with running() as (subject, factory, _):
+        subject.want(PYTHON)
+        await eventually(lambda: len(subject.warm()) == 2)
+        await subject.forget(PYTHON)
+        assert subject.warm() == []
+        assert len(factory.gone) == 2
+        subject.wake()
+        await asyncio.sleep(0.01)
+        assert factory.calls == 2
+
+
+async def test_a_worker_that_was_being_made_for_another_template_of_that_name_is_ended():
+    async with running() as (subject, factory, _):
+        factory.gate.clear()
+        subject.want(PYTHON)
+        await eventually(lambda: factory.calls == 1)
+        await subject.forget(PYTHON)
+        subject.want(Template(name="python", min_idle=1, description="another"))
+        factory.gate.set()
+        await eventually(lambda: factory.gone and len(subject.warm()) == 1)
+        assert factory.gone.isdisjoint(subject.warm())
+
+
+async def test_a_template_that_was_replaced_before_is_not_forgotten_for_its_name():
+    async with running() as (subject, factory, _):
+        subject.want(PYTHON)
+        await eventually(lambda: len(subject.warm()) == 2)
+        await subject.forget(Template(name="python", description="another"))
+        assert len(subject.warm()) == 2
+        assert not factory.gone

@@ -9,7 +9,7 @@ import pytest
 
 from jupyter_sandbox import templates
 from jupyter_sandbox.errors import InvalidRequestError, TemplateError, UnknownTemplateError
-from jupyter_sandbox.specs import EgressRule, Limits, Policy, Share, Template, Transport, WorkspaceMode
+from jupyter_sandbox.specs import EgressRule, KernelStart, Limits, Policy, Share, Template, Transport, WorkspaceMode
 
 pytestmark = pytest.mark.unit
 
@@ -18,6 +18,7 @@ description = "Everything"
 preload = ["numpy", "pandas"]
 min_idle = 3
 max_total = 7
+start = "exec"
 
 [environment]
 ZED = "z"
@@ -63,6 +64,7 @@ def test_every_key_arrives():
         preload=("numpy", "pandas"),
         min_idle=3,
         max_total=7,
+        start=KernelStart.EXEC,
         environment=(("ALPHA", "a"), ("ZED", "z")),
         limits=Limits(
             memory_mib=2048,

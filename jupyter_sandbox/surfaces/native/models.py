@@ -10,7 +10,8 @@ from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecutio
 from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Nullable, Number, Record, Table, Text, Whole
 from jupyter_sandbox.sandboxes import Claim, Origin, SandboxState, SandboxView
-from jupyter_sandbox.surfaces.native import file_models, schemas
+from jupyter_sandbox.surfaces.native import file_models, schemas, template_models
+from jupyter_sandbox.template_shape import ENVIRONMENT
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,12 +23,6 @@ TEMPLATE: Final = Text(max_length=40, pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", exam
 METADATA_NAME: Final = Text(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.\/-]+$")
 METADATA_VALUE: Final = Text(max_length=256, pattern=NAME)
 METADATA: Final = Table(names=METADATA_NAME, values=METADATA_VALUE, max_entries=16)
-ENVIRONMENT: Final = Table(
-    names=Text(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
-    values=Text(max_length=4096),
-    max_entries=64,
-    max_characters=8192,
-)
 DIRECTORY: Final = Text(
     min_length=1, max_length=1024, pattern=r"^\/(sandbox|workspace|tmp)(\/[^\u0000]*)?$", examples=("/sandbox",)
 )
@@ -283,4 +278,5 @@ SCHEMAS: Final[dict[str, Schema]] = {
     },
     "Health": schemas.record(status=schemas.TEXT),
     **file_models.SCHEMAS,
+    **template_models.SCHEMAS,
 }

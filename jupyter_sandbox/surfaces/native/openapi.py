@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LINKED: Final[dict[str, dict[str, str]]] = {
     "Sandbox": {"sandbox_id": "id"},
     "Context": {"sandbox_id": "sandbox_id", "context_id": "id"},
+    "Template": {"template": "name"},
     "File": {"sandbox_id": "sandbox_id", "path": "path"},
     "Execution": {"sandbox_id": "sandbox_id", "context_id": "context_id", "execution_id": "id"},
 }
@@ -67,6 +68,8 @@ def _path_item(path: str) -> dict[str, Any]:
     for parameter in parameters:
         if parameter["name"] == "path":
             parameter["description"] = "A path below /sandbox, percent-encoded once; slashes may stay. Empty: /sandbox."
+        elif parameter["name"] == "template":
+            parameter["schema"] = models.TEMPLATE.schema()
     return {"parameters": parameters}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.surfaces.native import answers, file_operations, models
+from jupyter_sandbox.surfaces.native import answers, file_operations, models, template_operations
 from jupyter_sandbox.surfaces.native.answers import ROOT
 from jupyter_sandbox.surfaces.native.operation import Operation
 
@@ -69,6 +69,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             resource=None,
             refusals=(errors.BrokerUnavailableError,),
         ),
+        *template_operations.ROWS,
         Operation(
             name="get_sandbox",
             method="GET",
