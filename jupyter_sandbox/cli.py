@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import math
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from jupyter_sandbox import cli_files, cli_logs, cli_templates
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.errors import InvalidRequestError, SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,9 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     command = _add(commands, "run", _run, "Run code in a new sandbox, print what it prints, and destroy the sandbox.")
-    command.add_argument("code", metavar="CODE", help="the code; `-` reads it from standard input")
+    code = command.add_mutually_exclusive_group(required=True)
+    code.add_argument("file", metavar="FILE", nargs="?", help="a file with the code; `-` reads it from standard input")
+    code.add_argument("-c", "--code", metavar="CODE", help="the code itself")
     command.add_argument("--kernel", default=KERNEL_NAME, help="kernelspec to use (default: %(default)s)")
     command.add_argument("--timeout", type=_seconds, default=None, metavar="SECONDS", help="give up after so long")
+
+    for declare in (cli_files.declare, cli_logs.declare, cli_templates.declare):
+        declare(functools.partial(_add, commands))
 
     command = _add(commands, "release", _release, "Destroy sandboxes; their kernels die and their files are gone.")
     command.add_argument("sandbox", nargs="*", metavar="ID", help="ids as shown by `list`")
@@ -129,8 +137,17 @@ async def _sandboxes() -> list[verbs.Summary]:
 async def _run(options: argparse.Namespace) -> int:
     from jupyter_sandbox.run_code import run_code
 
-    code = sys.stdin.read() if options.code == "-" else options.code
+    code = options.code if options.code is not None else _text(options.file)
     return await run_code(code, kernel_name=options.kernel, timeout_s=options.timeout)
+
+
+def _text(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InvalidRequestError(f"there is no file {file[:200]!r}; code itself is given with -c") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"{file}: {error}") from error
 
 
 async def _release(options: argparse.Namespace) -> int:

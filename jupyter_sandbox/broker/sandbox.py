@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import launch, obituary
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.errors import InvalidRequestError, StartError
+from jupyter_sandbox.guards import processes
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.ledger import Record
 from jupyter_sandbox.lifecycle import WorkerState
-
 from jupyter_sandbox.specs import KernelStart
 from sandbox_worker import protocol
+
 if TYPE_CHECKING:
     from jupyter_sandbox.agents import AgentClient
     from jupyter_sandbox.engines import Worker
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from jupyter_sandbox.specs import Template
 
 
+MAX_LOG: Final = 8192
+"""Characters of a kernel's log that are passed on: more than an honest agent keeps is a lie."""
 Event = verbs.ProcessExited | verbs.SandboxGone
 Holder = Callable[[Event], None]
 
@@ -57,15 +60,15 @@ class Sandbox:
             raise StartError(f"{self.id} is ending")
         return self.agent
 
-    def end_of(self, exited: protocol.Exited, kills_before: int) -> verbs.ProcessExited:
-        """Return why a kernel or command ended; `kills_before`: memory kills of the worker when it started."""
-        verdict = obituary.write(
     def command_of(self, request: verbs.StartKernel) -> tuple[str, ...] | None:
         """Return the judged command of a kernel; None when the Python that is loaded is forked."""
         if request.argv is not None:
             return processes.argv(request.argv)
         return launch.EXECUTED if self.template.start is KernelStart.EXEC else None
 
+    def end_of(self, exited: protocol.Exited, kills_before: int) -> verbs.ProcessExited:
+        """Return why a kernel or command ended; `kills_before`: memory kills of the worker when it started."""
+        verdict = obituary.write(
             status=exited.status,
             limits=self.template.limits,
             out_of_memory=self.worker.out_of_memory_kills() > kills_before,
@@ -80,6 +83,13 @@ class Sandbox:
             reason=verdict.reason,
             message=verdict.message,
         )
+
+    async def log_of(self, kernel: str) -> verbs.Log:
+        """Return the end of what a running kernel wrote to its raw standard output and error. Raises SandboxError."""
+        if kernel not in self.kernels:
+            raise InvalidRequestError(f"no kernel {kernel[:60]!a} runs in sandbox {self.id}")
+        said = await self.reach().ask(protocol.ReadLog(target=kernel), protocol.Log)
+        return verbs.Log(text=said.text[:MAX_LOG])
 
     def record(self, started: int) -> Record:
         """Return what the ledger has to know of it; `started` is when its pid 1 did."""

@@ -195,6 +195,10 @@ class Server:
             case verbs.RunCommand():
                 sandbox = registry.get(uid, request.sandbox)
                 return verbs.CommandStarted(command=await registry.run_command(sandbox, request, descriptors)), []
+            case verbs.ListKernels():
+                return verbs.Kernels(kernels=tuple(registry.get(uid, request.sandbox).kernels)), []
+            case verbs.ReadLog():
+                return await registry.get(uid, request.sandbox).log_of(request.kernel), []
             case verbs.OpenDisk():
                 disk = registry.get(uid, request.sandbox).worker.disk
                 if disk is None:
@@ -214,10 +218,6 @@ class Server:
             case verbs.Reap():
                 self._require_operator(uid)
                 return verbs.Reaped(found=tuple((await registry.reap(dry_run=request.dry_run))[:500])), []
-            case verbs.Retire():
-                self._require_operator(uid)
-                self._retiring = True
-        return verbs.Done(), []
             case verbs.ListTemplates():
                 return self._catalog.page(request.after), []
             case verbs.GetTemplate():
@@ -228,6 +228,10 @@ class Server:
             case verbs.DeleteTemplate():
                 self._require_operator(uid, ForbiddenError)
                 await self._catalog.delete(request.name)
+            case verbs.Retire():
+                self._require_operator(uid)
+                self._retiring = True
+        return verbs.Done(), []
 
     async def _claim(self, connection: Connection, request: verbs.Claim, descriptors: list[int]) -> verbs.Claimed:
         try:

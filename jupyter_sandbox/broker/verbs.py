@@ -108,6 +108,35 @@ class CommandStarted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListKernels:
+    """Ask which kernels run in a sandbox. Answer: Kernels."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """The seats of the kernels that run."""
+
+    kernels: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadLog:
+    """Ask for the end of what a running kernel wrote to its raw standard output and error. Answer: Log."""
+
+    sandbox: str
+    kernel: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """The words of a worker, so hostile: whoever shows them escapes them."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class OpenDisk:
     """Open the sandbox's files for the host. Answer: Done, with a directory descriptor that follows no symlinks."""
 
@@ -183,35 +212,6 @@ class Reaped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retire:
-    """Say goodbye: exit as soon as no sandbox is claimed and nobody else is connected. Answer: Done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """It happened."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    """It did not happen; `code` is one of `jupyter_sandbox.errors`."""
-
-    code: str
-    message: str
-    retry_after_s: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProcessExited:
-    """Event: a kernel or command ended. `reason` is a word for programs, `message` a sentence for people."""
-
-    sandbox: str
-    target: str
-    status: int
-    reason: str
-    message: str
-
-@dataclass(frozen=True, kw_only=True)
 class DefineTemplate:
     """Make a template, or with `replace` another of that name, for claims from now on. Answer: TemplateDefined.
 
@@ -283,6 +283,35 @@ class TemplateListing:
     more: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retire:
+    """Say goodbye: exit as soon as no sandbox is claimed and nobody else is connected. Answer: Done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """It happened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """It did not happen; `code` is one of `jupyter_sandbox.errors`."""
+
+    code: str
+    message: str
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessExited:
+    """Event: a kernel or command ended. `reason` is a word for programs, `message` a sentence for people."""
+
+    sandbox: str
+    target: str
+    status: int
+    reason: str
+    message: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxGone:
@@ -299,11 +328,17 @@ REQUESTS = (
     SignalKernel,
     VacateSeat,
     RunCommand,
+    ListKernels,
+    ReadLog,
     OpenDisk,
     Release,
     List,
     Status,
     Reap,
+    DefineTemplate,
+    DeleteTemplate,
+    GetTemplate,
+    ListTemplates,
     Retire,
 )
 EVENTS = (ProcessExited, SandboxGone)
@@ -312,17 +347,15 @@ ANSWERS = (
     Attached,
     KernelStarted,
     CommandStarted,
+    Kernels,
+    Log,
     Listing,
     StatusReport,
     Reaped,
+    TemplateDefined,
+    TemplateReport,
+    TemplateListing,
     Done,
     Refused,
     *EVENTS,
 )
-    DefineTemplate,
-    DeleteTemplate,
-    GetTemplate,
-    ListTemplates,
-    TemplateDefined,
-    TemplateReport,
-    TemplateListing,

@@ -65,17 +65,26 @@ def kill(pidfd: int) -> None:
 
 async def ended(pidfd: int, timeout_s: float) -> bool:
     """Wait until the process has ended, at most `timeout_s`; return whether it has."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pidfd, resolve, done)
     try:
         async with asyncio.timeout(timeout_s):
-            await done
+            await readable(pidfd)
     except TimeoutError:
         return False
-    finally:
-        loop.remove_reader(pidfd)
     return True
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until there is something to read; of a pidfd that is the end of its process. Raises PermissionError.
+
+    That is for a file, which epoll(7) does not know.
+    """
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, resolve, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
 
 
 def resolve(future: asyncio.Future[None]) -> None:

@@ -72,7 +72,7 @@ def test_it_is_a_subcommand_of_jupyter(here):
 
 
 def test_run_prints_what_the_code_prints(here):
-    done = cli("run", "import sys; print('out'); print('err', file=sys.stderr); 6 * 7")
+    done = cli("run", "-c", "import sys; print('out'); print('err', file=sys.stderr); 6 * 7")
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n42\n", "err\n")
     assert asyncio.run(sandboxes()) == []
 
@@ -84,13 +84,13 @@ def test_run_reads_code_from_standard_input(here):
 
 def test_run_sees_the_directory_it_is_called_in_and_changes_nothing_there(here):
     (here / "data.txt").write_text("data")
-    done = cli("run", "print(open('data.txt').read()); open('data.txt', 'w').write('changed');")
+    done = cli("run", "-c", "print(open('data.txt').read()); open('data.txt', 'w').write('changed');")
     assert (done.returncode, done.stdout) == (0, "data\n")
     assert (here / "data.txt").read_text() == "data"
 
 
 def test_run_of_code_that_fails_exits_with_1_and_the_traceback(here):
-    done = cli("run", "print('before'); 1 / 0")
+    done = cli("run", "-c", "print('before'); 1 / 0")
     assert (done.returncode, done.stdout) == (1, "before\n")
     assert "ZeroDivisionError" in done.stderr
     assert "jupyter_sandbox" not in done.stderr
@@ -98,7 +98,7 @@ def test_run_of_code_that_fails_exits_with_1_and_the_traceback(here):
 
 def test_run_that_takes_too_long_exits_with_124(here):
     started = time.monotonic()
-    done = cli("run", "--timeout", "1", "print('begun', flush=True); import time; time.sleep(100)")
+    done = cli("run", "--timeout", "1", "-c", "print('begun', flush=True); import time; time.sleep(100)")
     assert done.returncode == 124
     assert done.stdout == "begun\n"
     assert "no result within 1.0 s" in done.stderr
@@ -107,35 +107,35 @@ def test_run_that_takes_too_long_exits_with_124(here):
 
 
 def test_run_of_code_that_kills_its_kernel_says_so(here):
-    done = cli("run", "import os; os._exit(3)", timeout=30)
+    done = cli("run", "-c", "import os; os._exit(3)", timeout=30)
     assert done.returncode == 1
     assert "The kernel ended with exit status 3" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_run_with_an_unknown_kernel_says_where_to_look(here):
-    done = cli("run", "--kernel", "no-such", "1")
+    done = cli("run", "--kernel", "no-such", "-c", "1")
     assert done.returncode == 1
     assert "no kernelspec 'no-such'; `jupyter kernelspec list` shows them" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_run_with_an_unknown_template_lists_the_known_ones(here, add_kernelspec):
-    done = cli("run", "--kernel", add_kernelspec("bad-template", template="no-such"), "1")
+    done = cli("run", "--kernel", add_kernelspec("bad-template", template="no-such"), "-c", "1")
     assert done.returncode == 1
     assert "no template 'no-such'; there are: " in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_run_gives_big_output_whole_to_a_pipe(here):
-    done = cli("run", "for _ in range(100): print('x' * 99_999)")
+    done = cli("run", "-c", "for _ in range(100): print('x' * 99_999)")
     assert (done.returncode, len(done.stdout)) == (0, 10_000_000)
 
 
 def test_run_into_a_closed_pipe_ends_and_frees_its_sandbox(here):
     code = "import time\nwhile True: print('x' * 1000, flush=True); time.sleep(0.01)"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([*COMMAND, "run", code], **pipes) as running:
+    with subprocess.Popen([*COMMAND, "run", "-c", code], **pipes) as running:
         assert running.stdout.read(1000) == "x" * 1000
         running.stdout.close()
         try:
@@ -147,7 +147,7 @@ def test_run_into_a_closed_pipe_ends_and_frees_its_sandbox(here):
 
 def test_run_of_code_that_prints_more_than_its_memory_holds_ends(here):
     """The kernel dies of its own output; whoever waits for it must be told."""
-    done = cli("run", "while True: print('x' * 10000)", timeout=50)
+    done = cli("run", "-c", "while True: print('x' * 10000)", timeout=50)
     assert (done.returncode, "of memory" in done.stderr) == (1, True), done.stderr
 
 
@@ -155,7 +155,7 @@ def test_run_of_code_that_prints_more_than_its_memory_holds_ends(here):
 def test_a_stopped_run_frees_its_sandbox(here, number):
     code = "print('go', flush=True); import time; time.sleep(100)"
     with subprocess.Popen(
-        [*COMMAND, "run", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "run", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout.readline() == "go\n"
         running.send_signal(number)
@@ -268,7 +268,7 @@ def test_doctor_says_that_sandboxes_can_run(here):
 
 
 def test_a_broker_that_cannot_be_reached_is_told_in_one_line(here):
-    done = cli("run", "1", env={places.SOCKET_VARIABLE: "/nonexistent/broker"})
+    done = cli("run", "-c", "1", env={places.SOCKET_VARIABLE: "/nonexistent/broker"})
     assert done.returncode == 1
     assert "start it with `jupyter sandbox broker`" in done.stderr
     assert "Traceback" not in done.stderr
@@ -276,7 +276,15 @@ def test_a_broker_that_cannot_be_reached_is_told_in_one_line(here):
 
 # -- wrong usage
 
-WRONG = [[], ["nonsense"], ["run"], ["run", "--timeout", "soon", "1"], ["list", "--all"], ["doctor", "extra"]]
+WRONG = [
+    [],
+    ["nonsense"],
+    ["run"],
+    ["run", "--timeout", "soon", "-c", "1"],
+    ["run", "-c", "1", "file"],
+    ["list", "--all"],
+    ["doctor", "extra"],
+]
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
@@ -288,7 +296,7 @@ def test_wrong_usage_exits_with_2_and_the_usage(here, arguments):
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan"])
 def test_a_timeout_that_is_none_is_wrong_usage(here, timeout):
-    assert cli("run", "--timeout", timeout, "1").returncode == 2
+    assert cli("run", "--timeout", timeout, "-c", "1").returncode == 2
 
 
 @pytest.mark.parametrize("command", ["list", "run", "release", "reap", "status", "doctor"])
@@ -306,7 +314,7 @@ def test_the_broker_in_the_foreground_serves_until_it_is_told_to_end(lonely):
         wait_until(lambda: list(lonely.directory.glob("*/broker")), timeout_s=60)
         second = cli("broker")
         assert (second.returncode, "another broker is running already" in second.stderr) == (1, True)
-        assert cli("run", "print(42)", cwd="/tmp").stdout == "42\n"
+        assert cli("run", "-c", "print(42)", cwd="/tmp").stdout == "42\n"
         broker.send_signal(signal.SIGINT)
         _, said = broker.communicate(timeout=30)
     assert (broker.returncode, "Traceback" in said) == (0, False), said
@@ -335,7 +343,7 @@ def test_two_brokers_of_one_environment_leave_each_other_alone(held):
         other.start()
         done = cli("reap", env=other.environment())
         assert (done.returncode, done.stdout) == (0, "Nothing was left behind.\n")
-        assert cli("run", "print(42)", env=other.environment()).stdout == "42\n"
+        assert cli("run", "-c", "print(42)", env=other.environment()).stdout == "42\n"
     finally:
         other.stop()
     assert [sandbox.sandbox for sandbox in asyncio.run(sandboxes())] == [held]
@@ -343,7 +351,7 @@ def test_two_brokers_of_one_environment_leave_each_other_alone(held):
 
 def test_a_broker_started_in_the_background_ends_without_a_complaint(lonely):
     """What it has to say after it has detached goes to a file that nobody reads in time."""
-    assert cli("run", "1", cwd="/tmp").returncode == 0
+    assert cli("run", "-c", "1", cwd="/tmp").returncode == 0
     os.kill(lonely.pid(), signal.SIGINT)
     wait_until(lambda: lonely.pid() is None, timeout_s=30)
     wait_until(lambda: "broker ends" in lonely.log())

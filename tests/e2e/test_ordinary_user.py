@@ -73,12 +73,22 @@ def test_doctor_says_that_sandboxes_can_run(person):
 
 
 def test_run_prints_what_the_code_prints(person):
-    done = person("-m", "jupyter_sandbox.cli", "run", "import os; print(6 * 7, os.getuid() != 0)")
+    done = person("-m", "jupyter_sandbox.cli", "run", "-c", "import os; print(6 * 7, os.getuid() != 0)")
     assert (done.returncode, done.stdout) == (0, "42 True\n"), done.stderr
 
 
+def test_a_template_of_the_user_is_kept_for_the_user_alone(person):
+    command = ("-m", "jupyter_sandbox.cli", "template")
+    done = person(*command, "create", "mine", "-", input="min_idle = 0\n")
+    assert (done.returncode, done.stdout) == (0, "mine defined\n"), done.stderr
+    (file,) = person.tree.directory.glob("images/*/templates/mine.json")
+    assert (file.stat().st_mode & 0o777, file.stat().st_uid) == (0o600, UID)
+    assert person(*command, "delete", "mine").returncode == 0
+    assert not file.exists()
+
+
 def test_the_broker_is_the_users_own(person):
-    assert person("-m", "jupyter_sandbox.cli", "run", "1").returncode == 0
+    assert person("-m", "jupyter_sandbox.cli", "run", "-c", "1").returncode == 0
     broker = person.tree.pid()
     uids = next(line for line in Path(f"/proc/{broker}/status").read_text().splitlines() if line.startswith("Uid:"))
     assert uids.split()[1:] == [str(UID)] * 4
@@ -114,7 +124,7 @@ def test_a_notebook_below_the_home_directory_shows_its_own_directory_only(person
     own(person.home / "project" / "data.txt", "data")
     own(person.home / "private.txt", "private")
     code = "import os; print(open('data.txt').read(), os.listdir('..'), os.path.exists('../private.txt'))"
-    done = person("-m", "jupyter_sandbox.cli", "run", code, cwd=person.home / "project")
+    done = person("-m", "jupyter_sandbox.cli", "run", "-c", code, cwd=person.home / "project")
     assert (done.returncode, done.stdout) == (0, "data ['project'] False\n"), done.stderr
 
 
@@ -125,7 +135,7 @@ def test_limits_hold_without_root(person, kind):
         "too much disk": "try:\n    f = open('/sandbox/big', 'wb', 0)\n    while True: f.write(bytes(1 << 20))\n"
         "except OSError as error:\n    print('stopped', file=__import__('sys').stdout)",
     }[kind]
-    done = person("-m", "jupyter_sandbox.cli", "run", code)
+    done = person("-m", "jupyter_sandbox.cli", "run", "-c", code)
     assert done.stdout == "stopped\n" or "of memory" in done.stderr, done.stderr
 
 

@@ -10,7 +10,7 @@ from jupyter_sandbox.errors import BrokerUnavailableError, UnknownSandboxError
 
 pytestmark = pytest.mark.unit
 
-COMMANDS = ["list", "run", "release", "reap", "status", "doctor"]
+COMMANDS = ["list", "run", "ls", "cp", "logs", "template", "release", "reap", "status", "doctor"]
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,15 @@ def test_the_version_is_told(capsys):
         *[[command, "--no-such-flag"] for command in COMMANDS],
         ["run"],
         ["run", "1", "2"],
-        ["run", "1", "--timeout", "soon"],
+        ["run", "-c", "1", "2"],
+        ["run", "-c", "1", "--timeout", "soon"],
+        ["cp", "a"],
+        ["cp", "a", "b", "--max-mib", "0"],
+        ["ls"],
+        ["logs"],
+        ["template"],
+        ["template", "explode"],
+        ["template", "create", "a"],
         ["list", "extra"],
         ["status", "extra"],
         ["release"],

@@ -9,7 +9,6 @@ is handed in.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import selectors
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import kernel, linux, messages
+from sandbox_worker.process import LOG_BYTES, Process
 from sandbox_worker.protocol import (
     PYTHON,
     TO_AGENT,
@@ -32,6 +32,8 @@ from sandbox_worker.protocol import (
     Description,
     Exited,
     Failed,
+    Log,
+    ReadLog,
     Signal,
     StartCommand,
     Started,
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HOME: Final = "/sandbox"
-_LOG_BYTES: Final = 8192
 _MAX_DRAINS: Final = 16
 _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
@@ -57,23 +58,6 @@ _ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # else plots of a notebook do not show
 }
-
-
-class _Process:
-    """A kernel or command: its pid, the end of its raw output, and the relays of a kernel that needs them."""
-
-    def __init__(self, pid: int, output: int | None, relays: list[Relay]) -> None:
-        self.pid = pid
-        self.output = output
-        self.relays = relays
-        self.log: collections.deque[bytes] = collections.deque()
-        self.log_bytes = 0
-
-    def record(self, data: bytes) -> None:
-        self.log.append(data)
-        self.log_bytes += len(data)
-        while self.log_bytes - len(self.log[0]) >= _LOG_BYTES:
-            self.log_bytes -= len(self.log.popleft())
 
 
 class Agent:
@@ -95,7 +79,7 @@ class Agent:
         self._confine = confine
         self._selector = selectors.DefaultSelector()
         self._connection: socket.socket | None = None
-        self._processes: dict[str, _Process] = {}
+        self._processes: dict[str, Process] = {}
         self._starting: list[Relay] = []
         self._bound = False
         self._alone_since = time.monotonic()
@@ -188,6 +172,9 @@ class Agent:
             case Signal():
                 self._signal(request)
                 return None
+            case ReadLog():
+                process = self._processes.get(request.target)
+                return Log(text=process.tail(LOG_BYTES) if process else "")
             case Describe():
                 return Description(bound=self._bound, running=tuple(self._processes))
         return Failed(reason="the worker is not bound to a sandbox")
@@ -261,16 +248,16 @@ class Agent:
             os.set_blocking(child_output, True)
             _become(env, cwd, run, child_output, keep)
         os.close(child_output)
-        process = _Process(pid, output, relays or [])
+        process = Process(pid, output, relays or [])
         self._processes[target] = process
         self._selector.register(output, selectors.EVENT_READ, lambda _mask: self._drain(process))
         return Started(pid=pid)
 
-    def _drain(self, process: _Process) -> None:
+    def _drain(self, process: Process) -> None:
         if process.output is None:
             return
         try:
-            data = os.read(process.output, _LOG_BYTES)
+            data = os.read(process.output, LOG_BYTES)
         except BlockingIOError:
             return
         if data:
@@ -278,7 +265,7 @@ class Agent:
         else:
             self._close_output(process)
 
-    def _close_output(self, process: _Process) -> None:
+    def _close_output(self, process: Process) -> None:
         if process.output is not None:
             self._selector.unregister(process.output)
             os.close(process.output)
@@ -309,7 +296,7 @@ class Agent:
             self._starting.remove(relay)
         relay.close()
 
-    def _ended(self, target: str, process: _Process, status: int) -> None:
+    def _ended(self, target: str, process: Process, status: int) -> None:
         del self._processes[target]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what a kernel started goes with it
@@ -325,8 +312,7 @@ class Agent:
             self._drop(relay)
         disk = os.statvfs(HOME)
         full = disk.f_bavail * disk.f_frsize < _DISK_FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
-        log = b"".join(process.log)[-_LOG_BYTES // 4 :].decode(errors="replace")
-        self._send(Exited(target=target, status=status, disk_full=full, log=log))
+        self._send(Exited(target=target, status=status, disk_full=full, log=process.tail(LOG_BYTES // 4)))
 
 
 def _become(env: dict[str, str], cwd: str, run: Callable[[], object], output: int, keep: Sequence[int]) -> NoReturn:

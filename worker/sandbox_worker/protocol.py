@@ -1,7 +1,7 @@
 """What broker, zygote and agent say to each other; the codec is `messages`.
 
 Broker to zygote: Configure once, then Fork. An agent that starts as a container says Ready or Failed on the hand-over
-socket and gets Serve, once. Broker to agent: Bind once, then StartKernel, StartCommand, Signal,
+socket and gets Serve, once. Broker to agent: Bind once, then StartKernel, StartCommand, Signal, ReadLog,
 Describe. Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
 unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes only
 what concerns that worker.
@@ -137,6 +137,20 @@ class Signal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadLog:
+    """To the agent: what did a running kernel or command write to its raw output? Answer: Log."""
+
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """From the agent: the end of it, at most 8 KiB."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Describe:
     """To the agent: what runs? Answer: Description."""
 
@@ -176,5 +190,5 @@ TO_ZYGOTE = (Configure, Fork)
 FROM_ZYGOTE = (Ready, Forked, Failed)
 TO_CONTAINER = (Serve,)
 FROM_CONTAINER = (Ready, Failed)
-TO_AGENT = (Bind, StartKernel, StartCommand, Signal, Describe)
-FROM_AGENT = (Bound, Started, Description, Exited, Failed)
+TO_AGENT = (Bind, StartKernel, StartCommand, Signal, ReadLog, Describe)
+FROM_AGENT = (Bound, Started, Log, Description, Exited, Failed)
