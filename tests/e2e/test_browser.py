@@ -99,7 +99,7 @@ def _server_url(process: subprocess.Popen[bytes], runtime_dir: Path, log: Path) 
 
 
 @contextmanager
-def _running_lab(folder: Path, scratch: Path) -> Iterator[str]:
+def running_lab(folder: Path, scratch: Path) -> Iterator[str]:
     """JupyterLab's address for the length of the block; afterwards it is stopped as Ctrl-C stops it."""
     log = scratch / "lab.log"
     with log.open("wb") as log_file:
@@ -155,7 +155,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory, sandbox_dir: Path) -> Visit:
     folder = Path(shutil.copytree(EXAMPLES, scratch / "examples"))
     screenshots = Path(os.environ.get("JUPYTER_SANDBOX_SCREENSHOTS") or scratch)
     screenshots.mkdir(parents=True, exist_ok=True)
-    with _running_lab(folder, scratch) as server_url:
+    with running_lab(folder, scratch) as server_url:
         return asyncio.run(_visit(server_url, folder, screenshots))
 
 
