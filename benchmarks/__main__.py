@@ -53,6 +53,8 @@ measurements:
   exec           one user: round trip of `x += 1; print(x)`
   load           {FULL.load_users} users x {FULL.load_requests} requests, sessions created inside the run, then existing
   churn          create, use and destroy, {FULL.churn_parallel} at a time
+  rest           one execution, then the load, over REST and over websockets of the same kernels
+  transfer       {FULL.transfer_mib} MiB into a sandbox and out of it over HTTP
   notebook       nbclient executes a small notebook
   context        a second kernel in the same sandbox
   idle           processor time of the server and {FULL.idle_kernels} idle kernels in {FULL.idle_s:.0f} s

@@ -196,6 +196,33 @@ class ServerClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise KernelFailedError(f"DELETE /api/kernels/<id>: {error!r}") from error
 
+    async def ask(self, method: str, path: str, body: object | None = None) -> Any:
+        """Send a request of the REST surface; return the answer. Raises KernelFailedError."""
+        return await self._sent(method, path, json=body)
+
+    async def upload(self, path: str, pieces: AsyncIterator[bytes]) -> Any:
+        """Write a file; return the answer. Raises KernelFailedError."""
+        return await self._sent("PUT", path, data=pieces)
+
+    async def download(self, path: str) -> int:
+        """Read a file and drop it; return how many bytes came. Raises KernelFailedError."""
+        try:
+            async with self._http.get(f"{self._url}{path}") as response:
+                response.raise_for_status()
+                return sum([len(piece) async for piece in response.content.iter_any()])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KernelFailedError(f"GET {path}: {error!r}") from error
+
+    async def _sent(self, method: str, path: str, **body: Any) -> Any:
+        try:
+            async with self._http.request(method, f"{self._url}{path}", **body) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise KernelFailedError(f"{method} {path}: {error!r}") from error
+        if response.status >= 300:
+            raise KernelFailedError(f"{method} {path} answered {response.status}: {text[:200]}")
+        return json.loads(text) if text else None
+
     @asynccontextmanager
     async def kernel(self, kernel_name: str) -> AsyncIterator[Channel]:
         """Start a kernel, open its websocket, and end both afterwards. Raises KernelFailedError."""

@@ -45,6 +45,9 @@ _COLD = "POST to first result, no pool"
 _EXEC = "one execution, one user"
 _NEW = "25 users × 100 requests, kernels made in the run"
 _READY = "25 users × 100 requests, kernels exist"
+_REST = "one execution over REST, one user"
+_REST_LOAD = "25 users × 100 requests over REST, beside the same over websockets"
+_TRANSFER = "1 GiB over HTTP"
 _CHURN = "create, run, destroy, 3 at a time"
 
 GOALS: Sequence[Goal] = (
@@ -67,6 +70,11 @@ GOALS: Sequence[Goal] = (
     Goal(what=_READY, metric="load.ready.latency", system="embedded", factor=0.5, of="local", statistic="p95"),
     Goal(what=_CHURN, metric="churn.kernels", system="embedded", limit=1500.0, factor=5.0, of="local"),
     Goal(what=_CHURN, metric="churn.kernels", system="docker", limit=300.0),
+    Goal(what=_REST, metric="rest.round_trip", system="embedded", limit=5.0),
+    Goal(what=_REST_LOAD, metric="rest.load.ratio", system="embedded", limit=0.9),
+    Goal(what=f"{_TRANSFER}, into a sandbox", metric="transfer.up", system="embedded", limit=500.0),
+    Goal(what=f"{_TRANSFER}, out of it", metric="transfer.down", system="embedded", limit=500.0),
+    Goal(what=f"{_TRANSFER}, memory of the server", metric="transfer.memory", system="embedded", limit=64.0),
     Goal(what="idle kernel, data libraries preloaded", metric="memory.per_kernel", system="embedded-data", limit=20.0),
     Goal(what="idle kernel, data libraries preloaded", metric="memory.per_kernel", system="docker-data", limit=45.0),
     Goal(what="25 idle kernels and the server", metric="idle.cpu", system="embedded", limit=1.0),
@@ -80,17 +88,17 @@ def judge(goal: Goal, figures: Figures) -> Verdict:
     own = figures.of(goal.metric).get(goal.system)
     more = metric is not None and metric.more_is_better
     unit = metric.unit if metric else ""
-    sign = "≥" if more else "≤"
+    sign = "" if metric is None else "≥ " if more else "≤ "
     wanted, measured, met = [], [], []
     value = float(getattr(own.summary, goal.statistic)) if own else None
     if goal.limit is not None:
-        wanted.append(f"{sign} {goal.limit:g} {unit}".strip())
+        wanted.append(f"{sign}{goal.limit:g} {unit}".strip())
     if value is not None:
         measured.append(f"{number(value)} {unit}")
         if goal.limit is not None:
             met.append(value >= goal.limit if more else value <= goal.limit)
     if goal.factor is not None:
-        wanted.append(f"{sign} {goal.factor:g} × {goal.of}")
+        wanted.append(f"{sign}{goal.factor:g} × {goal.of}")
         other = figures.of(goal.metric).get(goal.of)
         base = float(getattr(other.summary, goal.statistic)) if other else 0.0
         if value is not None and base:

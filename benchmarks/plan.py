@@ -34,6 +34,8 @@ class Plan:
     scale_requests: int = 500
     scale_parallel: int = 4
     scale_budget_s: float = 35.0
+    transfer_rounds: int = 5
+    transfer_mib: int = 1024
 
 
 FULL = Plan()
@@ -60,4 +62,6 @@ QUICK = Plan(
     scale_starts=1,
     scale_requests=20,
     scale_budget_s=15.0,
+    transfer_rounds=1,
+    transfer_mib=64,
 )

@@ -1,105 +1,157 @@
-"""An execution over REST and the same over the websocket, one user, in turns: `python -m benchmarks.rest URL TOKEN`
+"""Measurement of REST: an execution and the same over the websocket of the same kernel, one user and many, in turns.
 
-Of a server that runs, for example `make run`. Both ask the same kernel; the ratio is what counts, the milliseconds are
-this machine's.
+Contexts are made over REST, so each has a sandbox of its own, and JupyterLab's way to them is the websocket that is
+compared with: what REST costs more is the difference of the two, on one kernel, in one run.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import statistics
-import sys
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-import aiohttp
+from benchmarks.client import Channel, KernelFailedError
+from benchmarks.latency import rotated
+from benchmarks.machine import quiet
+from benchmarks.metrics import Metric, Results
 
-ROUNDS = 20
-EACH = 20
-CODE = "x = 6 * 7; print(x)"
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
 
+    from benchmarks.client import ServerClient
+    from benchmarks.plan import Plan
+    from benchmarks.server import Server
 
-class Rest:
-    """A context over REST."""
+ROUND_TRIP = Metric(name="rest.round_trip", unit="ms", meaning="`x += 1; print(x)` over REST, one user")
+WEBSOCKET = Metric(name="rest.websocket", unit="ms", meaning="the same over the websocket of the same kernel")
+RPS = Metric(
+    name="rest.load.rps", unit="1/s", meaning="right answers per second over REST, contexts exist", more_is_better=True
+)
+LATENCY = Metric(name="rest.load.latency", unit="ms", meaning="one request of that load")
+WEBSOCKET_RPS = Metric(
+    name="rest.load.websocket_rps",
+    unit="1/s",
+    meaning="the same over websockets of the same kernels",
+    more_is_better=True,
+)
+RATIO = Metric(
+    name="rest.load.ratio",
+    unit="×",
+    meaning="rest.load.rps / rest.load.websocket_rps of one round",
+    more_is_better=True,
+)
+METRICS = (ROUND_TRIP, WEBSOCKET, RPS, LATENCY, WEBSOCKET_RPS, RATIO)
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        self._session, self._url = session, url
-
-    async def execute(self) -> None:
-        """Run the code; fails when the answer is wrong."""
-        async with self._session.post(f"{self._url}/executions", json={"code": CODE}) as response:
-            body = await response.json()
-        assert [output["text"] for output in body["outputs"]] == ["42\n"], body
-
-
-class Websocket:
-    """The kernel of the same context over its websocket."""
-
-    def __init__(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
-        self._websocket, self._count = websocket, 0
-
-    async def execute(self) -> None:
-        """Run the code until reply and idle."""
-        self._count += 1
-        msg_id = f"request-{self._count}"
-        header = {"msg_id": msg_id, "msg_type": "execute_request", "username": "", "session": "benchmark"}
-        header |= {"version": "5.4", "date": "2026-01-01T00:00:00Z"}
-        content = {"code": CODE, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "buffers": []}
-        await self._websocket.send_json(message | {"channel": "shell"})
-        ends: set[str] = set()
-        while ends != {"execute_reply", "idle"}:
-            received = json.loads((await self._websocket.receive()).data)
-            if received["parent_header"].get("msg_id") == msg_id:
-                ends |= {received["msg_type"], received["content"].get("execution_state", "")} & {
-                    "execute_reply",
-                    "idle",
-                }
+_CODE = "x += 1; print(x)"
 
 
-async def measure(url: str, token: str) -> dict[str, list[float]]:
-    """Return milliseconds of each execution, by way."""
-    url = url.rstrip("/")
-    async with aiohttp.ClientSession(headers={"Authorization": f"token {token}"}) as session:
+class Way(Protocol):
+    """How code gets to a kernel."""
 
-        async def post(path: str) -> str:
-            async with session.post(f"{url}/api/sandboxes{path}", json={}) as response:
-                response.raise_for_status()
-                return (await response.json())["id"]
+    async def execute(self, code: str) -> str:
+        """Return what it prints. Raises KernelFailedError."""
 
-        sandbox = await post("")
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """A context over REST, in a sandbox of its own."""
+
+    client: ServerClient
+    path: str
+
+    @property
+    def kernel_id(self) -> str:
+        """The id of its kernel."""
+        return self.path.rpartition("/")[2]
+
+    async def execute(self, code: str) -> str:
+        """See Way."""
+        ended = await self.client.ask("POST", f"{self.path}/executions", {"code": code})
+        if ended["outcome"] != "ok":
+            raise KernelFailedError(f"execution ended with {ended['outcome']}: {ended['error']}")
+        return "".join(output["text"] for output in ended["outputs"])
+
+
+@asynccontextmanager
+async def new_sandbox(client: ServerClient, **claim: object) -> AsyncIterator[str]:
+    """Claim a sandbox; yield its path. Raises KernelFailedError."""
+    made = await client.ask("POST", "/api/sandboxes", claim)
+    path = f"/api/sandboxes/{made['id']}"
+    try:
+        yield path
+    finally:
+        await client.ask("DELETE", path)
+
+
+@asynccontextmanager
+async def _context(client: ServerClient) -> AsyncIterator[tuple[Context, Channel]]:
+    """Yield both ways to one new kernel, in which x is 0."""
+    async with new_sandbox(client) as sandbox:
+        made = await client.ask("POST", f"{sandbox}/contexts", {})
+        context = Context(client=client, path=f"{sandbox}/contexts/{made['id']}")
+        await context.execute("x = 0")
+        channel = await client.connect(context.kernel_id)
         try:
-            context = await post(f"/{sandbox}/contexts")
-            address = f"{url}/api/kernels/{context}/channels?session_id=benchmark"
-            async with session.ws_connect(address.replace("http", "ws", 1)) as websocket:
-                rest = Rest(session, f"{url}/api/sandboxes/{sandbox}/contexts/{context}")
-                ways = {"websocket": Websocket(websocket), "rest": rest}
-                return await _in_turns(ways)
+            yield context, channel
         finally:
-            async with session.delete(f"{url}/api/sandboxes/{sandbox}"):
-                pass
+            await channel.websocket.close()
 
 
-async def _in_turns(ways: dict[str, Rest | Websocket]) -> dict[str, list[float]]:
-    elapsed: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(ROUNDS + 1):
-        for name, way in ways.items():
-            for _ in range(EACH):
+async def _block(way: Way, metric: Metric, name: str, numbers: range, results: Results) -> int:
+    """Execute one after the other; return how many answers were right."""
+    right = 0
+    for number in numbers:
+        begin = time.perf_counter()
+        printed = await way.execute(_CODE)
+        elapsed_ms = (time.perf_counter() - begin) * 1e3
+        if results.check(name, "rest", expected=f"{number}\n", actual=printed):
+            results.add(metric, name, elapsed_ms)
+            right += 1
+    return right
+
+
+async def _one_user(server: Server, plan: Plan, results: Results) -> None:
+    name, size = server.system.name, plan.exec_block_size
+    async with _context(server.client) as (context, channel):
+        done = 0
+        for turn in range(1 + plan.exec_blocks):
+            for metric, way in ((ROUND_TRIP, context), (WEBSOCKET, channel)):
+                counts = results if turn else Results(systems=[name])  # the first turn warms up
+                await _block(way, metric, name, range(done + 1, done + 1 + size), counts)
+                done += size
+
+
+async def _many_users(server: Server, plan: Plan, results: Results) -> None:
+    name, each = server.system.name, plan.load_requests
+    unshown = Results(systems=[name])
+    async with AsyncExitStack() as stack:
+        users = [await stack.enter_async_context(_context(server.client)) for _ in range(plan.load_users)]
+        for turn in range(plan.load_rounds):
+            rates = {}
+            for part, (metric, which) in enumerate(((RPS, 0), (WEBSOCKET_RPS, 1))):
+                await quiet(plan.quiet_timeout_s)
+                first = 1 + (2 * turn + part) * each
                 begin = time.perf_counter()
-                await way.execute()
-                if turn:  # the first is to warm up
-                    elapsed[name].append((time.perf_counter() - begin) * 1e3)
-    return elapsed
+                blocks = (
+                    _block(user[which], LATENCY, name, range(first, first + each), unshown if which else results)
+                    for user in users
+                )
+                right = sum(await asyncio.gather(*blocks))
+                rates[metric] = right / (time.perf_counter() - begin)
+                results.add(metric, name, rates[metric])
+            results.add(RATIO, name, rates[RPS] / max(rates[WEBSOCKET_RPS], 1e-9))
+    for failure in unshown.failures:
+        results.fail(name, "rest", failure.text)
 
 
-def main() -> None:
-    """Print p50 and p95 of each way, and the ratio."""
-    elapsed = asyncio.run(measure(sys.argv[1], sys.argv[2]))
-    for name, values in elapsed.items():
-        p95 = statistics.quantiles(values, n=20)[-1]
-        print(f"{name}: p50 {statistics.median(values):.2f} ms, p95 {p95:.2f} ms")
-    print(f"rest / websocket: {statistics.median(elapsed['rest']) / statistics.median(elapsed['websocket']):.2f}")
-
-
-if __name__ == "__main__":
-    main()
+async def measure_rest(servers: Sequence[Server], plan: Plan, results: Results) -> None:
+    """Execute over REST and over the websocket: one user in blocks that take turns, then all users at once."""
+    for turn, measure in enumerate((_one_user, _many_users)):
+        for server in rotated(servers, turn):
+            await quiet(plan.quiet_timeout_s)
+            try:
+                await measure(server, plan, results)
+            except KernelFailedError as error:
+                results.fail(server.system.name, "rest", str(error))

@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import idle, latency, load, memory, programs, scale
+from benchmarks import idle, latency, load, memory, programs, rest, scale, transfer
 from benchmarks.containers import EngineError
 from benchmarks.machine import condition, quiet
 from benchmarks.metrics import Results
@@ -34,6 +34,8 @@ TOGETHER: Mapping[str, Callable[[Sequence[Server], Plan, Results], Awaitable[Non
     "exec": latency.measure_exec,
     "load": load.measure_load,
     "churn": load.measure_churn,
+    "rest": rest.measure_rest,
+    "transfer": transfer.measure_transfer,
     "notebook": programs.measure_notebook,
     "context": programs.measure_context,
     "idle": idle.measure_idle,
@@ -46,6 +48,8 @@ MEASUREMENTS = (*TOGETHER, *ALONE)
 METRICS: Sequence[Metric] = (
     *latency.METRICS,
     *load.METRICS,
+    *rest.METRICS,
+    *transfer.METRICS,
     *programs.METRICS,
     *idle.METRICS,
     *memory.METRICS,

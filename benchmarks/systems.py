@@ -106,6 +106,7 @@ _OUR_ROLES = (
 _NO_POOL = {_TEMPLATE: "min_idle = 0\n"}
 _PRELOADED = {_TEMPLATE: 'preload = ["numpy", "pandas", "matplotlib.pyplot"]\n'}
 _WITHOUT_SERVER = frozenset({"notebook", "context"})
+_OUR_REST = frozenset({"rest", "transfer"})
 
 
 def _ours(
@@ -133,7 +134,7 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False},
         roles=_LOCAL_ROLES,
-        without=frozenset({"scale"}),
+        without=frozenset({"scale"}) | _OUR_REST,
     ),
     System(
         name="local-nodelay",
@@ -141,7 +142,7 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False, NODELAY_EXTENSION: True},
         roles=_LOCAL_ROLES,
-        without=frozenset({"memory", "idle"}) | _WITHOUT_SERVER,
+        without=frozenset({"memory", "idle"}) | _WITHOUT_SERVER | _OUR_REST,
     ),
     _ours("embedded", "this product, engine embedded, warm pool of one", "embedded"),
     _ours("docker", "this product, engine docker, warm pool of one", "docker"),
@@ -168,6 +169,6 @@ SYSTEMS: Sequence[System] = (
         environment={"KERNEL_USERNAME": "{name}", "GP_RESPONSE_PORT_RETRIES": "100"},
         image=PEER_IMAGE,
         roles=(_SERVER, _SHIM, ("kernel", re.compile("kernel"))),
-        without=frozenset({"context"}),
+        without=frozenset({"context"}) | _OUR_REST,
     ),
 )
