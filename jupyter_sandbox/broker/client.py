@@ -6,7 +6,9 @@ It belongs to no event loop: jupyter_client calls provisioners from several. Whe
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -21,10 +23,16 @@ from sandbox_worker import messages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 _START_TIMEOUT_S: Final = 90
 _ANSWER_TIMEOUT_S: Final = 60
-_RETRY_S: Final = 0.05
+_LOOK_S: Final = 0.05
+_RETRIES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""How long to wait for a broker that another process starts, or that ends, before trying to start one again."""
+
+_starts: dict[Path, concurrent.futures.Future[None]] = {}
+"""Starts of brokers that are under way in this process, by the socket."""
 
 Answer = TypeVar("Answer")
 
@@ -33,7 +41,7 @@ async def connect(*, start: bool = True) -> Channel:
     """Return a connection to this user's broker, starting it if need be; raises SandboxError."""
     where = places.find()
     deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
-    while True:
+    for retry_s in itertools.chain(_RETRIES_S, itertools.repeat(_RETRIES_S[-1])):
         try:
             channel = await Channel.connect(where.socket, verbs.ANSWERS)
             if places.SOCKET_VARIABLE not in os.environ and channel.peer_uid() not in (0, os.getuid()):
@@ -43,17 +51,39 @@ async def connect(*, start: bool = True) -> Channel:
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if not start or places.SOCKET_VARIABLE in os.environ:
                 raise errors.BrokerUnavailableError("no broker runs; start it with `jupyter sandbox broker`") from error
-            await _start(deadline)
+            await _start_once(where.socket, deadline, retry_s)
         except PermissionError as error:
             raise errors.BrokerUnavailableError(
                 "this user may not use the broker's socket; see BrokerApp.socket_mode"
             ) from error
         except OSError as error:
             raise errors.BrokerUnavailableError(f"what lies at the broker's socket path is none: {error}") from error
+    raise AssertionError("there is always another try")
 
 
-async def _start(deadline: float) -> None:
-    """Start a broker in the background; quiet when another client was faster."""
+async def _start_once(socket: Path, deadline: float, retry_s: float) -> None:
+    """Start a broker, or wait for whoever in this process is at it: a start costs a processor a second.
+
+    Many who come together and start one each keep it from starting. Called from any event loop.
+    """
+    under_way = _starts.get(socket)
+    if under_way is not None:
+        await asyncio.shield(asyncio.wrap_future(under_way))
+        return
+    mine = _starts[socket] = concurrent.futures.Future()
+    try:
+        await _start(socket, deadline, retry_s)
+    except errors.SandboxError as error:
+        mine.set_exception(error)
+        raise
+    finally:
+        del _starts[socket]
+        if not mine.done():
+            mine.set_result(None)
+
+
+async def _start(socket: Path, deadline: float, retry_s: float) -> None:
+    """Start a broker in the background. When another client was faster, wait so long for that one to serve."""
     loop = asyncio.get_running_loop()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background"),
@@ -77,9 +107,19 @@ async def _start(deadline: float) -> None:
     with contextlib.suppress(ValueError, IndexError):
         word = json.loads(said.splitlines()[-1])
     if "another broker" in str(word.get("message")) and loop.time() < deadline:
-        await asyncio.sleep(_RETRY_S)  # it is starting or ending
+        again_at = loop.time() + retry_s
+        while loop.time() < again_at and not await _serves(socket):  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(_LOOK_S)  # it is starting or ending
         return
     raise errors.from_code(str(word.get("code")), str(word.get("message")), None)
+
+
+async def _serves(socket: Path) -> bool:
+    try:
+        (await Channel.connect(socket, verbs.ANSWERS)).close()
+    except OSError:
+        return False
+    return True
 
 
 async def ask(

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.errors import IsolationUnavailableError, SandboxError
 from tests.conftest import broker_pid, eventually, wait_until
 
 from .conftest import ORPHAN_TIMEOUT_S, claim, listed, running_kernel, sandboxes, status, until
@@ -228,6 +228,46 @@ async def test_clients_that_come_together_start_one_broker(tree):
     reports = await asyncio.gather(*(client.call(verbs.Status(), verbs.StatusReport) for _ in range(5)))
     assert len({report.pid for report in reports}) == 1
     assert reports[0].pid == broker_pid()
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """The processes that this process started to have a broker."""
+    started = []
+    execute = asyncio.create_subprocess_exec
+
+    async def counted(*command, **settings):
+        started.append(command)
+        return await execute(*command, **settings)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
+    return started
+
+
+async def test_many_that_come_together_start_one_process(tree, starts):
+    # once: each started a process, again and again, and they kept the broker from starting: 25 users whose broker had
+    # gone because it was idle waited 39 s, and on a busy machine they gave up after 90 s
+    reports = await asyncio.gather(*(client.call(verbs.Status(), verbs.StatusReport) for _ in range(25)))
+    assert len({report.pid for report in reports}) == 1
+    assert len(starts) == 1
+
+
+async def test_a_broker_that_cannot_start_is_told_to_all_who_wait_for_it(tree, starts, monkeypatch):
+    monkeypatch.setenv("JUPYTER_SANDBOX_ENGINE", "no-such-engine")
+    calls = (client.call(verbs.Status(), verbs.StatusReport) for _ in range(5))
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [IsolationUnavailableError] * 5
+    assert len(starts) == 1
+
+
+async def test_who_waits_for_a_start_that_is_cancelled_starts_one_itself(tree, starts):
+    first = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport))
+    await eventually(lambda: starts)
+    second = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).pid == broker_pid()
+    assert len(starts) == 2
 
 
 async def test_two_trees_leave_each_other_s_sandboxes_alone(tree, another_tree):
