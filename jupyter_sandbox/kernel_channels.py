@@ -16,7 +16,7 @@ import zmq
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 from zmq.eventloop.zmqstream import ZMQStream
 
-from jupyter_sandbox import activity
+from jupyter_sandbox import activity, kernel_starts
 from jupyter_sandbox.guards import kernel_messages
 from jupyter_sandbox.guards.kernel_messages import Channel, Judged, Reason, RefusedMessageError
 from jupyter_sandbox.kernel_streams import KernelStream, Refusal, Refusals
@@ -171,6 +171,7 @@ def guard_managers(multi_manager: Any, max_bytes: int) -> None:
     def make(*args: Any, **kwargs: Any) -> Any:
         manager = stock(*args, **kwargs)
         manager.sandbox_channels = KernelChannels(manager, max_bytes)
+        kernel_starts.hasten(manager)
         if manager.has_trait("event_logger"):  # each manager would read and check the events' schemas anew
             manager.event_logger = event_loggers.get(type(manager)) or manager.event_logger
             event_loggers[type(manager)] = manager.event_logger

@@ -1,0 +1,61 @@
+"""What a person waits for between asking for a kernel and its first result, and what must not be lost on that way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+PAUSE_S = 0.01
+"""What jupyter_client sleeps after each start and each shutdown."""
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """How often somebody slept so long."""
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def watched(delay, *arguments):
+        if delay == PAUSE_S:
+            slept.append(delay)
+        return await sleep(delay, *arguments)
+
+    monkeypatch.setattr("asyncio.sleep", watched)
+    return slept
+
+
+@pytest.fixture
+def kernel_events(jp_serverapp):
+    """What the server told about actions on kernels."""
+    events: list[tuple[str, str]] = []
+
+    async def hear(logger, schema_id, data):
+        events.append((data["action"], data["status"]))
+
+    schema = "https://events.jupyter.org/jupyter_server/kernel_actions/v1"
+    jp_serverapp.event_logger.add_listener(schema_id=schema, listener=hear)
+    return events
+
+
+async def test_a_start_and_an_end_do_not_pause_and_are_told(jp_fetch, start_kernel, pauses, kernel_events):
+    kernel_id = await start_kernel()
+    assert pauses == []
+    await jp_fetch("api", "kernels", kernel_id, method="DELETE")
+    assert pauses == []
+    assert json.loads((await jp_fetch("api", "kernels")).body) == []
+    assert kernel_events == [("start", "success"), ("shutdown", "success")]
+
+
+async def test_a_native_kernel_starts_and_ends_as_ever(jp_serverapp, jp_fetch, start_kernel, pauses):
+    kernel_id = await start_kernel("python3")
+    await jp_fetch("api", "kernels", kernel_id, method="DELETE")
+    assert len(pauses) == 2, "jupyter_client has lost its pause: remove kernel_starts"
+
+
+async def test_a_refused_start_is_told_as_an_error(jp_serverapp, jp_fetch, add_kernelspec, kernel_events):
+    name = add_kernelspec("bad", template="no-such-thing")
+    response = await jp_fetch("api", "kernels", method="POST", body=json.dumps({"name": name}), raise_error=False)
+    assert response.code == 404
+    assert kernel_events == [("start", "error")]
