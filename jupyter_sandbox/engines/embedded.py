@@ -136,7 +136,10 @@ class EmbeddedEngine:
         return notes
 
     async def create(self, sandbox: SandboxId, template: Template) -> Worker:
-        """See Engine. The order is: record, listener, disk, group, fork; each undone if a later one fails."""
+        """See Engine. The order is: record, listener, disk, group, fork; each undone if a later one fails.
+
+        The disk is made meanwhile: nobody needs it before the worker is bound.
+        """
         try:
             return await self._create(sandbox, template)
         except OSError as error:
@@ -152,7 +155,7 @@ class EmbeddedEngine:
             path = self._places.agent_socket(sandbox)
             undo.callback(path.unlink, missing_ok=True)
             listener = undo.enter_context(channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600))
-            disk = await tasks.take(
+            making_disk = tasks.begin(
                 undo, asyncio.to_thread(self._disks.create, sandbox, template.limits, uid), Disk.close
             )
             group = None
@@ -178,7 +181,7 @@ class EmbeddedEngine:
                 uid_base=self._uid_base,
                 pid=fresh.pid,
                 pidfd=fresh.pidfd,
-                disk=disk,
+                disk=await asyncio.shield(making_disk),
                 group=group,
             )
             undo.pop_all()

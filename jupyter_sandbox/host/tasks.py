@@ -23,6 +23,15 @@ async def take(
     A thread or another process cannot be called back once it has been asked: when the caller is cancelled meanwhile,
     unwinding `undo` waits for the result and gives that back. Raises what `work` raises; then nothing was taken.
     """
+    return await asyncio.shield(begin(undo, work, give_back))
+
+
+def begin(
+    undo: contextlib.AsyncExitStack,
+    work: Awaitable[Taken],
+    give_back: Callable[[Taken], Awaitable[object] | object],
+) -> asyncio.Future[Taken]:
+    """Like `take`, but do not wait: return the task whose result it is. Wait for it with `asyncio.shield`."""
     task = asyncio.ensure_future(work)
 
     async def unwind() -> None:
@@ -35,7 +44,7 @@ async def take(
             raise cancellation
 
     undo.push_async_callback(unwind)
-    return await asyncio.shield(task)
+    return task
 
 
 async def whole(work: Awaitable[Taken]) -> Taken:
