@@ -277,12 +277,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             await self.kill()  # a second start without a shutdown replaces the kernel
             async with asyncio.timeout(_REPLACE_S):
                 await self.wait()
-        if lease is None:
-            lease = self._lease = await self._claim(str(cwd) if cwd else None)
-        lease.tenants.add(self._seat)
-        lease.exits.pop(self._seat, None)
-        request = verbs.StartKernel(
-            sandbox=lease.sandbox,
+        kernel = verbs.Kernel(
             seat=self._seat,
             argv=self._arguments,
             env=environment | (self._place.environment if self._place else {}),
@@ -290,7 +285,15 @@ class SandboxProvisioner(KernelProvisionerBase):
             key=self._key,
             curve=self._curve,
         )
-        started = await client.call(request, verbs.KernelStarted)
+        started = None
+        if lease is None:
+            lease = self._lease = await self._claim(str(cwd) if cwd else None, kernel)
+            started = lease.first
+        if started is None:
+            lease.tenants.add(self._seat)
+            lease.exits.pop(self._seat, None)
+            request = verbs.StartKernel(sandbox=lease.sandbox, **vars(kernel))
+            started = await client.call(request, verbs.KernelStarted)
         self._is_forked = started.is_forked
         return started.prefix
 
@@ -303,8 +306,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             raise StartError(lease.loss or f"{lease.sandbox} has ended")
         return lease
 
-    async def _claim(self, cwd: str | None) -> client.Lease:
-        """Claim a sandbox that shows the notebook's directory, if there is one to show."""
+    async def _claim(self, cwd: str | None, kernel: verbs.Kernel) -> client.Lease:
+        """Claim a sandbox that shows the notebook's directory, if there is one to show, and start `kernel` in it."""
         mode, directory = self.workspace, os.path.realpath(cwd or ".")  # noqa: ASYNC240 - one lstat of a start
         descriptor = kernelspec = None
         if mode != WorkspaceMode.NONE and directory == "/":
@@ -319,7 +322,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         try:
             if any("{resource_dir}" in argument for argument in self._spec.argv):
                 kernelspec = os.open(self._spec.resource_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            lease = await client.Lease.claim(self.template, mode, Path(directory).name, descriptor, kernelspec)
+            lease = await client.Lease.claim(self.template, mode, Path(directory).name, descriptor, kernelspec, kernel)
         except OSError as error:
             raise WorkspaceError(f"the kernelspec's directory cannot be shown in the sandbox: {error}") from error
         finally:

@@ -22,7 +22,7 @@ from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _START_TIMEOUT_S: Final = 90
@@ -123,9 +123,16 @@ async def _serves(socket: Path) -> bool:
 
 
 async def ask(
-    channel: Channel, request: object, kind: type[Answer], descriptors: Sequence[int] = ()
+    channel: Channel,
+    request: object,
+    kind: type[Answer],
+    descriptors: Sequence[int] = (),
+    hear: Callable[[object], None] = lambda _event: None,
 ) -> tuple[Answer, list[int]]:
-    """Send `request`; return its answer of type `kind` and the descriptors with it. Raises SandboxError."""
+    """Send `request`; return its answer of type `kind` and the descriptors with it. Raises SandboxError.
+
+    `hear` gets the events that come before.
+    """
     try:
         await channel.send(request, descriptors)
         while True:
@@ -133,6 +140,8 @@ async def ask(
                 received = await channel.receive()
             if received is None or not isinstance(received[0], verbs.EVENTS):
                 break
+            messages.close_all(received[1])
+            hear(received[0])
     except TimeoutError as error:
         raise errors.BrokerUnavailableError(f"the broker did not answer in {_ANSWER_TIMEOUT_S} s") from error
     except OSError as error:
@@ -190,6 +199,8 @@ class Lease:
         """Why the whole sandbox is gone; None while it is not."""
         self.tenants: set[str] = set()
         """Seats of the kernels that live, or will live again, in the sandbox."""
+        self.first: verbs.KernelStarted | None = None
+        """The kernel that was claimed along."""
         self.is_kept = False
         """Whether the sandbox stays when the last tenant has left it."""
         self._is_reattaching = False
@@ -202,10 +213,11 @@ class Lease:
         workspace_name: str,
         directory: int | None,
         kernelspec: int | None = None,
+        kernel: verbs.Kernel | None = None,
     ) -> Lease:
         """Claim a sandbox that shows the open directories, of the notebook and of the kernelspec.
 
-        Raises SandboxError.
+        With `kernel` that is started in it: all or nothing. Raises SandboxError.
         """
         channel = await connect()
         request = verbs.Claim(
@@ -213,14 +225,24 @@ class Lease:
             workspace_mode=workspace_mode,
             workspace_name=workspace_name,
             kernelspec=kernelspec is not None,
+            kernel=kernel,
         )
         shown = [descriptor for descriptor in (directory, kernelspec) if descriptor is not None]
+        early: list[object] = []  # a kernel may end before we hear that it started
         try:
-            claimed, _ = await ask(channel, request, verbs.Claimed, shown)
+            claimed, _ = await ask(channel, request, verbs.Claimed, shown, early.append)
+            if (claimed.kernel is None) != (kernel is None):
+                raise errors.ProtocolError("the broker's answer does not tell of the kernel that was claimed along")
         except BaseException:
             channel.close()
             raise
-        return cls(channel, claimed.sandbox, claimed.cwd, template)
+        lease = cls(channel, claimed.sandbox, claimed.cwd, template)
+        for event in early:
+            lease._hear(event)
+        if kernel is not None:
+            lease.first = claimed.kernel
+            lease.tenants.add(kernel.seat)
+        return lease
 
     @property
     def is_connected(self) -> bool:
@@ -241,10 +263,13 @@ class Lease:
                 return
             event, descriptors = received
             messages.close_all(descriptors)
-            if isinstance(event, verbs.ProcessExited):
-                self.exits[event.target] = event
-            elif isinstance(event, verbs.SandboxGone):
-                self.loss = event.message
+            self._hear(event)
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, verbs.ProcessExited):
+            self.exits[event.target] = event
+        elif isinstance(event, verbs.SandboxGone):
+            self.loss = event.message
 
     async def hear(self, timeout_s: float) -> None:
         """Wait at most so long for something to arrive, then take in what did."""

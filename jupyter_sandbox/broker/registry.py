@@ -7,7 +7,6 @@ the engine).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, verbs
+from jupyter_sandbox.broker import binding, kernels, verbs
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
@@ -27,7 +26,7 @@ from jupyter_sandbox.errors import (
     WorkspaceError,
 )
 from jupyter_sandbox.firewall import Firewall, NoFirewall
-from jupyter_sandbox.guards import ids, keys, processes
+from jupyter_sandbox.guards import ids, processes
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
@@ -88,10 +87,12 @@ class Registry:
         holder: Holder,
         *,
         kernelspec: int | None = None,
+        seat: str | None = None,
     ) -> Sandbox:
         """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
 
-        `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner.
+        `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner; `seat`
+        is that of the kernel that will be started next, so that it is recorded once.
         """
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
@@ -112,6 +113,8 @@ class Registry:
             sandbox.created_at = datetime.now(UTC).isoformat(timespec="seconds")
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
+            if seat is not None:
+                sandbox.seats.add(await self._free_seat(sandbox, seat))
             self._record(sandbox)
             await binding.bind(sandbox, self._mounter, self.firewall, wanted, directory, kernelspec)
         except BaseException:
@@ -146,43 +149,25 @@ class Registry:
 
     # -- kernels and commands
 
-    async def start_kernel(self, sandbox: Sandbox, request: verbs.StartKernel) -> str:
-        """Start a kernel; return the prefix of its socket paths. Raises SandboxError."""
-        seat = ids.seat(request.seat)
+    async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
+        """Start a kernel. Raises SandboxError."""
+        seat = await self._free_seat(sandbox, request.seat)
+        if seat not in sandbox.seats:
+            sandbox.seats.add(seat)
+            self._record(sandbox)
+        owner = None if sandbox.owner == os.getuid() else sandbox.owner
+        return await kernels.start(sandbox, seat, request, self._places, owner)
+
+    async def _free_seat(self, sandbox: Sandbox, name: str) -> ids.KernelSeat:
+        """Return the seat `name` if `sandbox` may have a kernel there. Raises SandboxError."""
+        seat = ids.seat(name)
         others = [other for other in self._sandboxes.values() if other is not sandbox and seat in other.seats]
         for other in [other for other in others if other.state is WorkerState.DOOMED]:
             await self._destroy(other)  # a lost sandbox whose kernel starts anew in this one
             others.remove(other)
         if seat in sandbox.kernels or others or len(sandbox.seats | {seat}) > _MAX_SEATS:
             raise StartError(f"kernel {seat} cannot be started here: its seat is taken, or there are too many")
-        if seat not in sandbox.seats:
-            sandbox.seats.add(seat)
-            self._record(sandbox)
-        prefix = self._places.kernel_sockets(seat)
-        start = protocol.StartKernel(
-            kernel=seat,
-            argv=sandbox.command_of(request),
-            env=dict(sandbox.template.environment) | processes.environment(request.env),
-            cwd=sandbox.cwd if request.cwd is None else processes.working_directory(request.cwd),
-            prefix=str(prefix),
-            key=request.key,
-            curve=keys.curve(request.curve),
-        )
-        with contextlib.ExitStack() as undo:
-            owner = None if sandbox.owner == os.getuid() else sandbox.owner
-            listeners = kernel_sockets.bind(prefix, owner)
-            undo.callback(kernel_sockets.remove, prefix)
-            try:
-                descriptors = [listener.fileno() for listener in listeners]
-                sandbox.kernels[seat] = sandbox.worker.out_of_memory_kills()
-                sandbox.ending.discard(seat)
-                undo.callback(sandbox.kernels.pop, seat, None)
-                await sandbox.reach().ask(start, protocol.Started, descriptors)
-            finally:
-                for listener in listeners:
-                    listener.close()
-            undo.pop_all()
-        return str(prefix)
+        return seat
 
     def vacate(self, sandbox: Sandbox, seat: str) -> None:
         """Forget the seat of a kernel that has ended; its socket paths are nobody's then."""
@@ -244,6 +229,7 @@ class Registry:
         slots = {sandbox.worker.slot for sandbox in self._sandboxes.values()}
         found += await asyncio.to_thread(self.firewall.reap, slots, dry_run=dry_run)
         seats = {seat for sandbox in self._sandboxes.values() for seat in sandbox.kernels}
+        seats |= {sandbox.standby.prefix.name for sandbox in self._sandboxes.values() if sandbox.standby}
         for path in sorted((self._places.run / "k").iterdir()):
             if path.name.partition("-")[0] not in seats:
                 found.append(f"kernel socket {path.name}")
@@ -280,6 +266,7 @@ class Registry:
             del self._making[fresh]
         try:
             await self._connect(sandbox)
+            await kernels.stand_by(sandbox, self._places)
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.WARM)
         except BaseException:
             await self._destroy(sandbox)
@@ -374,6 +361,8 @@ class Registry:
         try:
             if agent:
                 await agent.close()
+            if sandbox.standby:
+                sandbox.standby.remove()
             for seat in list(sandbox.kernels):
                 kernel_sockets.remove(self._places.kernel_sockets(seat))
             await asyncio.to_thread(self.firewall.close, sandbox.worker.slot)  # before the slot is another's

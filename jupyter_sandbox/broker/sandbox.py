@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.agents import AgentClient
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards import ids
+    from jupyter_sandbox.host.kernel_sockets import Listeners
     from jupyter_sandbox.specs import Template
 
 
@@ -46,6 +47,8 @@ class Sandbox:
     seats: set[str] = field(default_factory=set)
     """Seats of all its kernels, the ended ones too: their socket paths are theirs until the sandbox ends."""
     commands: set[str] = field(default_factory=set)
+    standby: Listeners | None = None
+    """Where the process of its first kernel listens until there is one."""
     ending: set[str] = field(default_factory=set)
     """Kernels and commands that we were asked to end."""
 
@@ -60,7 +63,7 @@ class Sandbox:
             raise StartError(f"{self.id} is ending")
         return self.agent
 
-    def command_of(self, request: verbs.StartKernel) -> tuple[str, ...] | None:
+    def command_of(self, request: verbs.Kernel) -> tuple[str, ...] | None:
         """Return the judged command of a kernel; None when the Python that is loaded is forked."""
         if request.argv is not None:
             return processes.argv(request.argv)

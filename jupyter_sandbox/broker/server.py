@@ -186,8 +186,7 @@ class Server:
                 return verbs.Attached(running=tuple(sandbox.kernels)), []
             case verbs.StartKernel():
                 sandbox = registry.get(uid, request.sandbox)
-                prefix = await registry.start_kernel(sandbox, request)
-                return verbs.KernelStarted(prefix=prefix, is_forked=sandbox.command_of(request) is None), []
+                return await registry.start_kernel(sandbox, request), []
             case verbs.SignalKernel():
                 await registry.signal(registry.get(uid, request.sandbox), request.target, request.number)
             case verbs.VacateSeat():
@@ -244,11 +243,25 @@ class Server:
         kernelspec = shown.pop() if request.kernelspec and shown else None
         directory = shown.pop() if shown else None
         sandbox = await self._registry.claim(
-            connection.uid, request.template, wanted, directory, connection.tell, kernelspec=kernelspec
+            connection.uid,
+            request.template,
+            wanted,
+            directory,
+            connection.tell,
+            kernelspec=kernelspec,
+            seat=request.kernel.seat if request.kernel else None,
         )
         self._retiring = False
         connection.held.add(sandbox)
-        return verbs.Claimed(sandbox=sandbox.id, cwd=sandbox.cwd)
+        kernel = None
+        if request.kernel is not None:
+            try:
+                kernel = await self._registry.start_kernel(sandbox, request.kernel)
+            except BaseException:
+                connection.held.discard(sandbox)
+                await self._registry.release(sandbox)
+                raise
+        return verbs.Claimed(sandbox=sandbox.id, cwd=sandbox.cwd, kernel=kernel)
 
     def _hold(self, connection: Connection, sandbox: Sandbox) -> None:
         for other in self._connections:

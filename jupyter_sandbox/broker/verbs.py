@@ -13,25 +13,43 @@ from sandbox_worker.protocol import CurveKeys  # noqa: TC001 - the decoder looks
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel to start behind the sockets of `seat`.
+
+    `argv` None: the Python that the zygote has loaded; else a command inside the worker. `curve` None: no encryption.
+    """
+
+    seat: str
+    argv: tuple[str, ...] | None
+    env: dict[str, str]
+    cwd: str | None
+    key: str = field(repr=False)
+    curve: CurveKeys | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """Take a sandbox; this connection becomes its lease and its end the sandbox's end. Answer: Claimed.
 
     For a workspace mode other than `none` the directory comes along, opened for reading by the caller; with
-    `kernelspec` so does, after it, the directory of the kernelspec.
+    `kernelspec` so does, after it, the directory of the kernelspec. `kernel`: its first kernel, started before the
+    answer; if it cannot start there is no sandbox either.
     """
 
     template: str
     workspace_mode: str
     workspace_name: str
     kernelspec: bool = False
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """The sandbox is the caller's; `cwd` is where its kernels start."""
+    """The sandbox is the caller's; `cwd` is where its kernels start. `kernel`: the first one, if one was asked for."""
 
     sandbox: str
     cwd: str
+    kernel: KernelStarted | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +67,10 @@ class Attached:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartKernel:
-    """Start a kernel behind the sockets of `seat`. Answer: KernelStarted.
-
-    `argv` None: the Python that the zygote has loaded; else a command inside the worker. `curve` None: no encryption.
-    """
+class StartKernel(Kernel):
+    """Start a kernel in a sandbox. Answer: KernelStarted."""
 
     sandbox: str
-    seat: str
-    argv: tuple[str, ...] | None
-    env: dict[str, str]
-    cwd: str | None
-    key: str = field(repr=False)
-    curve: CurveKeys | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

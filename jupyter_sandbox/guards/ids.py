@@ -28,6 +28,11 @@ def new_seat() -> KernelSeat:
     return KernelSeat(secrets.token_hex(6))
 
 
+def standby_seat(sandbox: SandboxId) -> KernelSeat:
+    """Return where the first kernel of a sandbox waits for its own seat; whoever knows the one knows the other."""
+    return KernelSeat(sandbox.removeprefix("sbx_")[:12])
+
+
 def new_command_id() -> str:
     """Return a fresh command id."""
     return f"cmd_{secrets.token_hex(10)}"

@@ -7,6 +7,7 @@ connection waits in the listener's queue.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,47 @@ def paths(prefix: Path) -> list[Path]:
     return [prefix.with_name(f"{prefix.name}-{port}") for port in range(1, len(PORTS) + 1)]
 
 
-def bind(prefix: Path, owner: int | None) -> list[socket.socket]:
-    """Bind all five for clients of uid `owner`, None for our own; raises OSError, leaving none behind."""
-    with contextlib.ExitStack() as undo:
-        listeners = []
-        undo.callback(remove, prefix)
-        for path in paths(prefix):
-            listener = channel.listen(path, kind=socket.SOCK_STREAM, mode=0o600, owner=owner)
-            listeners.append(undo.enter_context(listener))
-        undo.pop_all()
-    return listeners
+class Listeners:
+    """Five bound sockets, at `<prefix>-1` to `<prefix>-5`."""
+
+    def __init__(self, prefix: Path, owner: int | None) -> None:
+        """Bind all five for clients of uid `owner`, None for our own; raises OSError, leaving none behind."""
+        self.prefix = prefix
+        self._sockets: list[socket.socket] = []
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.remove)
+            for path in paths(prefix):
+                self._sockets.append(channel.listen(path, kind=socket.SOCK_STREAM, mode=0o600, owner=owner))
+            undo.pop_all()
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors, in the order of PORTS; they stay ours."""
+        return [listener.fileno() for listener in self._sockets]
+
+    def move(self, prefix: Path, owner: int | None) -> None:
+        """Give all five to clients of `owner` at another prefix, where they find whoever has the descriptors.
+
+        Raises OSError; `remove` removes them wherever they are then.
+        """
+        old, self.prefix = self.prefix, prefix
+        try:
+            for before, after in zip(paths(old), paths(prefix), strict=True):
+                if owner is not None:
+                    os.chown(before, owner, -1, follow_symlinks=False)
+                before.rename(after)
+        except OSError:
+            remove(old)
+            raise
+
+    def close(self) -> None:
+        """Close our descriptors; the paths stay. Quiet when done twice."""
+        for listener in self._sockets:
+            listener.close()
+
+    def remove(self) -> None:
+        """Close, and remove the paths; quiet when done twice."""
+        self.close()
+        remove(self.prefix)
 
 
 def remove(prefix: Path) -> None:

@@ -145,6 +145,11 @@ class Tree:
                 found[path.stem] = json.loads(path.read_text())
         return found
 
+    def kernel_sockets(self) -> list[Path]:
+        """Return the sockets of kernels, but for those of what stands by in workers."""
+        waiting = {sandbox.removeprefix("sbx_")[:12] for sandbox in self.records()}
+        return [path for path in places.find().run.glob("k/*") if path.name.partition("-")[0] not in waiting]
+
     def processes(self, *, first: bool = False) -> list[int]:
         """Return the pids of this tree's zygotes, agents and kernels; with `first`, of those that are pid 1 inside."""
         found = []

@@ -19,18 +19,21 @@ from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.errors import BrokerUnavailableError
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.specs import Template
-from sandbox_worker.agent import Agent
+from sandbox_worker.agent import Agent, Confinement
+from sandbox_worker.kernel import Launcher
 from tests.conftest import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
 TEMPLATE = Template(name="python")
+LAUNCHER = Launcher(mode="plain", run=lambda *_: None, stand_by=None)
+CONFINEMENT = Confinement(stand_by=lambda _: None, bind=lambda *_: None)
 
 
 @pytest.fixture
 def agent(tmp_path):
     with channel.listen(tmp_path / "agent", kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
-        made = Agent(listener, lambda _request, _listeners: None, lambda _request, _mounts: None)
+        made = Agent(listener, LAUNCHER, CONFINEMENT)
         yield made
         made._selector.close()
 

@@ -94,6 +94,7 @@ class FakeWorker:
 
 
 ANSWERS = {
+    protocol.StandBy: protocol.StandingBy(),
     protocol.Bind: protocol.Bound(),
     protocol.StartKernel: protocol.Started(pid=2),
     protocol.StartCommand: protocol.Started(pid=3),
@@ -139,7 +140,8 @@ class FakeEngine:
         try:
             while (received := await agent.receive()) is not None:
                 request, descriptors = received
-                self.descriptors.append(len(descriptors))
+                if not isinstance(request, protocol.StandBy):
+                    self.descriptors.append(len(descriptors))
                 for descriptor in descriptors:
                     os.close(descriptor)
                 answer = self.answers.get(type(request))
@@ -484,9 +486,11 @@ async def test_a_kernel_that_cannot_start_leaves_no_socket(bench):
     await bench.assert_nothing_left()
 
 
-@pytest.mark.parametrize("port", [1, 3, 5])
-async def test_a_socket_that_cannot_be_made_leaves_none(bench, monkeypatch, port):
-    sandbox = await bench.claim()
+def _kernel(sandbox, number: int) -> verbs.StartKernel:
+    return verbs.StartKernel(sandbox=sandbox.id, seat=f"{number:012x}", argv=None, env={}, cwd=None, key="k")
+
+
+def _without_port(monkeypatch, port: int) -> None:
     listen = channel.listen
 
     def fail(path, **kwargs):
@@ -495,13 +499,90 @@ async def test_a_socket_that_cannot_be_made_leaves_none(bench, monkeypatch, port
         return listen(path, **kwargs)
 
     monkeypatch.setattr(channel, "listen", fail)
+
+
+@pytest.mark.parametrize("port", [1, 3, 5])
+async def test_a_socket_that_cannot_be_made_leaves_none(bench, monkeypatch, port):
+    sandbox = await bench.claim()
+    await bench.registry.start_kernel(sandbox, _kernel(sandbox, 1))
+    _without_port(monkeypatch, port)
     before = len(os.listdir("/proc/self/fd"))
-    request = verbs.StartKernel(sandbox=sandbox.id, seat="0" * 12, argv=None, env={}, cwd=None, key="k")
-    with pytest.raises((OSError, SandboxError)):
-        await bench.registry.start_kernel(sandbox, request)
-    assert sandbox.kernels == {}
-    assert list(bench.places.run.glob("k/*")) == []
+    with pytest.raises(StartError):
+        await bench.registry.start_kernel(sandbox, _kernel(sandbox, 2))
+    assert list(sandbox.kernels) == [f"{1:012x}"]
+    assert len(list(bench.places.run.glob("k/*"))) == 5
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("port", [1, 3, 5])
+async def test_a_worker_whose_standby_cannot_listen_leaves_nothing(bench, monkeypatch, port):
+    _without_port(monkeypatch, port)
+    with pytest.raises(StartError):
+        await bench.claim()
+    await bench.assert_nothing_left()
+
+
+@pytest.mark.parametrize("answer", [protocol.Failed(reason="no"), protocol.Bound(), b"x", "hang up"])
+async def test_a_worker_whose_standby_does_not_stand_by_leaves_nothing(bench, answer):
+    bench.engine.answers[protocol.StandBy] = answer
+    with pytest.raises(StartError):
+        await bench.claim()
+    await bench.assert_nothing_left()
+
+
+async def test_the_first_kernel_has_the_sockets_of_the_standby_and_the_second_its_own(bench):
+    sandbox = await bench.claim()
+    waiting = {path.name: path.stat().st_ino for path in bench.places.run.glob("k/*")}
+    assert len(waiting) == 5
+    await bench.registry.start_kernel(sandbox, _kernel(sandbox, 1))
+    first = {path.name: path.stat().st_ino for path in bench.places.run.glob("k/*")}
+    assert sorted(first.values()) == sorted(waiting.values())
+    assert sorted(first) == [f"{1:012x}-{port}" for port in range(1, 6)]
+    await bench.registry.start_kernel(sandbox, _kernel(sandbox, 2))
+    assert len(list(bench.places.run.glob("k/*"))) == 10
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_sockets_that_cannot_be_moved_to_their_kernel_leave_none(bench, monkeypatch):
+    sandbox = await bench.claim()
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name.endswith("-3"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(StartError):
+        await bench.registry.start_kernel(sandbox, _kernel(sandbox, 1))
+    assert list(bench.places.run.glob("k/*")) == []
+    monkeypatch.undo()
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_a_reap_leaves_the_sockets_of_what_stands_by(bench):
+    sandbox = await bench.claim()
+    assert await bench.registry.reap(dry_run=False) == []
+    assert len(list(bench.places.run.glob("k/*"))) == 5
+    await bench.registry.release(sandbox)
+
+
+async def test_a_claim_with_a_kernel_is_recorded_once_with_its_seat(bench, monkeypatch):
+    written = []
+    write = bench.ledger.write
+    monkeypatch.setattr(bench.ledger, "write", lambda record: (written.append(record), write(record)))
+    sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, seat=f"{1:012x}")
+    await bench.registry.start_kernel(sandbox, _kernel(sandbox, 1))
+    assert [record.seats for record in written if record.owner == OWNER] == [(f"{1:012x}",)]
+
+
+@pytest.mark.parametrize("seat", ["../etc", "0" * 13, "", "x" * 12])
+async def test_a_claim_for_a_bad_seat_leaves_nothing(bench, seat):
+    with pytest.raises(SandboxError):
+        await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, seat=seat)
+    await bench.assert_nothing_left()
 
 
 async def test_signals_for_what_does_not_run_are_forgotten(bench):

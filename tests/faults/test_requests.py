@@ -165,7 +165,7 @@ async def test_a_kernel_with_a_wrong_argument_is_refused_and_leaves_no_socket(tr
         values = {"sandbox": lease.sandbox, "seat": SEAT, "argv": None, "env": {}, "cwd": None, "key": "k"} | changes
         with pytest.raises(error):
             await client.call(verbs.StartKernel(**values), verbs.KernelStarted)
-        assert list(places.find().run.glob("k/*")) == []
+        assert tree.kernel_sockets() == []
     finally:
         lease.close()
 
@@ -177,10 +177,10 @@ async def test_a_seat_is_taken_once(tree):
         await client.call(request, verbs.KernelStarted)
         with pytest.raises(StartError, match="its seat is taken"):
             await client.call(request, verbs.KernelStarted)
-        assert len(list(places.find().run.glob("k/*"))) == 5
+        assert len(tree.kernel_sockets()) == 5
     finally:
         lease.close()
-    await eventually(lambda: not list(places.find().run.glob("k/*")))
+    await eventually(lambda: not tree.kernel_sockets())
 
 
 async def test_a_seat_is_vacated_by_a_kernel_that_has_ended_and_by_no_other(tree):
@@ -411,7 +411,7 @@ async def test_a_kernel_that_ends_at_once_says_why(tree, tmp_path):
         assert "exit status 1" in words
         assert "the end" in words
     await until(_nothing_is_claimed)
-    assert list(places.find().run.glob("k/*")) == []
+    assert tree.kernel_sockets() == []
 
 
 async def test_a_kernel_whose_program_is_absent_does_not_start(tree, tmp_path):
@@ -421,7 +421,7 @@ async def test_a_kernel_whose_program_is_absent_does_not_start(tree, tmp_path):
             pass
     assert isinstance(refused.value, FileNotFoundError), "as with stock Jupyter"
     await until(_nothing_is_claimed)
-    assert list(places.find().run.glob("k/*")) == []
+    assert tree.kernel_sockets() == []
 
 
 async def test_more_connections_than_descriptors_do_not_end_the_broker(another_tree):

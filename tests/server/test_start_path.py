@@ -7,6 +7,9 @@ import json
 
 import pytest
 
+from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.host import channel, places
+
 PAUSE_S = 0.01
 """What jupyter_client sleeps after each start and each shutdown."""
 
@@ -59,3 +62,28 @@ async def test_a_refused_start_is_told_as_an_error(jp_serverapp, jp_fetch, add_k
     response = await jp_fetch("api", "kernels", method="POST", body=json.dumps({"name": name}), raise_error=False)
     assert response.code == 404
     assert kernel_events == [("start", "error")]
+
+
+async def test_the_end_of_a_kernel_that_is_told_before_its_start_is_not_lost(tmp_path, monkeypatch):
+    """The kernel of a claim may have ended when the claim is answered; the event comes first then."""
+    monkeypatch.setenv(places.SOCKET_VARIABLE, str(tmp_path / "broker"))
+    seat, sandbox = "0" * 12, "sbx_" + "1" * 20
+    end = verbs.ProcessExited(sandbox=sandbox, target=seat, status=1, reason="exit", message="It ended.")
+    started = verbs.KernelStarted(prefix="/p", is_forked=True)
+    with channel.listen(tmp_path / "broker", kind=channel.socket.SOCK_SEQPACKET, mode=0o600) as listener:
+
+        async def serve():
+            accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+            broker = channel.Channel(accepted, verbs.REQUESTS)
+            request, _ = await broker.receive()
+            assert request.kernel.seat == seat
+            await broker.send(end)
+            await broker.send(verbs.Claimed(sandbox=sandbox, cwd="/sandbox", kernel=started))
+            return broker
+
+        serving = asyncio.create_task(serve())
+        kernel = verbs.Kernel(seat=seat, argv=None, env={}, cwd=None, key="k")
+        lease = await client.Lease.claim("python", "none", "", None, kernel=kernel)
+        (await serving).close()
+    assert (lease.first, lease.exits, lease.tenants) == (started, {seat: end}, {seat})
+    lease.close()

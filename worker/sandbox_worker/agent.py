@@ -17,12 +17,12 @@ import signal
 import socket
 import sys
 import time
-import traceback
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import kernel, linux, messages
-from sandbox_worker.process import LOG_BYTES, Process
+from sandbox_worker import children, kernel, linux, messages, standby
+from sandbox_worker.children import HOME, LOG_BYTES, Process
 from sandbox_worker.protocol import (
     PYTHON,
     TO_AGENT,
@@ -35,6 +35,8 @@ from sandbox_worker.protocol import (
     Log,
     ReadLog,
     Signal,
+    StandBy,
+    StandingBy,
     StartCommand,
     Started,
     StartKernel,
@@ -44,20 +46,23 @@ from sandbox_worker.relay import Handler, Relay
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-HOME: Final = "/sandbox"
 _MAX_DRAINS: Final = 16
 _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
 _WARM_ORPHAN_S: Final = 8
 _BOUND_ORPHAN_S: Final = 900
 """How long an agent lives without a broker; whoever owns a kernel starts one in seconds. See `Agent._patience_s`."""
-_KERNEL_OOM_SCORE: Final = "500"
-_ENVIRONMENT: Final = {
-    "HOME": HOME,
-    "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
-    "LANG": "C.UTF-8",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # else plots of a notebook do not show
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confinement:
+    """How what is in a worker is confined: that depends on what made the worker. Both raise OSError or ValueError."""
+
+    stand_by: Callable[[StandBy], None]
+    """Confine a process ahead of its agent; called in the process itself."""
+    bind: Callable[[Bind, Sequence[int], int | None], None]
+    """Attach the mounts that came with Bind and take the agent's privileges, in the user namespace of a process that
+    was confined ahead of it, if there is one."""
 
 
 class Agent:
@@ -66,21 +71,18 @@ class Agent:
     def __init__(
         self,
         listener: socket.socket,
-        start_prepared: Callable[[StartKernel, Sequence[int]], None],
-        confine: Callable[[Bind, Sequence[int]], None],
+        launcher: kernel.Launcher,
+        confinement: Confinement,
     ) -> None:
-        """Serve `listener`. `start_prepared` turns a forked child into a Python kernel and does not return normally.
-
-        `confine` attaches the mounts that came with Bind and takes the worker's privileges; raises OSError or
-        ValueError.
-        """
+        """Serve `listener`. `launcher` turns a forked child into a Python kernel."""
         self._listener = listener
-        self._start_prepared = start_prepared
-        self._confine = confine
+        self._launcher = launcher
+        self._confinement = confinement
         self._selector = selectors.DefaultSelector()
         self._connection: socket.socket | None = None
         self._processes: dict[str, Process] = {}
         self._starting: list[Relay] = []
+        self._standby: standby.Standby | None = None
         self._bound = False
         self._alone_since = time.monotonic()
 
@@ -165,6 +167,9 @@ class Agent:
             case Bind():
                 self._bind(request, descriptors)
                 return Bound()
+            case StandBy() if not self._bound:
+                self._stand_by(request, descriptors)
+                return StandingBy()
             case StartKernel() if self._bound:
                 return self._start_kernel(request, descriptors)
             case StartCommand() if self._bound:
@@ -182,10 +187,38 @@ class Agent:
     def _bind(self, request: Bind, mounts: Sequence[int]) -> None:
         if self._bound:
             raise ValueError("already bound")
-        self._confine(request, mounts)
+        self._confinement.bind(request, mounts, self._standby.user_namespace if self._standby else None)
         os.chdir(HOME)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         self._bound = True
+
+    def _stand_by(self, request: StandBy, listeners: Sequence[int]) -> None:
+        if self._standby is not None or len(listeners) != 5:
+            raise ValueError("one standby with five listeners is all there can be")
+        if self._launcher.stand_by is None:
+            return
+        self._standby = standby.Standby.start(lambda: self._confinement.stand_by(request), self._launcher, listeners)
+        self._watch(self._standby.process)
+
+    def _drop_standby(self, *, has_ended: bool = False) -> None:
+        """What it listened on may be the next kernel's, so that must not start before it has ended."""
+        waiting, self._standby = self._standby, None
+        if waiting is not None:
+            self._close_output(waiting.process)
+            waiting.forget()
+            if not has_ended:
+                standby.end(waiting.process)
+
+    def _take_standby(self, request: StartKernel) -> Process | None:
+        """Return the process that stood by and is the kernel of `request` now, or None: then there is none any more."""
+        waiting = self._standby
+        is_for_it = request.standby and request.argv is None and request.curve is None
+        if waiting is None or not is_for_it or not waiting.take_on(replace(request, standby=False)):
+            self._drop_standby()
+            return None
+        self._standby = None
+        waiting.forget()
+        return waiting.process
 
     def _start_kernel(self, request: StartKernel, listeners: list[int]) -> object:
         if request.kernel in self._processes:
@@ -193,9 +226,11 @@ class Agent:
         if len(listeners) != 5:
             raise ValueError("five listeners are needed")
         _require_directory(request.cwd)
+        if process := self._take_standby(request):
+            return self._started(request.kernel, process)
         if request.argv is None:
             return self._spawn(
-                request.kernel, request.env, request.cwd, lambda: self._start_prepared(request, listeners), listeners
+                request.kernel, request.env, request.cwd, lambda: self._launcher.run(request, listeners), listeners
             )
         _require_program(_program(request.argv[0]))
         relays = []
@@ -236,22 +271,23 @@ class Agent:
         relays: list[Relay] | None = None,
     ) -> Started:
         """Fork a process that calls `run`; its raw output goes into a ring of which Exited shows the end."""
-        output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            pid = os.fork()
+            process = children.fork(env, cwd, run, keep)
         except OSError:
-            messages.close_all([output, child_output])
             for relay in relays or []:
                 self._drop(relay)
             raise
-        if pid == 0:
-            os.set_blocking(child_output, True)
-            _become(env, cwd, run, child_output, keep)
-        os.close(child_output)
-        process = Process(pid, output, relays or [])
+        process.relays = relays or []
+        self._watch(process)
+        return self._started(target, process)
+
+    def _watch(self, process: Process) -> None:
+        if process.output is not None:
+            self._selector.register(process.output, selectors.EVENT_READ, lambda _mask: self._drain(process))
+
+    def _started(self, target: str, process: Process) -> Started:
         self._processes[target] = process
-        self._selector.register(output, selectors.EVENT_READ, lambda _mask: self._drain(process))
-        return Started(pid=pid)
+        return Started(pid=process.pid)
 
     def _drain(self, process: Process) -> None:
         if process.output is None:
@@ -287,6 +323,8 @@ class Agent:
                 return
             if pid == 0:
                 return
+            if self._standby is not None and self._standby.process.pid == pid:
+                self._drop_standby(has_ended=True)
             for target, process in list(self._processes.items()):
                 if process.pid == pid:
                     self._ended(target, process, os.waitstatus_to_exitcode(status))
@@ -315,39 +353,6 @@ class Agent:
         self._send(Exited(target=target, status=status, disk_full=full, log=process.tail(LOG_BYTES // 4)))
 
 
-def _become(env: dict[str, str], cwd: str, run: Callable[[], object], output: int, keep: Sequence[int]) -> NoReturn:
-    """In the forked child: leave the agent's state behind and run."""
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.setsid()
-        linux.set_process_name("sandbox-kernel")
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        _close_all_but(keep)
-        linux.prctl(linux.PR_SET_DUMPABLE, 1)
-        Path("/proc/self/oom_score_adj").write_text(_KERNEL_OOM_SCORE)  # the memory limit takes us before the agent
-        os.environ.clear()
-        os.environ.update(_ENVIRONMENT | env)
-        os.chdir(cwd)
-        run()
-        code = 0
-    except SystemExit as ending:
-        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except BaseException:  # noqa: BLE001 - the top of a process: whatever it was, say it and end
-        traceback.print_exc(file=sys.__stderr__)
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
 class _ProgramMissingError(ValueError):
     """There is no such program in the worker."""
 
@@ -363,7 +368,7 @@ def _program(name: str) -> str:
 
 def _require_program(name: str) -> None:
     """Raise _ProgramMissingError when there is no such program in the worker: after a fork nobody could be told."""
-    if shutil.which(name, path=_ENVIRONMENT["PATH"]) is None:
+    if shutil.which(name, path=children.PATH) is None:
         raise _ProgramMissingError(f"the sandbox has no program {name[:200]!r}")
 
 
@@ -371,11 +376,3 @@ def _require_directory(path: str) -> None:
     """Raise _DirectoryMissingError when nothing can start there."""
     if not os.path.isdir(path) or not os.access(path, os.X_OK):
         raise _DirectoryMissingError(f"the sandbox has no directory {path[:200]!r} to start in")
-
-
-def _close_all_but(keep: Sequence[int]) -> None:
-    previous = 2
-    for descriptor in sorted(keep):
-        os.closerange(previous + 1, descriptor)
-        previous = descriptor
-    os.closerange(previous + 1, 1 << 20)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 from IPython.core import completer
 
 from sandbox_worker import harden, kernel, messages, preload
-from sandbox_worker.agent import Agent
-from sandbox_worker.protocol import TO_CONTAINER, Bind, Failed, Ready
+from sandbox_worker.agent import Agent, Confinement
+from sandbox_worker.protocol import TO_CONTAINER, Bind, Failed, Ready, StandBy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,11 +37,21 @@ _PARSED: Final = f"{_SHARE}/jedi"
 completer parses at its first use."""
 
 
-def confine(request: Bind, mounts: Sequence[int]) -> None:
-    """Take what the container left us. Raises OSError or ValueError."""
-    if mounts or request.mounts or request.uid != os.getuid() or request.uid == 0:
-        raise ValueError("a container attaches no mounts and changes no user")
+def _confine_ahead(request: StandBy) -> None:
+    """Take what the container left to this process. Raises OSError or ValueError."""
+    if request.uid != os.getuid() or request.uid == 0:
+        raise ValueError("a container changes no user")
     harden.restrict(request.rlimits)
+
+
+def _confine(request: Bind, mounts: Sequence[int], _user_namespace: int | None) -> None:
+    """Take what the container left us. Raises OSError or ValueError."""
+    if mounts or request.mounts:
+        raise ValueError("a container attaches no mounts")
+    _confine_ahead(StandBy(uid=request.uid, rlimits=request.rlimits))
+
+
+CONFINEMENT: Final = Confinement(stand_by=_confine_ahead, bind=_confine)
 
 
 def main(names: Sequence[str]) -> None:
@@ -52,18 +62,18 @@ def main(names: Sequence[str]) -> None:
         channel.connect(HAND_OVER)
         try:
             notes = preload.preload(names, _modules_of_the_image())
-            start_prepared = kernel.prepare_or_plain(notes, completer=False)
+            launcher = kernel.prepare_or_plain(notes, completer=False)
             _lend_parsed()
         except Exception as error:
             messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
             raise
         gc.collect()
         gc.freeze()  # a collection in a kernel would touch, and so copy, every shared page
-        messages.send(channel, Ready(start_mode=kernel.start_mode(start_prepared), notes=tuple(notes)))
+        messages.send(channel, Ready(start_mode=launcher.mode, notes=tuple(notes)))
         received = messages.receive(channel, TO_CONTAINER)
     if received is None or len(received[1]) != 1:
         sys.exit("the broker handed over no listener")
-    Agent(socket.socket(fileno=received[1][0]), start_prepared, confine).serve()
+    Agent(socket.socket(fileno=received[1][0]), launcher, CONFINEMENT).serve()
 
 
 def _modules_of_the_image() -> list[str] | None:

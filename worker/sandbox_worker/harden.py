@@ -22,17 +22,21 @@ SANDBOX_UID: Final = 1000
 PROGRAM: Final = seccomp.program()
 
 
-def drop_privileges(uid: int, rlimits: Mapping[str, int]) -> None:
-    """Become SANDBOX_UID in a new user namespace, where `uid` of the zygote's namespace is the only one that exists.
+def drop_privileges(uid: int, rlimits: Mapping[str, int], namespace: int | None = None) -> None:
+    """Become SANDBOX_UID in a user namespace, where `uid` of the zygote's namespace is the only one that exists.
 
+    `namespace` is the descriptor of one that another process of this worker made by this function; None makes it.
     `rlimits` maps names such as `RLIMIT_NOFILE` to values. Raises OSError or ValueError; the caller must then exit.
     """
     if uid:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     linux.prctl(linux.PR_SET_DUMPABLE, 1)  # else /proc/self belongs to root after the change of uid
-    linux.unshare(linux.CLONE_NEWUSER)
-    linux.write_id_maps("self", f"{SANDBOX_UID} {uid} 1", f"{SANDBOX_UID} {uid} 1")
+    if namespace is None:
+        linux.unshare(linux.CLONE_NEWUSER)
+        linux.write_id_maps("self", f"{SANDBOX_UID} {uid} 1", f"{SANDBOX_UID} {uid} 1")
+    else:
+        linux.setns(namespace, linux.CLONE_NEWUSER)
     restrict(rlimits)
 
 

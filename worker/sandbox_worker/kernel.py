@@ -18,15 +18,19 @@ import random
 import signal
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import zmq
 from ipykernel.heartbeat import Heartbeat
 from ipykernel.kernelapp import IPKernelApp
 from IPython.core.application import BaseIPythonApplication
+from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
+from sandbox_worker.rehearsal import rehearse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -167,16 +171,17 @@ class SandboxKernelApp(IPKernelApp):
         renew_randomness()  # OpenSSL sets up its generator: 3 MiB, which each fork would write again
         asyncio.set_event_loop(None)
 
-    def finish(self) -> None:
-        """Give the prepared application what only this process may have. Order as in IPKernelApp.initialize."""
+    def open(self) -> None:
+        """Give the prepared application what only this process may have: sockets and threads.
+
+        Together with `settle` it is what follows a fork, in the order of IPKernelApp.initialize as far as that matters.
+        """
         session, kernel = self.session, self.kernel
         shell: Any = self.shell
         session.pid = os.getpid()
         session.session = uuid.uuid4().hex
         self.init_sockets()
         self.init_heartbeat()
-        self.write_connection_file()
-        self.log_connection_info()
         self.init_io()
         self.init_signal()
         shell_stream = ZMQStream(self.shell_socket, self.shell_channel_thread.io_loop)
@@ -211,12 +216,18 @@ class SandboxKernelApp(IPKernelApp):
         shell.displayhook.topic = kernel._topic("execute_result")  # noqa: SLF001 - as IPythonKernel.__init__ does
         for name in ("stdout", "stderr"):
             shell._orig_sys_module_state[name] = getattr(sys, name)  # noqa: SLF001 - else `exit` restores the zygote's
+        self.displayhook.get_execution_count = lambda: kernel.execution_count
+
+    def settle(self) -> None:
+        """Tell the open application who it is; `attach` was called with that and the environment is the kernel's."""
+        kernel, shell = self.kernel, cast("Any", self.shell)
+        self.write_connection_file()
+        self.log_connection_info()
         shell.init_environment()  # the zygote's environment is gone
         session_name = os.environ.get("JPY_SESSION_NAME")
         if session_name:
             shell.user_ns["__session__"] = session_name
         kernel.record_ports({f"{name}_port": port for name, port in self._ports.items()})
-        self.displayhook.get_execution_count = lambda: kernel.execution_count
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -231,12 +242,65 @@ def prepare(*, completer: bool = True) -> SandboxKernelApp:
     return app
 
 
+class Identity(Protocol):
+    """Who a kernel that stands by is to be."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when it has come."""
+
+    def has_come(self) -> bool:
+        """Whether it has."""
+
+    def receive(self) -> StartKernel:
+        """Return it; the environment and the working directory are the kernel's then."""
+
+    def confirm(self) -> None:
+        """Tell that it was taken on: from now on clients may connect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """How a forked child becomes a kernel. `run` and `stand_by` serve until the kernel ends."""
+
+    mode: str
+    """What Ready calls it: `prebuilt` or `plain`."""
+    run: Callable[[StartKernel, Sequence[int]], None]
+    stand_by: Callable[[Sequence[int], Identity], None] | None
+    """Get ready on listeners and take on the identity when it comes. None: it cannot be done."""
+
+
 def run_prepared(app: SandboxKernelApp, request: StartKernel, listeners: Sequence[int]) -> None:
     """Finish a prepared application in this new process and serve until the kernel ends."""
     _ignore_broken_pipes()
     renew_randomness()
     app.attach(request, listeners)
-    app.finish()
+    app.open()
+    app.settle()
+    app.start()
+
+
+def stand_by(app: SandboxKernelApp, listeners: Sequence[int], identity: Identity) -> None:
+    """Like `run_prepared`, but wait in the middle. Until it has its key, nobody can say anything to this process."""
+    _ignore_broken_pipes()
+    renew_randomness()
+    nobody = StartKernel(kernel="", argv=None, env={}, cwd="", prefix=CONNECTION_DIRECTORY, key=os.urandom(32).hex())
+    app.attach(nobody, listeners)
+    app.open()
+    loop = IOLoop.current()
+
+    def take_on(descriptor: int, _events: int) -> None:
+        loop.remove_handler(descriptor)
+        app.attach(identity.receive(), listeners)
+        identity.confirm()
+        app.settle()
+
+    def wait() -> None:
+        loop.add_handler(identity.fileno(), take_on, loop.READ)
+
+    if identity.has_come():
+        wait()
+    else:
+        loop.add_callback(rehearse, app, _DEBUG_SHELL_ENDPOINT, loop, wait)
     app.start()
 
 
@@ -250,20 +314,15 @@ def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
     app.start()
 
 
-def prepare_or_plain(notes: list[str], *, completer: bool = True) -> Callable[[StartKernel, Sequence[int]], None]:
+def prepare_or_plain(notes: list[str], *, completer: bool = True) -> Launcher:
     """Return how to turn a forked child into a kernel: the fast way, or the plain one with a note why."""
     try:
         app = prepare(completer=completer)
     except Exception as error:  # noqa: BLE001 - ipykernel's internals changed: then the plain way
         notes.append(f"kernels start the slower way: {type(error).__name__}: {error}")
         SandboxKernelApp.clear_instance()
-        return run_plain
-    return lambda request, listeners: run_prepared(app, request, listeners)
-
-
-def start_mode(start: Callable[[StartKernel, Sequence[int]], None]) -> str:
-    """Return what Ready calls a result of `prepare_or_plain`."""
-    return "plain" if start is run_plain else "prebuilt"
+        return Launcher(mode="plain", run=run_plain, stand_by=None)
+    return Launcher(mode="prebuilt", run=partial(run_prepared, app), stand_by=partial(stand_by, app))
 
 
 def _ignore_broken_pipes() -> None:

@@ -1,8 +1,8 @@
 """What broker, zygote and agent say to each other; the codec is `messages`.
 
 Broker to zygote: Configure once, then Fork. An agent that starts as a container says Ready or Failed on the hand-over
-socket and gets Serve, once. Broker to agent: Bind once, then StartKernel, StartCommand, Signal, ReadLog,
-Describe. Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
+socket and gets Serve, once. Broker to agent: StandBy at most once, Bind once, then StartKernel, StartCommand, Signal,
+ReadLog, Describe. Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
 unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes only
 what concerns that worker.
 """
@@ -80,6 +80,22 @@ class Bind:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StandBy:
+    """To a warm agent, with five listeners in the order of PORTS: get the process of the first kernel ready.
+
+    `uid` and `rlimits` as in Bind, which comes later. Answer: StandingBy.
+    """
+
+    uid: int
+    rlimits: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandingBy:
+    """From the agent: there is a process that can be the first kernel, if this worker can have one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bound:
     """From the agent: mounts are attached, privileges are gone."""
 
@@ -109,6 +125,8 @@ class StartKernel:
     key: str = field(repr=False)
     curve: CurveKeys | None = None
     """None: the sockets are not encrypted."""
+    standby: bool = False
+    """Whether the listeners are those that came with StandBy; if not, a process that stands by is of no more use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,5 +208,5 @@ TO_ZYGOTE = (Configure, Fork)
 FROM_ZYGOTE = (Ready, Forked, Failed)
 TO_CONTAINER = (Serve,)
 FROM_CONTAINER = (Ready, Failed)
-TO_AGENT = (Bind, StartKernel, StartCommand, Signal, ReadLog, Describe)
-FROM_AGENT = (Bound, Started, Log, Description, Exited, Failed)
+TO_AGENT = (StandBy, Bind, StartKernel, StartCommand, Signal, ReadLog, Describe)
+FROM_AGENT = (StandingBy, Bound, Started, Log, Description, Exited, Failed)

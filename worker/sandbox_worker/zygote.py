@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import harden, kernel, linux, messages, preload, root
-from sandbox_worker.agent import HOME, Agent
-from sandbox_worker.protocol import TO_ZYGOTE, Bind, Configure, Failed, Fork, Forked, Ready
+from sandbox_worker.agent import Agent, Confinement
+from sandbox_worker.children import HOME
+from sandbox_worker.protocol import TO_ZYGOTE, Bind, Configure, Failed, Fork, Forked, Ready, StandBy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,15 +84,14 @@ class Zygote:
         self._channel = channel
         self._configuration = configuration
         self._notes = preload.preload(configuration.preload)
-        self._start_prepared = kernel.prepare_or_plain(self._notes)
+        self._launcher = kernel.prepare_or_plain(self._notes)
 
     def serve(self) -> None:
         """Run until the broker's end is closed."""
         signal.signal(signal.SIGCHLD, lambda *_: _reap())
-        mode = kernel.start_mode(self._start_prepared)
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, every shared page
-        messages.send(self._channel, Ready(start_mode=mode, notes=tuple(self._notes)))
+        messages.send(self._channel, Ready(start_mode=self._launcher.mode, notes=tuple(self._notes)))
         with contextlib.suppress(ConnectionError):  # the broker was killed
             while (received := messages.receive(self._channel, TO_ZYGOTE)) is not None:
                 self._answer(*received)
@@ -144,7 +144,7 @@ class Zygote:
             os.dup2(keep, 3)
             os.closerange(4, 1 << 20)
             self._isolate()
-            Agent(socket.socket(fileno=3), self._start_prepared, confine).serve()
+            Agent(socket.socket(fileno=3), self._launcher, CONFINEMENT).serve()
         except BaseException:  # noqa: BLE001 - the top of a process
             traceback.print_exc()
         finally:
@@ -157,7 +157,13 @@ class Zygote:
         root.specialize(settings.read_only_paths, tmp_mib=settings.tmp_mib, shm_mib=settings.shm_mib)
 
 
-def confine(request: Bind, mounts: Sequence[int]) -> None:
+def _confine_ahead(request: StandBy) -> None:
+    """Confine a process of a warm worker. What it sees is that of the worker, and is sealed with it. Raises OSError."""
+    linux.unshare(linux.CLONE_NEWCGROUP)
+    harden.drop_privileges(request.uid, request.rlimits)
+
+
+def _confine(request: Bind, mounts: Sequence[int], user_namespace: int | None) -> None:
     """Turn a warm worker into a sandbox: attach its mounts, seal its root, take its privileges. Raises OSError."""
     linux.unshare(linux.CLONE_NEWCGROUP)
     for mount, point in zip(mounts, request.mounts, strict=True):
@@ -167,7 +173,10 @@ def confine(request: Bind, mounts: Sequence[int]) -> None:
     root.seal()
     socket.sethostname(request.hostname)
     os.chdir(HOME)
-    harden.drop_privileges(request.uid, request.rlimits)
+    harden.drop_privileges(request.uid, request.rlimits, user_namespace)
+
+
+CONFINEMENT: Final = Confinement(stand_by=_confine_ahead, bind=_confine)
 
 
 def _reap() -> None:

@@ -1,0 +1,119 @@
+"""Processes that the agent forks: what each becomes before it runs anything, and what is kept of it.
+
+Everything in a worker runs as the same user, so a child starts from nothing of the agent's: no descriptors but those
+it is given, no signal handlers, an environment of its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from sandbox_worker import linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sandbox_worker.relay import Relay
+
+HOME: Final = "/sandbox"
+LOG_BYTES: Final = 8192
+_OOM_SCORE: Final = "500"
+_ENVIRONMENT: Final = {
+    "HOME": HOME,
+    "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # else plots of a notebook do not show
+}
+PATH: Final = _ENVIRONMENT["PATH"]
+
+
+class Process:
+    """A kernel or command: its pid, the end of its raw output, and the relays of a kernel that needs them."""
+
+    def __init__(self, pid: int, output: int | None, relays: Sequence[Relay] = ()) -> None:
+        """Own `output`, the reading end of the pipe that is the child's standard output and error."""
+        self.pid = pid
+        self.output = output
+        self.relays = relays
+        self._log: collections.deque[bytes] = collections.deque()
+        self._log_bytes = 0
+
+    def record(self, data: bytes) -> None:
+        """Keep the end of what was written."""
+        self._log.append(data)
+        self._log_bytes += len(data)
+        while self._log_bytes - len(self._log[0]) >= LOG_BYTES:
+            self._log_bytes -= len(self._log.popleft())
+
+    def tail(self, size: int) -> str:
+        """Return the last bytes that it wrote, as text."""
+        return b"".join(self._log)[-size:].decode(errors="replace")
+
+
+def fork(env: Mapping[str, str], cwd: str, run: Callable[[], object], keep: Sequence[int]) -> Process:
+    """Fork a process that keeps the descriptors `keep` and calls `run`; raises OSError, leaving nothing behind."""
+    output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(output)
+        os.close(child_output)
+        raise
+    if pid == 0:
+        os.set_blocking(child_output, True)
+        _become(env, cwd, run, child_output, keep)
+    os.close(child_output)
+    return Process(pid, output)
+
+
+def settle(env: Mapping[str, str], cwd: str) -> None:
+    """Give this process its environment and its working directory; raises OSError."""
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT | dict(env))
+    os.chdir(cwd)
+
+
+def _become(env: Mapping[str, str], cwd: str, run: Callable[[], object], output: int, keep: Sequence[int]) -> NoReturn:
+    """In the forked child: leave the agent's state behind and run."""
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        linux.set_process_name("sandbox-kernel")
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        _close_all_but(keep)
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)  # the memory limit takes us before the agent
+        settle(env, cwd)
+        run()
+        code = 0
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException:  # noqa: BLE001 - the top of a process: whatever it was, say it and end
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _close_all_but(keep: Sequence[int]) -> None:
+    previous = 2
+    for descriptor in sorted(keep):
+        os.closerange(previous + 1, descriptor)
+        previous = descriptor
+    os.closerange(previous + 1, 1 << 20)
