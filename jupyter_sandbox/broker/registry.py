@@ -72,7 +72,7 @@ class Registry:
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
         self._making: dict[ids.SandboxId, Template] = {}
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
-        self.pool: Pool[Sandbox] = Pool(self._make, self._destroy, self._count, head_start_s=HEAD_START_S)
+        self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self._count, head_start_s=HEAD_START_S)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
@@ -255,8 +255,18 @@ class Registry:
         of = [*(sandbox.template for sandbox in self._sandboxes.values()), *self._making.values()]
         return sum(other.name == template.name for other in of)
 
+    async def _make_warm(self, template: Template) -> Sandbox:
+        """Start a worker that nobody waits for: its first kernel stands by. In a claim that would only come before it."""
+        sandbox = await self._make(template)
+        try:
+            await kernels.stand_by(sandbox, self._places)
+        except BaseException:
+            await self._destroy(sandbox)
+            raise
+        return sandbox
+
     async def _make(self, template: Template) -> Sandbox:
-        """Start a worker and connect to its agent: it is warm."""
+        """Start a worker and connect to its agent."""
         fresh = ids.new_sandbox_id()
         self._making[fresh] = template
         try:
@@ -266,7 +276,6 @@ class Registry:
             del self._making[fresh]
         try:
             await self._connect(sandbox)
-            await kernels.stand_by(sandbox, self._places)
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.WARM)
         except BaseException:
             await self._destroy(sandbox)

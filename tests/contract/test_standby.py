@@ -39,6 +39,17 @@ def sockets(broker) -> set[str]:
     return {path.name for path in broker.directory.glob("*/k/*")}
 
 
+@pytest.fixture
+def claim_warm(broker, claim):
+    """Claim a worker of the pool's: one that is made for a claim has no standby."""
+
+    def make(**options):
+        wait_until(lambda: broker.status().warm >= 1, 30)
+        return claim(**options)
+
+    return make
+
+
 def answers(box, code: str = "print(6 * 7)") -> str:
     reply = box.execute(code, timeout=40)
     assert reply["status"] == "ok", reply
@@ -61,14 +72,15 @@ def test_what_stands_by_in_a_warm_worker_is_confined_like_a_kernel(own_broker, c
 
 
 def test_standby_agent_and_kernels_share_one_user_namespace(own_broker, claim):
+    wait_until(lambda: own_broker.status().warm == 1, 30)
     box = claim()
     pids = [own_broker.record(box.id)["pid"], *kernel_processes(own_broker, box.id)]
     assert len({os.readlink(f"/proc/{pid}/ns/user") for pid in pids}) == 1
     assert all(int(facts(pid)["CapEff"], 16) == 0 for pid in pids)
 
 
-def test_the_first_kernel_is_what_stood_by(broker, claim):
-    box = claim(start=False)
+def test_the_first_kernel_is_what_stood_by(broker, claim_warm):
+    box = claim_warm(start=False)
     waiting = standby(broker, box.id)
     box.start()
     assert answers(box) == "42"
@@ -76,8 +88,8 @@ def test_the_first_kernel_is_what_stood_by(broker, claim):
     assert {name for name in sockets(broker) if name.startswith(box.seat)} == {f"{box.seat}-{n}" for n in range(1, 6)}
 
 
-def test_no_client_reaches_what_stands_by(broker, claim):
-    box = claim(start=False)
+def test_no_client_reaches_what_stands_by(broker, claim_warm):
+    box = claim_warm(start=False)
     waiting = box.id.removeprefix("sbx_")[:12]
     paths = [path for path in broker.directory.glob("*/k/*") if path.name.startswith(waiting)]
     assert len(paths) == 5
@@ -86,8 +98,8 @@ def test_no_client_reaches_what_stands_by(broker, claim):
     assert not [name for name in sockets(broker) if name.startswith(waiting)]
 
 
-def test_a_standby_that_was_killed_is_replaced_when_it_is_needed(broker, claim):
-    box = claim(start=False)
+def test_a_standby_that_was_killed_is_replaced_when_it_is_needed(broker, claim_warm):
+    box = claim_warm(start=False)
     waiting = standby(broker, box.id)
     os.kill(waiting, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{waiting}").exists())
@@ -95,9 +107,9 @@ def test_a_standby_that_was_killed_is_replaced_when_it_is_needed(broker, claim):
     assert answers(box) == "42"
 
 
-def test_code_that_stops_the_standby_gets_its_kernel_all_the_same(broker, claim):
+def test_code_that_stops_the_standby_gets_its_kernel_all_the_same(broker, claim_warm):
     """A command may do to it what it may do to a kernel; neither agent nor broker waits long for it."""
-    box = claim(start=False)
+    box = claim_warm(start=False)
     waiting = standby(broker, box.id)
     inside = facts(waiting)["NSpid"].split()[-1]
     reader, writer = os.pipe()
@@ -114,8 +126,8 @@ def test_code_that_stops_the_standby_gets_its_kernel_all_the_same(broker, claim)
     assert not Path(f"/proc/{waiting}").exists()
 
 
-def test_a_kernel_that_is_executed_replaces_the_standby(broker, claim):
-    box = claim(start=False)
+def test_a_kernel_that_is_executed_replaces_the_standby(broker, claim_warm):
+    box = claim_warm(start=False)
     waiting = standby(broker, box.id)
     box.start(argv=["{python}", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--quiet"])
     assert answers(box) == "42"
@@ -123,8 +135,8 @@ def test_a_kernel_that_is_executed_replaces_the_standby(broker, claim):
     assert len(kernel_processes(broker, box.id)) == 1
 
 
-def test_a_start_that_is_refused_costs_only_the_standby(broker, claim):
-    box = claim(start=False)
+def test_a_start_that_is_refused_costs_only_the_standby(broker, claim_warm):
+    box = claim_warm(start=False)
     with pytest.raises(Exception, match="no program"):
         box.start(argv=["no-such-program", "{connection_file}"])
     assert not [name for name in sockets(broker) if name.startswith((box.seat, box.id.removeprefix("sbx_")[:12]))]
@@ -132,10 +144,10 @@ def test_a_start_that_is_refused_costs_only_the_standby(broker, claim):
     assert answers(box) == "42"
 
 
-def test_environment_directory_and_identity_are_the_kernels(claim, broker, tmp_path):
+def test_environment_directory_and_identity_are_the_kernels(claim_warm, tmp_path):
     shown = tmp_path / "notes"
     shown.mkdir()
-    box = claim(mode="overlay", directory=shown, start=False)
+    box = claim_warm(mode="overlay", directory=shown, start=False)
     box.start(env={"KERNEL_WORD": "said", "JPY_SESSION_NAME": "a notebook"})
     code = "import os\nprint(os.getcwd(), os.environ['KERNEL_WORD'], __session__, os.environ['HOME'])"
     assert answers(box, code) == "/workspace/notes said a notebook /sandbox"
@@ -146,6 +158,7 @@ def test_environment_directory_and_identity_are_the_kernels(claim, broker, tmp_p
 
 
 def test_a_sandbox_without_a_kernel_outlives_its_broker_and_then_starts_one(own_broker, claim):
+    wait_until(lambda: own_broker.status().warm == 1, 30)
     box = claim(start=False)
     waiting = standby(own_broker, box.id)
     own_broker.kill()
@@ -158,8 +171,8 @@ def test_a_sandbox_without_a_kernel_outlives_its_broker_and_then_starts_one(own_
     assert not Path(f"/proc/{waiting}").exists(), "its listeners went with the broker that had them"
 
 
-def test_a_released_sandbox_leaves_no_standby(broker, claim):
-    box = claim(start=False)
+def test_a_released_sandbox_leaves_no_standby(broker, claim_warm):
+    box = claim_warm(start=False)
     waiting = standby(broker, box.id)
     box.release()
     wait_until(lambda: not Path(f"/proc/{waiting}").exists())

@@ -268,6 +268,15 @@ class Bench:
         directory = None if wanted is NONE else self.directory
         return await self.registry.claim(OWNER, template, wanted, directory, self.heard.append)
 
+    async def claim_warm(self):
+        """Claim a worker of the pool's: its first kernel stands by."""
+        self.registry.pool.want(TEMPLATES["kept"])
+        refill = asyncio.create_task(self.registry.pool.run())
+        await eventually(lambda: len(self.registry.pool.warm()) == 1)
+        refill.cancel()
+        await asyncio.wait([refill])
+        return await self.claim("kept")
+
     async def assert_nothing_left(self) -> None:
         await eventually(lambda: sorted(self.engine.destroyed) == sorted(worker.id for worker in self.engine.made), 5)
         await eventually(lambda: len(os.listdir("/proc/self/fd")) <= self.before, 5)
@@ -518,7 +527,7 @@ async def test_a_socket_that_cannot_be_made_leaves_none(bench, monkeypatch, port
 async def test_a_worker_whose_standby_cannot_listen_leaves_nothing(bench, monkeypatch, port):
     _without_port(monkeypatch, port)
     with pytest.raises(StartError):
-        await bench.claim()
+        await bench.registry._make_warm(TEMPLATES["kept"])
     await bench.assert_nothing_left()
 
 
@@ -526,12 +535,17 @@ async def test_a_worker_whose_standby_cannot_listen_leaves_nothing(bench, monkey
 async def test_a_worker_whose_standby_does_not_stand_by_leaves_nothing(bench, answer):
     bench.engine.answers[protocol.StandBy] = answer
     with pytest.raises(StartError):
-        await bench.claim()
+        await bench.registry._make_warm(TEMPLATES["kept"])
     await bench.assert_nothing_left()
 
 
-async def test_the_first_kernel_has_the_sockets_of_the_standby_and_the_second_its_own(bench):
+async def test_a_worker_that_is_made_for_a_claim_has_no_standby(bench):
     sandbox = await bench.claim()
+    assert (sandbox.standby, list(bench.places.run.glob("k/*"))) == (None, [])
+
+
+async def test_the_first_kernel_has_the_sockets_of_the_standby_and_the_second_its_own(bench):
+    sandbox = await bench.claim_warm()
     waiting = {path.name: path.stat().st_ino for path in bench.places.run.glob("k/*")}
     assert len(waiting) == 5
     await bench.registry.start_kernel(sandbox, _kernel(sandbox, 1))
@@ -545,7 +559,7 @@ async def test_the_first_kernel_has_the_sockets_of_the_standby_and_the_second_it
 
 
 async def test_sockets_that_cannot_be_moved_to_their_kernel_leave_none(bench, monkeypatch):
-    sandbox = await bench.claim()
+    sandbox = await bench.claim_warm()
     rename = Path.rename
 
     def fail(path, target):
@@ -563,7 +577,7 @@ async def test_sockets_that_cannot_be_moved_to_their_kernel_leave_none(bench, mo
 
 
 async def test_a_reap_leaves_the_sockets_of_what_stands_by(bench):
-    sandbox = await bench.claim()
+    sandbox = await bench.claim_warm()
     assert await bench.registry.reap(dry_run=False) == []
     assert len(list(bench.places.run.glob("k/*"))) == 5
     await bench.registry.release(sandbox)
