@@ -84,6 +84,48 @@ class ForbiddenError(SandboxError):
     status = 403
 
 
+class TokenError(SandboxError):
+    """The token is none, was revoked, or its time is over."""
+
+    code = "invalid_token"
+    status = 403
+
+
+class ScopeError(SandboxError):
+    """The token is good, but not for this."""
+
+    code = "wrong_scope"
+    status = 403
+
+
+class UnknownTokenError(SandboxError):
+    """No token of that id in the sandbox."""
+
+    code = "unknown_token"
+    status = 404
+
+
+class TokenFileError(SandboxError):
+    """The file of tokens cannot be used; no token is accepted, and none is changed."""
+
+    code = "invalid_token_file"
+    status = 500
+
+
+class RateError(SandboxError):
+    """The owner asks more often than it may."""
+
+    code = "rate_limited"
+    status = 429
+
+
+class QuotaError(SandboxError):
+    """The owner holds as much as it may; something must end before."""
+
+    code = "quota_exceeded"
+    status = 429
+
+
 class ConflictError(SandboxError):
     """It contradicts what was asked before, or what the object is."""
 
@@ -242,6 +284,12 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         UnknownRouteError,
         MethodError,
         ForbiddenError,
+        TokenError,
+        ScopeError,
+        UnknownTokenError,
+        TokenFileError,
+        RateError,
+        QuotaError,
         ConflictError,
         BodyTooLargeError,
         BusyError,

@@ -10,7 +10,7 @@ from jupyter_sandbox.errors import BrokerUnavailableError, UnknownSandboxError
 
 pytestmark = pytest.mark.unit
 
-COMMANDS = ["list", "run", "ls", "cp", "logs", "template", "release", "reap", "status", "doctor"]
+COMMANDS = ["list", "run", "ls", "cp", "logs", "template", "release", "reap", "status", "doctor", "token"]
 
 
 @pytest.fixture(autouse=True)
