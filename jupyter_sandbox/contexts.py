@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tornado import web
 
-from jupyter_sandbox import kernel_specs, sandboxes
+from jupyter_sandbox import kernel_specs, owners, sandboxes
 from jupyter_sandbox.errors import (
     CapacityError,
     ConflictError,
@@ -25,9 +26,10 @@ from jupyter_sandbox.errors import (
 )
 from jupyter_sandbox.guards import processes
 from jupyter_sandbox.provisioner import Place
+from jupyter_sandbox.quotas import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from datetime import datetime
 
     from jupyter_sandbox.owners import Owner
@@ -94,7 +96,8 @@ class Contexts:
         kernel_name = self._kernel_name(wanted.language, sandbox.lease.template)
         self._starting[sandbox.id] += 1
         try:
-            kernel_id = await self._start(kernel_name, place)
+            with self._room(owner):
+                kernel_id = await self._start(kernel_name, place)
         finally:
             self._starting[sandbox.id] -= 1
             self._starting += collections.Counter()  # keeps those that are more than 0
@@ -137,6 +140,22 @@ class Contexts:
             await asyncio.wait([change])
         if context.id in self.multi_manager:
             await self._change(context, self.multi_manager.shutdown_kernel)
+
+    @contextlib.contextmanager
+    def making_with_sandbox(self, owner: Owner) -> Iterator[None]:
+        """Keep room for a kernel that Jupyter starts in a sandbox of its own, meanwhile; raises QuotaError."""
+        with self.sandboxes.room(owner), self._room(owner):
+            yield
+
+    @contextlib.contextmanager
+    def _room(self, owner: Owner) -> Iterator[None]:
+        mine = [
+            kernel_id
+            for kernel_id, manager, _ in sandboxes.kernels(self.multi_manager)
+            if owners.of_kernel(manager) == owner and not owners.is_being_made(manager)
+        ]
+        with self.sandboxes.quotas.room(owner, Held.CONTEXTS, len(mine)), owners.making():
+            yield
 
     def view(self, context: Context) -> ContextView:
         """Return what its owner sees."""

@@ -23,12 +23,14 @@ from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.contexts import Contexts, forget_failed_starts
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.executions import Bounds, Executions
+from jupyter_sandbox.file_quotas import FileQuotas
 from jupyter_sandbox.file_transfers import FileTransfers
 from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
+from jupyter_sandbox.quotas import Quotas
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.surfaces.native.answers import Services
@@ -53,7 +55,7 @@ class SandboxExtension(ExtensionApp):
     version = __version__
     description = "Every kernel in an isolated worker with its own disk and its own firewall"
     load_other_extensions = True
-    classes = [SandboxProvisioner, Files, FileTransfers]
+    classes = [SandboxProvisioner, Files, FileTransfers, Quotas]
     _services: Services | None = None
 
     exclusive = Bool(
@@ -123,12 +125,12 @@ class SandboxExtension(ExtensionApp):
         manager = server.kernel_manager
         kernel_channels.guard_managers(manager, self.max_message_mib << 20)
         owners.note_owners(manager)
-        sandboxes = Sandboxes(manager)
+        sandboxes = Sandboxes(manager, quotas=Quotas(parent=self))
         contexts = Contexts(manager, server.kernel_spec_manager, sandboxes)
         bounds = Bounds(max_waiting=self.max_waiting_executions)
         executions = Executions(contexts, bounds)
         sandboxes.also_watch = executions.hang_up_on_the_gone
-        files = Files(parent=self)
+        files = Files(parent=self, writing=FileQuotas(sandboxes).writing)
         self._services = Services(
             sandboxes=sandboxes,
             contexts=contexts,

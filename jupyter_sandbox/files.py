@@ -27,7 +27,8 @@ from jupyter_sandbox.host.beneath import Entry, View
 from jupyter_sandbox.host.deletion import deletion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
+    from contextlib import AbstractContextManager
 
     from jupyter_sandbox.guards.paths import Names
 
@@ -47,6 +48,11 @@ class Page:
 
     entries: tuple[Entry, ...]
     after: str | None
+
+
+@contextlib.contextmanager
+def _uncounted(_sandbox: str) -> Iterator[Callable[[int], None]]:
+    yield lambda _: None
 
 
 class Reading:
@@ -74,10 +80,18 @@ class Files(Configurable):
         2048, min=1, help="The largest file that may be written or brought from a URL at once, MiB. A disk is smaller."
     ).tag(config=True)
 
-    def __init__(self, open_disk: Callable[[str], Awaitable[int]] = client.open_disk, **kwargs: object) -> None:
-        """`open_disk` returns a new descriptor of a sandbox's view; see `broker.client`."""
+    def __init__(
+        self,
+        open_disk: Callable[[str], Awaitable[int]] = client.open_disk,
+        writing: Callable[[str], AbstractContextManager[Callable[[int], None]]] = _uncounted,
+        **kwargs: object,
+    ) -> None:
+        """`open_disk` returns a new descriptor of a sandbox's view; see `broker.client`.
+
+        `writing` is held while a file of a sandbox is written: it yields what hears how many bytes come and may refuse.
+        """
         super().__init__(**kwargs)
-        self._open_disk = open_disk
+        self._open_disk, self._writing = open_disk, writing
 
     async def stat(self, sandbox: str, path: str) -> Entry:
         """Return what is at `path`; a symlink is told as one."""
@@ -134,7 +148,9 @@ class Files(Configurable):
             beginning = _thread(beneath.Draft, view, names)
             draft = await tasks.take(undo, beginning, lambda draft: _thread(draft.close))
             blocks = await undo.enter_async_context(contextlib.aclosing(_blocks(content)))
+            count = undo.enter_context(self._writing(sandbox))
             async for block in blocks:
+                count(len(block))
                 limit -= len(block)
                 if limit < 0:
                     raise FileTooLargeError(f"{paths.text(names)!a} in sandbox {sandbox} would be too large")

@@ -20,9 +20,11 @@ from jupyter_sandbox import owners
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, SandboxError, UnknownSandboxError
 from jupyter_sandbox.provisioner import SandboxProvisioner
+from jupyter_sandbox.quotas import Held, Quotas
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from jupyter_sandbox.owners import Owner
 
@@ -127,12 +129,20 @@ def kernels(multi_manager: Any) -> Iterator[Kernel]:
             yield kernel_id, manager, provisioner
 
 
+def unknown(sandbox_id: str) -> UnknownSandboxError:
+    """Return what is said of a sandbox that is not there, or not the caller's."""
+    return UnknownSandboxError(f"no sandbox {sandbox_id[:60]!r}")
+
+
 class Sandboxes:
     """All sandboxes of one server."""
 
-    def __init__(self, multi_manager: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, multi_manager: Any, clock: Callable[[], float] = time.monotonic, quotas: Quotas | None = None
+    ) -> None:
         """Start with those that kernels of `multi_manager` hold."""
         self._manager, self._clock = multi_manager, clock
+        self.quotas = quotas or Quotas()
         self._claimed: dict[str, Sandbox] = {}
         self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -167,7 +177,7 @@ class Sandboxes:
             if sandbox.id == sandbox_id and sandbox.owner == owner:
                 return sandbox
         end = self._ends.get(sandbox_id)
-        raise UnknownSandboxError(end.words if end and end.owner == owner else f"no sandbox {sandbox_id[:60]!r}")
+        raise UnknownSandboxError(end.words) if end and end.owner == owner else unknown(sandbox_id)
 
     def find_ready(self, owner: Owner, sandbox_id: str) -> Sandbox:
         """The same; raises ConflictError when it is ending."""
@@ -205,6 +215,18 @@ class Sandboxes:
                 raise
             return
         await asyncio.shield(self._end(sandbox, "was released"))
+
+    def room(self, owner: Owner) -> AbstractContextManager[None]:
+        """Keep room in the owner's quota for a sandbox while it is made; raises QuotaError."""
+        mine = {sandbox.id for sandbox in self._claimed.values() if sandbox.owner == owner}
+        for _, manager, provisioner in kernels(self._manager):
+            if provisioner.lease and owners.of_kernel(manager) == owner and not owners.is_being_made(manager):
+                mine.add(provisioner.lease.sandbox)
+        return self.quotas.room(owner, Held.SANDBOXES, len(mine))
+
+    def whose(self) -> dict[str, Owner | None]:
+        """Return whose each sandbox is, by its id."""
+        return {sandbox.id: sandbox.owner for sandbox in self._all()}
 
     async def check(self) -> None:
         """Raise SandboxError unless a broker answers. It is asked once for all who want to know at the same time."""
@@ -269,11 +291,12 @@ class Sandboxes:
             sandbox.reattaching = None
 
     async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
-        lease = await client.Lease.claim(wanted.template, "none", "", None)
-        lease.is_kept = True
-        sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
-        self._set_time(sandbox, wanted.timeout_s)
-        self._claimed[sandbox.id] = sandbox
+        with self.room(owner):
+            lease = await client.Lease.claim(wanted.template, "none", "", None)
+            lease.is_kept = True
+            sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
+            self._set_time(sandbox, wanted.timeout_s)
+            self._claimed[sandbox.id] = sandbox
         self.watch()
         return sandbox
 

@@ -46,7 +46,7 @@ ROWS: Final = (
         query=file_models.PUT,
         takes_file=True,
         others={200: "File"},
-        refusals=(*_USUAL, errors.FileTooLargeError, errors.DiskFullError),
+        refusals=(*_USUAL, errors.FileTooLargeError, errors.DiskFullError, errors.QuotaError),
     ),
     Operation(
         name="move_file",

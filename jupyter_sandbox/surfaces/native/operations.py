@@ -21,6 +21,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
     """Return all operations; `times` are the bounds of this server."""
     no_sandbox, no_context = (errors.UnknownSandboxError,), (errors.UnknownSandboxError, errors.UnknownContextError)
     claiming = (
+        errors.QuotaError,
         errors.UnknownTemplateError,
         errors.ConflictError,
         errors.CapacityError,
@@ -121,7 +122,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             resource="kernels",
             action="write",
             body=models.NEW_CONTEXT,
-            refusals=(*no_sandbox, errors.ConflictError, errors.StartError, errors.CapacityError),
+            refusals=(*no_sandbox, errors.ConflictError, errors.StartError, errors.CapacityError, errors.QuotaError),
         ),
         *_in_context(times, no_context),
         *file_operations.ROWS,
