@@ -32,6 +32,23 @@ c.ServerApp.allow_unauthenticated_access = False
 c.ServerApp.allow_origin = ""
 c.ServerApp.tornado_settings = {"cookie_options": {"samesite": "Strict", "httponly": True}}
 
+# -- Programs, each with a token of its own -------------------------------------------------------------------------
+
+# Jupyter's token and password as before, and tokens that `jupyter sandbox token create` issues to owners. They open
+# sandboxes and kernels of their owner, and nothing else of this server.
+c.ServerApp.identity_provider_class = "jupyter_sandbox.identity.SandboxIdentityProvider"
+
+# Scopes and rates of tokens; owners do not find each other's kernels and sessions.
+c.ServerApp.authorizer_class = "jupyter_sandbox.authorizer.OwnerAuthorizer"
+
+# What an owner may hold, and how often it may ask. Not for who logs in with the server's own token.
+c.Quotas.sandboxes = 20
+c.Quotas.contexts = 100
+c.Quotas.file_mib = 16_384
+c.Rates.reads_per_minute = 6_000
+c.Rates.writes_per_minute = 1_200
+c.Rates.executions_per_minute = 3_000
+
 # -- Kernels --------------------------------------------------------------------------------------------------------
 
 # A kernel that nobody used for an hour goes, and its sandbox with it.

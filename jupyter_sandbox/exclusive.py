@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox import owners
+from jupyter_sandbox.authorizer import OwnerAuthorizer
+from jupyter_sandbox.identity import OwnerTokens
 from jupyter_sandbox.kernel_specs import SandboxKernelSpecManager
 
 if TYPE_CHECKING:
@@ -19,7 +22,12 @@ CLOSED_ROUTES: Final = (r"/nbconvert/.*", r"/api/nbconvert")
 
 def findings(server: Any) -> list[str]:
     """Return what `server`, a ServerApp after its initialization, leaves open; empty when nothing."""
-    return [*_kernels(server), *_terminals(server), *_extensions(server)]
+    return [*_kernels(server), *_terminals(server), *_extensions(server), *_owners(server)]
+
+
+def token_findings(server: Any) -> list[str]:
+    """Return what would give every token of ours the run of all kernels, on a server of any kind."""
+    return list(_owners(server)) if isinstance(server.identity_provider, OwnerTokens) else []
 
 
 def _kernels(server: Any) -> Iterator[str]:
@@ -44,6 +52,16 @@ def _terminals(server: Any) -> Iterator[str]:
 def _extensions(server: Any) -> Iterator[str]:
     if server.allow_root and not server.password_required and not server.identity_provider.token:
         yield "anybody may log in to a server that runs as root: set a token or a password"
+
+
+def _owners(server: Any) -> Iterator[str]:
+    provider = server.identity_provider
+    has_several = isinstance(provider, OwnerTokens) or owners.tells_apart(provider)
+    if has_several and not isinstance(server.authorizer, OwnerAuthorizer):
+        yield (
+            "kernels and sessions of other owners: set c.ServerApp.authorizer_class = "
+            '"jupyter_sandbox.authorizer.OwnerAuthorizer"'
+        )
 
 
 def _enabled(server: Any, name: str) -> bool:

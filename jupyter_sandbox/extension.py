@@ -17,20 +17,24 @@ from jupyter_server.services.kernels.handlers import _kernel_id_regex
 from tornado import web
 from traitlets import Bool, Float, Int
 
-from jupyter_sandbox import exclusive, kernel_channels, owners
+from jupyter_sandbox import exclusive, jupyter_routes, kernel_channels, owners
 from jupyter_sandbox._version import __version__
+from jupyter_sandbox.authorizer import OwnerAuthorizer
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.contexts import Contexts, forget_failed_starts
-from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.errors import SandboxError, TokenFileError
 from jupyter_sandbox.executions import Bounds, Executions
 from jupyter_sandbox.file_quotas import FileQuotas
 from jupyter_sandbox.file_transfers import FileTransfers
 from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
+from jupyter_sandbox.identity import OwnerTokens, SandboxIdentityProvider
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Quotas
+from jupyter_sandbox.rates import Rates
+from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.surfaces.native.answers import Services
@@ -55,8 +59,9 @@ class SandboxExtension(ExtensionApp):
     version = __version__
     description = "Every kernel in an isolated worker with its own disk and its own firewall"
     load_other_extensions = True
-    classes = [SandboxProvisioner, Files, FileTransfers, Quotas]
+    classes = [SandboxProvisioner, Files, FileTransfers, Quotas, Rates, SandboxIdentityProvider]
     _services: Services | None = None
+    _watching: asyncio.Task[None] | None = None
 
     exclusive = Bool(
         default_value=False,
@@ -111,17 +116,15 @@ class SandboxExtension(ExtensionApp):
     def initialize_settings(self) -> None:
         """Judge the configuration in exclusive mode; look for dead kernels more often than stock Jupyter does."""
         server: Any = self.serverapp
-        if self.exclusive:
-            try:
-                open_ways = exclusive.findings(server)
-            except Exception as error:  # noqa: BLE001 - a server whose extension fails to load would go on, all ways open
-                open_ways = [f"this configuration cannot be judged ({type(error).__name__}: {error})"]
-            if open_ways:
-                listed = "\n".join(f"  - {way}" for way in open_ways)
-                self.log.critical(
-                    "jupyter-sandbox is exclusive, but this configuration opens ways round it:\n%s", listed
-                )
-                server.exit(1)
+        try:
+            open_ways = exclusive.findings(server) if self.exclusive else exclusive.token_findings(server)
+        except Exception as error:  # noqa: BLE001 - a server whose extension fails to load would go on, all ways open
+            open_ways = [f"this configuration cannot be judged ({type(error).__name__}: {error})"]
+        if open_ways:
+            listed = "\n".join(f"  - {way}" for way in open_ways)
+            what = "is exclusive" if self.exclusive else "takes tokens"
+            self.log.critical("jupyter-sandbox %s, but this configuration opens ways round it:\n%s", what, listed)
+            server.exit(1)
         manager = server.kernel_manager
         kernel_channels.guard_managers(manager, self.max_message_mib << 20)
         owners.note_owners(manager)
@@ -138,9 +141,24 @@ class SandboxExtension(ExtensionApp):
             files=files,
             transfers=FileTransfers(files, parent=self),
             watches=FileWatches(files),
+            tokens=self._tokens(sandboxes),
         )
         if "time_to_dead" not in manager.config.get("KernelRestarter", {}):
             KernelRestarter.time_to_dead.default_value = self.notice_death_s
+
+    def _tokens(self, sandboxes: Sandboxes) -> SandboxTokens | None:
+        """Begin to take tokens, if the identity provider knows them."""
+        server: Any = self.serverapp
+        provider = server.identity_provider
+        if not isinstance(provider, OwnerTokens):
+            return None
+        tokens = SandboxTokens(sandboxes)
+        try:
+            provider.load_tokens(tokens)
+        except TokenFileError as error:
+            self.log.critical("%s", error)
+            server.exit(1)
+        return tokens
 
     def initialize_handlers(self) -> None:
         """Serve the kernel websocket ourselves; the route shadows the stock one."""
@@ -162,11 +180,15 @@ class SandboxExtension(ExtensionApp):
             max_output_bytes=self.max_output_mib << 20,
         )
         if self._services is not None:
+            if isinstance(self.serverapp.authorizer, OwnerAuthorizer):  # type: ignore[union-attr]
+                self.handlers[:0] = jupyter_routes.rules(self._services.contexts, limits)
             self.handlers.extend(handlers.rules(operations.table(times), self._services))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""
         self._waking = asyncio.create_task(self._wake())
+        if isinstance(serverapp.identity_provider, OwnerTokens):
+            self._watching = asyncio.create_task(serverapp.identity_provider.watch_tokens(), name="watch over tokens")
 
     async def _wake(self) -> None:
         try:
@@ -182,6 +204,8 @@ class SandboxExtension(ExtensionApp):
         if waking:  # a broker that is just starting can be told to go when it serves
             await asyncio.wait([waking], timeout=_WAKING_S)
             waking.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         if self._services is not None:  # a server may stop because we could not be initialized
             await self._services.executions.stop()
             await self._services.sandboxes.stop()

@@ -309,6 +309,8 @@ class SandboxProvisioner(KernelProvisionerBase):
     async def _claim(self, cwd: str | None, kernel: verbs.Kernel) -> client.Lease:
         """Claim a sandbox that shows the notebook's directory, if there is one to show, and start `kernel` in it."""
         mode, directory = self.workspace, os.path.realpath(cwd or ".")  # noqa: ASYNC240 - one lstat of a start
+        if getattr(self.parent, "sandbox_hides_files", False):  # a token's bearer has no part in the server's files
+            mode = str(WorkspaceMode.NONE)
         descriptor = kernelspec = None
         if mode != WorkspaceMode.NONE and directory == "/":
             self.log.warning("Kernel %s gets no workspace: the root directory is not shown", self.kernel_id)

@@ -9,17 +9,18 @@ import asyncio
 import contextlib
 import json
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from jupyter_server.base.handlers import APIHandler
+from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
 
 from jupyter_sandbox import errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 
 MAX_BODY_BYTES: Final = 2 << 20
 SILENCE_S: Final = 60
@@ -148,8 +149,45 @@ class Incoming:
         await self._end.wait()
 
 
+def http_error(error: errors.SandboxError) -> web.HTTPError:
+    """Return what Jupyter's own handlers can raise for an error of ours, `from` it; the code is in its reason."""
+    return web.HTTPError(error.status, str(error), reason=f"Refused ({error.code})")
+
+
+class TokenRoute(JupyterHandler):
+    """Mixed into handlers that take tokens of ours; every other handler of the server refuses them."""
+
+    takes_tokens = True
+    _told: Mapping[str, str] = MappingProxyType({})
+    is_answered = False
+    """Whether the connection may be for other requests by now."""
+
+    def tell(self, headers: Mapping[str, str]) -> None:
+        """Put header fields into the answer, whatever it will be."""
+        self._told = {**self._told, **headers}
+        for name, value in headers.items():
+            self.set_header(name, value)
+
+    def set_default_headers(self) -> None:
+        """Tornado forgets what was set when it begins to say that something failed."""
+        super().set_default_headers()
+        for name, value in self._told.items():
+            self.set_header(name, value)
+
+    def on_finish(self) -> None:
+        """See tornado."""
+        super().on_finish()
+        self.is_answered = True
+
+    def hang_up(self) -> None:
+        """Break off: who asked is nobody any more."""
+        if not self.is_answered:
+            connection: Any = self.request.connection
+            connection.stream.close()
+
+
 @web.stream_request_body
-class ServiceHandler(APIHandler):
+class ServiceHandler(TokenRoute, APIHandler):
     """Base of the handlers of surfaces."""
 
     methods: tuple[str, ...] = ()
@@ -295,6 +333,8 @@ class ServiceHandler(APIHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """What others refuse, and what we failed at, is a problem of the same form."""
         error = kwargs.get("exc_info", (None, None))[1]
+        if isinstance(error, web.HTTPError) and isinstance(error.__cause__, errors.SandboxError):
+            error = error.__cause__
         if isinstance(error, errors.SandboxError):
             self.refuse(error)
             return

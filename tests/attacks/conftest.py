@@ -56,10 +56,26 @@ def claim(host):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world_folder(tmp_path_factory):
+    """Where that server's files are."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def world(world_folder):
     """The address of a server with several people."""
-    with rest_world.a_world(tmp_path_factory.mktemp("server")) as url:
+    with rest_world.a_world(world_folder) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def tokens(world, world_folder):
+    """The tokens that its operator issues; no secret of one is in its log, whatever the tests did with them."""
+    issued = rest_world.Tokens(world_folder)
+    yield issued
+    said = issued.log.read_text()
+    assert "200 GET /api" in said, "the log says what was asked, down to debug lines"
+    assert [text for text in issued.secrets if text[-43:] in said] == []
 
 
 @pytest.fixture
@@ -80,3 +96,20 @@ async def _release_all(people):
 def rest(people):
     """One of them."""
     return people["alice"]
+
+
+@pytest.fixture
+def program(world, tokens, jp_asyncio_loop):
+    """A REST client with a token: `rest = program("alice", "kernels:read")`; what its owner holds ends with the test."""
+    used = []
+
+    def make(owner, *scopes):
+        token = tokens.issue(owner, *scopes)
+        rest = rest_world.as_person(world, token)
+        rest.token = token
+        used.append(owner)
+        return rest
+
+    yield make
+    everything = {owner: rest_world.as_person(world, tokens.issue(owner)) for owner in used}
+    jp_asyncio_loop.run_until_complete(_release_all(everything))

@@ -1,8 +1,10 @@
-"""An identity provider that knows several people: the token is the name."""
+"""An identity provider that knows several people, whose token is their name, and tokens that an operator issued."""
 
 from __future__ import annotations
 
 from jupyter_server.auth.identity import IdentityProvider, User
+
+from jupyter_sandbox.identity import OwnerTokens
 
 PEOPLE = frozenset({"operator", "alice", "bob"})
 
@@ -14,3 +16,7 @@ class People(IdentityProvider):
         name = (handler.request.headers.get("Authorization") or "").removeprefix("token ")
         handler._token_authenticated = name in PEOPLE
         return User(username=name) if name in PEOPLE else None
+
+
+class PeopleWithTokens(OwnerTokens, People):
+    """See the module."""

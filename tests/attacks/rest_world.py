@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
 
+from jupyter_sandbox import tokens
+from jupyter_sandbox.token_file import TokenFile
 from tests.attacks.attacker import REPOSITORY
 from tests.server.brokers import Tree
 from tests.server.rest import Rest
@@ -18,12 +21,60 @@ from tests.server.server_process import a_server, request
 GROWTH_MIB = 100
 """What the server may take more while it is attacked, at any moment."""
 BUSY_S = 0.1
+CONFIG = """
+c.ServerApp.identity_provider_class = "tests.attacks.people.PeopleWithTokens"
+c.ServerApp.authorizer_class = "jupyter_sandbox.authorizer.OwnerAuthorizer"
+c.OwnerTokens.token_file = {token_file!r}
+c.Rates.reads_per_minute = c.Rates.writes_per_minute = c.Rates.executions_per_minute = 1_000_000
+c.Quotas.owners = {{
+    "three": {{"sandboxes": 3}},
+    "two": {{"contexts": 2}},
+    "small": {{"file_mib": 1}},
+    "nothing": {{"sandboxes": 0}},
+}}
+# Whatever any logger says, however unimportant.
+everything = {{"level": "DEBUG", "handlers": ["all"]}}
+c.Application.logging_config = {{
+    "handlers": {{"all": {{"class": "logging.FileHandler", "filename": {log!r}, "level": "DEBUG"}}}},
+    "loggers": {{"ServerApp": everything, "SandboxExtension": everything, "tornado": everything, "jupyter_sandbox": everything}},
+}}
+"""
+
+
+class Tokens:
+    """An operator's tokens of a server in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.log = TokenFile(folder / "tokens.json"), folder / "server.log"
+        self.secrets: list[str] = []
+
+    def issue(self, owner: str, *scopes: str, expires_in_s: float | None = None) -> str:
+        """A new token; `jupyter sandbox token create` does no more."""
+        token_id, text, digest = tokens.mint()
+        now = datetime.now(UTC)
+        token = tokens.Token(
+            id=token_id,
+            owner=owner,
+            scopes=scopes or ("sandboxes", "kernels", "files"),
+            created_at=now,
+            expires_at=None if expires_in_s is None else now + timedelta(seconds=expires_in_s),
+            digest=digest,
+        )
+        self.file.change(lambda stored: (*stored, token))
+        self.secrets.append(text)
+        return text
+
+    def revoke(self, text: str) -> None:
+        self.file.change(lambda stored: tuple(token for token in stored if token.id != tokens.id_in(text)))
 
 
 @contextlib.contextmanager
 def a_world(folder: Path):
     """Yield the address of a server whose sandbox kernels have the memory to attack it, and that watches itself."""
     tree = Tree()
+    config_file = folder / "world_config.py"
+    known = Tokens(folder)
+    config_file.write_text(CONFIG.format(token_file=str(known.file.path), log=str(known.log)))
     (tree.templates / "attacker.toml").write_text("min_idle = 0\n[limits]\nmemory_mib = 3072\n")
     text = (REPOSITORY / "kernelspecs/sandbox-python/kernel.json").read_text()
     for name, config in (("sandbox-python", {}), ("attacker", {"template": "attacker", "workspace": "none"})):
@@ -39,7 +90,7 @@ def a_world(folder: Path):
             patch.setenv("PYTHONPATH", str(REPOSITORY))
             patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
             more = [f"--ServerApp.jpserver_extensions={extensions}", "--ServerApp.log_level=ERROR"]
-            more += ["--ServerApp.identity_provider_class=tests.attacks.people.People"]
+            more += [f"--config={config_file}"]
             with a_server(tree, folder, *more) as (process, url):
                 yield url
                 ended = process.poll()

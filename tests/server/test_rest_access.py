@@ -72,3 +72,10 @@ async def test_the_document_is_served_with_the_servers_own_bounds(rest):
     assert document["servers"] == [{"url": "/a%40b"}]
     assert document["components"]["schemas"]["Claim"]["properties"]["timeout_s"]["maximum"] == 86_400
     assert json.dumps(document).count("operationId") > 17
+
+
+async def test_a_server_that_takes_no_tokens_issues_none(rest):
+    box = (await rest.claimed())["id"]
+    for reply in (await rest.post(box, "tokens", body={}), await rest.get(box, "tokens")):
+        assert (reply.status, reply.code) == (403, "forbidden")
+    await rest.delete(box)

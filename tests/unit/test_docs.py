@@ -16,8 +16,10 @@ from jupyter_sandbox.broker.app import BrokerApp
 from jupyter_sandbox.extension import SandboxExtension
 from jupyter_sandbox.file_transfers import FileTransfers
 from jupyter_sandbox.files import Files
+from jupyter_sandbox.identity import OwnerTokens
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Quotas
+from jupyter_sandbox.rates import Rates
 
 pytestmark = pytest.mark.unit
 
@@ -78,7 +80,10 @@ def test_every_error_code_is_explained_once_with_its_status():
     assert sorted((code, int(status)) for code, status in rows) == sorted((kind.code, kind.status) for kind in kinds)
 
 
-@pytest.mark.parametrize("application", [BrokerApp, SandboxProvisioner, SandboxExtension, Files, FileTransfers, Quotas])
+SETTINGS = [BrokerApp, SandboxProvisioner, SandboxExtension, Files, FileTransfers, OwnerTokens, Quotas, Rates]
+
+
+@pytest.mark.parametrize("application", SETTINGS)
 def test_every_setting_is_explained(application):
     names = own_traits(application)
     assert names, "the class has settings"

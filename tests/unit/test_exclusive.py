@@ -5,8 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from jupyter_server.auth import AllowAllAuthorizer
+from jupyter_server.auth.identity import IdentityProvider, PasswordIdentityProvider
 
 from jupyter_sandbox import exclusive, kernel_specs
+from jupyter_sandbox.authorizer import OwnerAuthorizer
+from jupyter_sandbox.identity import OwnerTokens, SandboxIdentityProvider
 
 pytestmark = pytest.mark.unit
 
@@ -38,9 +42,32 @@ def _server(**changes):
         "extension_manager": SimpleNamespace(extensions=changes.pop("extensions", {})),
         "allow_root": True,
         "password_required": False,
-        "identity_provider": SimpleNamespace(token=changes.pop("token", "secret")),
+        "identity_provider": changes.pop("provider", PasswordIdentityProvider)(token=changes.pop("token", "secret")),
+        "authorizer": AllowAllAuthorizer(),
     }
     return SimpleNamespace(**closed | changes)
+
+
+class People(IdentityProvider):
+    """Any provider that is not Jupyter's own knows people."""
+
+
+class PeopleWithTokens(OwnerTokens, People):
+    """The same with tokens of ours."""
+
+
+@pytest.mark.parametrize("provider", [IdentityProvider, PasswordIdentityProvider, People])
+def test_without_exclusive_mode_only_tokens_need_our_authorizer(provider):
+    assert exclusive.token_findings(_server(provider=provider)) == []
+    for with_tokens in (SandboxIdentityProvider, PeopleWithTokens):
+        (finding,) = exclusive.token_findings(_server(provider=with_tokens))
+        assert "OwnerAuthorizer" in finding
+        assert exclusive.token_findings(_server(provider=with_tokens, authorizer=OwnerAuthorizer())) == []
+
+
+@pytest.mark.parametrize("provider", [IdentityProvider, SandboxIdentityProvider, People, PeopleWithTokens])
+def test_with_our_authorizer_no_owner_reaches_another(provider):
+    assert exclusive.findings(_server(provider=provider, authorizer=OwnerAuthorizer())) == []
 
 
 def test_a_closed_server_has_no_findings():
@@ -60,6 +87,9 @@ TERMINALS = {"jupyter_server_terminals": SimpleNamespace(enabled=True)}
         ({"terminals_enabled": True}, "terminals_enabled = False"),
         ({"extensions": TERMINALS}, "jupyter_server_terminals"),
         ({"token": ""}, "token or a password"),
+        ({"provider": SandboxIdentityProvider}, "OwnerAuthorizer"),
+        ({"provider": People}, "OwnerAuthorizer"),
+        ({"provider": PeopleWithTokens}, "OwnerAuthorizer"),
     ],
 )
 def test_each_open_way_is_one_finding_that_names_its_setting(changes, setting):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from jupyter_sandbox.file_watches import FileWatches
     from jupyter_sandbox.files import Files, Reading
     from jupyter_sandbox.guards.ranges import ByteRange
-    from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.owners import Bearer, Owner
+    from jupyter_sandbox.sandbox_tokens import SandboxTokens
     from jupyter_sandbox.sandboxes import Sandboxes
 
 ROOT: Final = "/api/sandboxes"
@@ -38,6 +39,8 @@ class Services:
     files: Files
     transfers: FileTransfers
     watches: FileWatches
+    tokens: SandboxTokens | None
+    """None: the server takes no tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class Call:
 
     owner: Owner
     ids: tuple[str, ...]
+    bearer: Bearer | None = None
+    """Whose token it came with, if it was one of ours."""
     body: Any = None
     query: Any = None
     key: str | None = None

@@ -10,12 +10,13 @@ from jupyter_server.auth.decorator import allow_unauthenticated, authorized
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-from jupyter_sandbox import owners
+from jupyter_sandbox import owners, sandboxes
 from jupyter_sandbox.errors import (
     FileRangeError,
     FileTooLargeError,
     InvalidRequestError,
     SandboxError,
+    ScopeError,
     UnknownRouteError,
 )
 from jupyter_sandbox.guards import ranges, shapes
@@ -109,6 +110,7 @@ class OperationHandler(ServiceHandler):
         try:
             call = Call(
                 owner=owners.of(self),
+                bearer=self._judged_bearer(operation, ids),
                 ids=ids,
                 body=self._judged_body(operation),
                 query=self._judged_query(operation),
@@ -159,6 +161,18 @@ class OperationHandler(ServiceHandler):
         """Judge the header Range; with If-Range it means nothing, since nothing of ours fits that."""
         given = self.request.headers.get_list("Range")
         return ranges.judge(given[0]) if len(given) == 1 and "If-Range" not in self.request.headers else None
+
+    def _judged_bearer(self, operation: Operation, ids: tuple[str, ...]) -> owners.Bearer | None:
+        """Return whose token it is, if it is one, and reaches the sandbox that is meant."""
+        user = self.current_user
+        if not isinstance(user, owners.Bearer):
+            return None
+        if user.sandbox_id is not None:
+            if "{sandbox_id}" not in operation.path:
+                raise ScopeError(f"token {user.token_id} reaches sandbox {user.sandbox_id} and nothing else")
+            if ids[0] != user.sandbox_id:
+                raise sandboxes.unknown(ids[0])
+        return user
 
     def _judged_condition(self) -> bool:
         """Whether a file must be new; what else a client may demand of it is refused rather than passed over."""

@@ -10,12 +10,10 @@ from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecutio
 from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Nullable, Number, Record, Table, Text, Whole
 from jupyter_sandbox.sandboxes import Claim, Origin, SandboxState, SandboxView
-from jupyter_sandbox.surfaces.native import file_models, schemas, template_models
+from jupyter_sandbox.surfaces.native import file_models, schemas, template_models, token_models
 from jupyter_sandbox.template_shape import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from jupyter_sandbox.guards.shapes import Schema
 
 _MIN_TIMEOUT_S: Final = 0.1
@@ -145,11 +143,6 @@ KEY_HEADER: Final = "Idempotency-Key"
 # -- values of services as JSON
 
 
-def time(value: datetime | None) -> str | None:
-    """ISO 8601 in UTC, as Jupyter writes it."""
-    return None if value is None else value.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 def sandbox(view: SandboxView) -> dict[str, Any]:
     """A sandbox."""
     return {
@@ -157,8 +150,8 @@ def sandbox(view: SandboxView) -> dict[str, Any]:
         "template": view.template,
         "state": str(view.state),
         "origin": str(view.origin),
-        "created_at": time(view.created_at),
-        "expires_at": time(view.expires_at),
+        "created_at": schemas.time(view.created_at),
+        "expires_at": schemas.time(view.expires_at),
         "metadata": view.metadata,
         "contexts": list(view.contexts),
     }
@@ -173,7 +166,7 @@ def context(view: ContextView) -> dict[str, Any]:
         "kernel_name": view.kernel_name,
         "cwd": view.cwd,
         "state": view.state,
-        "last_activity": time(view.last_activity),
+        "last_activity": schemas.time(view.last_activity),
     }
 
 
@@ -187,9 +180,9 @@ def execution(view: ExecutionView, *, with_outputs: bool = True) -> dict[str, An
         "outcome": None if view.outcome is None else str(view.outcome),
         "message": view.message,
         "detached": view.detached,
-        "accepted_at": time(view.accepted_at),
-        "started_at": time(view.started_at),
-        "ended_at": time(view.ended_at),
+        "accepted_at": schemas.time(view.accepted_at),
+        "started_at": schemas.time(view.started_at),
+        "ended_at": schemas.time(view.ended_at),
         "duration_s": None if view.duration_s is None else round(view.duration_s, 6),
         **_folded(view.folded),
     }
@@ -279,4 +272,5 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Health": schemas.record(status=schemas.TEXT),
     **file_models.SCHEMAS,
     **template_models.SCHEMAS,
+    **token_models.SCHEMAS,
 }

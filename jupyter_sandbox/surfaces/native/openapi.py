@@ -21,10 +21,18 @@ _LINKED: Final[dict[str, dict[str, str]]] = {
     "Context": {"sandbox_id": "sandbox_id", "context_id": "id"},
     "Template": {"template": "name"},
     "File": {"sandbox_id": "sandbox_id", "path": "path"},
+    "NewSandboxToken": {"sandbox_id": "sandbox_id", "token_id": "id"},
     "Execution": {"sandbox_id": "sandbox_id", "context_id": "context_id", "execution_id": "id"},
 }
 """Which field of a new object is which part of the paths below it."""
-_ALWAYS: Final = (errors.InvalidRequestError, errors.ForbiddenError, errors.BodyTooLargeError)
+_ALWAYS: Final = (
+    errors.InvalidRequestError,
+    errors.ForbiddenError,
+    errors.TokenError,
+    errors.ScopeError,
+    errors.BodyTooLargeError,
+    errors.RateError,
+)
 
 
 def document(operations: Sequence[Operation], base_url: str) -> dict[str, Any]:
@@ -50,7 +58,7 @@ def document(operations: Sequence[Operation], base_url: str) -> dict[str, Any]:
                     "type": "apiKey",
                     "in": "header",
                     "name": "Authorization",
-                    "description": "`token` and the server's token, as for all of Jupyter's API.",
+                    "description": "`token` and the server's token, as for all of Jupyter's API, or an issued one.",
                 }
             },
         },

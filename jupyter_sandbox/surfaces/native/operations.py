@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.surfaces.native import answers, file_operations, models, template_operations
+from jupyter_sandbox.surfaces.native import answers, file_operations, models, template_operations, token_operations
 from jupyter_sandbox.surfaces.native.answers import ROOT
 from jupyter_sandbox.surfaces.native.operation import Operation
 
@@ -126,6 +126,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
         ),
         *_in_context(times, no_context),
         *file_operations.ROWS,
+        *token_operations.rows(times),
     )
 
 

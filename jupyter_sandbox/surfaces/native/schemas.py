@@ -1,15 +1,22 @@
-"""Pieces that the schemas of answers are put together from."""
+"""Pieces that answers and their schemas are put together from."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from jupyter_sandbox.guards.shapes import Schema
 
 TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 TEXT: Final[Schema] = {"type": "string"}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+
+
+def time(value: datetime | None) -> str | None:
+    """ISO 8601 in UTC, as Jupyter writes it."""
+    return None if value is None else value.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def record(**properties: Schema) -> Schema:
