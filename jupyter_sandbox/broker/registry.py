@@ -256,7 +256,7 @@ class Registry:
         return sum(other.name == template.name for other in of)
 
     async def _make_warm(self, template: Template) -> Sandbox:
-        """Start a worker that nobody waits for: its first kernel stands by. In a claim that would only come before it."""
+        """Start a worker that nobody waits for: its first kernel stands by."""
         sandbox = await self._make(template)
         try:
             await kernels.stand_by(sandbox, self._places)
