@@ -64,6 +64,15 @@ c.SandboxExtension.max_offline_mib = 16
 # How the notebook's directory shows in a sandbox: `overlay` reads the real files and writes to the sandbox's own disk.
 c.SandboxProvisioner.workspace = "overlay"
 
+# -- What is told ---------------------------------------------------------------------------------------------------
+
+# Logs for machines: a line of JSON for each record and each request. No token is readable in them, so set one.
+# c.SandboxExtension.json_logs = True
+
+# Who ran what, when and where, how it ended, what was refused: a line of JSON for each event.
+# import logging.handlers
+# c.EventLogger.handlers = [logging.handlers.WatchedFileHandler("/var/log/jupyter/audit.jsonl")]
+
 # -- Programs over REST (/api/sandboxes) ----------------------------------------------------------------------------
 
 # A sandbox that a program forgot goes after a quarter of an hour; none lives longer than a day unless it is renewed.

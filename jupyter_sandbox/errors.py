@@ -315,6 +315,11 @@ _BY_CODE: dict[str, type[SandboxError]] = {
 }
 
 
+def codes() -> tuple[str, ...]:
+    """Return every code that there is."""
+    return (SandboxError.code, *_BY_CODE)
+
+
 def from_code(code: str, message: str, retry_after_s: int | None) -> SandboxError:
     """Return the error that another process of ours reported; an unknown code becomes the base class."""
     return _BY_CODE.get(code, SandboxError)(message, retry_after_s=retry_after_s)

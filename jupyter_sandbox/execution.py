@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox.events import Code, ExecutionEnd, ExecutionEnded, ExecutionStarted, Means
 from jupyter_sandbox.execution_fold import ExecutionFold, Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards import ids
 
@@ -61,11 +62,20 @@ class ExecutionView:
 class Execution:
     """One of them, while it lives and after."""
 
-    def __init__(self, owner: Owner, sandbox_id: str, context_id: str, wanted: NewExecution, deadline: float) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        sandbox_id: str,
+        context_id: str,
+        wanted: NewExecution,
+        deadline: float,
+        request_id: str | None = None,
+    ) -> None:
         """`deadline` is on the event loop's clock."""
         self.id = ids.new_execution_id()
         self.owner, self.sandbox_id, self.context_id = owner, sandbox_id, context_id
         self.wanted, self.deadline = wanted, deadline
+        self.request_id = request_id
         self.fold = ExecutionFold(wanted.max_output_bytes)
         self.state = ExecutionState.WAITING
         self.is_cancelled = False
@@ -143,6 +153,32 @@ class Execution:
             folded=self.fold.result(),
         )
 
+    def start_event(self) -> ExecutionStarted:
+        """Return what is told of it when it was accepted."""
+        code = Code.of(self.wanted.code)
+        return ExecutionStarted(
+            **self._about(),
+            code_characters=code.characters,
+            code_sha256=code.sha256,
+            timeout_s=self.wanted.timeout_s,
+            detached=self.wanted.detached,
+        )
+
+    def end_event(self) -> ExecutionEnded:
+        """Return what is told of it when it is over."""
+        accepted = self.deadline - self.wanted.timeout_s
+        omitted = self.fold.omitted
+        return ExecutionEnded(
+            **self._about(),
+            outcome=ExecutionEnd(self._outcome or Outcome.DIED),
+            waited_s=max(0.0, (self._began or asyncio.get_running_loop().time()) - accepted),
+            duration_s=self._took if self._started_at else None,
+            output_bytes=self.fold.kept_bytes,
+            omitted_outputs=omitted.outputs,
+            omitted_bytes=omitted.bytes,
+            refused_messages=omitted.refused_messages,
+        )
+
     # -- what a conversation tells it
 
     def take(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> None:
@@ -180,6 +216,16 @@ class Execution:
         self._ended.set()
         self._change.set()
         self.news.set()
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "owner": self.owner,
+            "request_id": self.request_id,
+            "sandbox_id": self.sandbox_id,
+            "context_id": self.context_id,
+            "execution_id": self.id,
+            "means": Means.REST,
+        }
 
     def _heard(self) -> None:
         self.heard_at = asyncio.get_running_loop().time()

@@ -140,20 +140,24 @@ class ExecutionFold:
         """How much is kept."""
         return self._kept_bytes
 
-    def result(self) -> Folded:
-        """Return the value so far."""
-        omitted = Omission(
+    @property
+    def omitted(self) -> Omission:
+        """What is not kept."""
+        return Omission(
             outputs=self._omitted_outputs,
             bytes=self._omitted_bytes,
             refused_messages=self._refused_messages,
             refused_bytes=self._refused_bytes,
         )
+
+    def result(self) -> Folded:
+        """Return the value so far."""
         return Folded(
             outputs=tuple(kept.output() for kept in self._kept),
             outcome=self._outcome,
             failure=self._failure,
             execution_count=self._count,
-            omitted=omitted,
+            omitted=self.omitted,
         )
 
     def take(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> list[OutputEvent]:

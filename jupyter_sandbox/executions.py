@@ -13,6 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox import events, request_ids
 from jupyter_sandbox.conversations import INTERRUPT_AGAIN_S, Conversation
 from jupyter_sandbox.errors import BusyError, UnknownExecutionError
 from jupyter_sandbox.execution import Execution, ExecutionView, NewExecution
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jupyter_sandbox.contexts import Contexts
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.owners import Owner
 
 _LOOK_S: Final = 0.2
@@ -173,9 +175,9 @@ class _Queue:
 class Executions:
     """The executions of one server."""
 
-    def __init__(self, contexts: Contexts, bounds: Bounds) -> None:
+    def __init__(self, contexts: Contexts, bounds: Bounds, emit: Emit = events.ignore) -> None:
         """Start with none."""
-        self._contexts, self.bounds = contexts, bounds
+        self._contexts, self.bounds, self._emit = contexts, bounds, emit
         self._queues: dict[str, _Queue] = {}
         self._known: collections.OrderedDict[str, Execution] = collections.OrderedDict()
 
@@ -188,10 +190,11 @@ class Executions:
             conversation = Conversation(context, self._contexts.multi_manager)
             queue = self._queues[context.id] = _Queue(conversation, self.bounds, self._ended)
         deadline = asyncio.get_running_loop().time() + wanted.timeout_s
-        execution = Execution(owner, context.sandbox_id, context.id, wanted, deadline)
+        execution = Execution(owner, context.sandbox_id, context.id, wanted, deadline, request_ids.current())
         queue.add(execution)
         self._contexts.sandboxes.watch()
         self._known[execution.id] = execution
+        self._emit(execution.start_event())
         return execution
 
     def get(self, owner: Owner, sandbox_id: str, context_id: str, execution_id: str) -> Execution:
@@ -233,6 +236,7 @@ class Executions:
         self._queues.clear()
 
     def _ended(self, execution: Execution) -> None:
+        self._emit(execution.end_event())
         if not execution.wanted.detached:
             self._known.pop(execution.id, None)
             return

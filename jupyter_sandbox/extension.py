@@ -17,20 +17,23 @@ from jupyter_server.services.kernels.handlers import _kernel_id_regex
 from tornado import web
 from traitlets import Bool, Float, Int
 
-from jupyter_sandbox import exclusive, jupyter_routes, kernel_channels, owners
+from jupyter_sandbox import event_routes, exclusive, json_logs, jupyter_routes, kernel_channels, metrics, owners
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.authorizer import OwnerAuthorizer
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.contexts import Contexts, forget_failed_starts
 from jupyter_sandbox.errors import SandboxError, TokenFileError
+from jupyter_sandbox.event_log import EventLog
 from jupyter_sandbox.executions import Bounds, Executions
 from jupyter_sandbox.file_quotas import FileQuotas
 from jupyter_sandbox.file_transfers import FileTransfers
 from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.identity import OwnerTokens, SandboxIdentityProvider
+from jupyter_sandbox.journal import Journal
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.outlets import OutputLimits
+from jupyter_sandbox.pool_metrics import POOL
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Quotas
 from jupyter_sandbox.rates import Rates
@@ -38,6 +41,7 @@ from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.surfaces.native.answers import Services
+from jupyter_sandbox.web import EMIT
 
 _WAKING_S: Final = 3
 
@@ -62,6 +66,7 @@ class SandboxExtension(ExtensionApp):
     classes = [SandboxProvisioner, Files, FileTransfers, Quotas, Rates, SandboxIdentityProvider]
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
+    _event_log: EventLog | None = None
 
     exclusive = Bool(
         default_value=False,
@@ -113,9 +118,20 @@ class SandboxExtension(ExtensionApp):
         16, min=0, help="How many executions over REST may wait in one context behind the one that runs."
     ).tag(config=True)
 
+    json_logs = Bool(
+        default_value=False,
+        help="Log JSON for machines: one line for each record and each request, without queries, tokens and paths of "
+        "the host. The token that a starting server prints is not readable then.",
+    ).tag(config=True)
+
     def initialize_settings(self) -> None:
         """Judge the configuration in exclusive mode; look for dead kernels more often than stock Jupyter does."""
         server: Any = self.serverapp
+        if self.json_logs:
+            json_logs.adopt_ours(server.log)
+            json_logs.convert(server.log)
+            counts = getattr(server, "record_http_request_metrics", True)
+            self.settings["log_function"] = json_logs.request_logger(counts=counts)
         try:
             open_ways = exclusive.findings(server) if self.exclusive else exclusive.token_findings(server)
         except Exception as error:  # noqa: BLE001 - a server whose extension fails to load would go on, all ways open
@@ -127,19 +143,21 @@ class SandboxExtension(ExtensionApp):
             server.exit(1)
         manager = server.kernel_manager
         kernel_channels.guard_managers(manager, self.max_message_mib << 20)
-        owners.note_owners(manager)
-        sandboxes = Sandboxes(manager, quotas=Quotas(parent=self))
+        self._event_log = EventLog(server.event_logger, metrics.DROPPED_EVENTS.inc)
+        emit = self.settings[EMIT] = Journal(metrics.read, self._event_log)
+        owners.note_owners(manager, emit)
+        sandboxes = Sandboxes(manager, quotas=Quotas(parent=self), emit=emit)
         contexts = Contexts(manager, server.kernel_spec_manager, sandboxes)
         bounds = Bounds(max_waiting=self.max_waiting_executions)
-        executions = Executions(contexts, bounds)
+        executions = Executions(contexts, bounds, emit)
         sandboxes.also_watch = executions.hang_up_on_the_gone
-        files = Files(parent=self, writing=FileQuotas(sandboxes).writing)
+        files = Files(parent=self, writing=FileQuotas(sandboxes).writing, emit=emit)
         self._services = Services(
             sandboxes=sandboxes,
             contexts=contexts,
             executions=executions,
             files=files,
-            transfers=FileTransfers(files, parent=self),
+            transfers=FileTransfers(files, parent=self, emit=emit),
             watches=FileWatches(files),
             tokens=self._tokens(sandboxes),
         )
@@ -164,6 +182,7 @@ class SandboxExtension(ExtensionApp):
         """Serve the kernel websocket ourselves; the route shadows the stock one."""
         if self.exclusive:
             self.handlers.extend((route, ClosedHandler) for route in exclusive.CLOSED_ROUTES)
+        self.handlers.extend(event_routes.ROUTES)
         limits = OutputLimits(
             max_message_bytes=self.max_message_mib << 20,
             max_unsent_bytes=self.max_unsent_mib << 20,
@@ -186,6 +205,10 @@ class SandboxExtension(ExtensionApp):
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""
+        if self.json_logs:
+            for applications in serverapp.extension_manager.extension_apps.values():
+                for application in applications:  # each has a log of its own
+                    json_logs.convert(application.log)
         self._waking = asyncio.create_task(self._wake())
         if isinstance(serverapp.identity_provider, OwnerTokens):
             self._watching = asyncio.create_task(serverapp.identity_provider.watch_tokens(), name="watch over tokens")
@@ -196,6 +219,7 @@ class SandboxExtension(ExtensionApp):
         except SandboxError as error:
             self.log.error("Sandbox kernels cannot start: %s", error)
         else:
+            POOL.note(status)
             self.log.info("Sandbox kernels are ready (engine %s, broker pid %d)", status.engine, status.pid)
 
     async def stop_extension(self) -> None:
@@ -212,5 +236,8 @@ class SandboxExtension(ExtensionApp):
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
         forget_failed_starts(manager)
         await manager.shutdown_all()
+        POOL.stop()
+        if self._event_log is not None:
+            await self._event_log.stop()
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Retire(), verbs.Done, start=False)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from traitlets import Int, List, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
+from jupyter_sandbox import events
 from jupyter_sandbox.errors import CapacityError, FileTooLargeError, InvalidRequestError, SandboxError, TransferError
+from jupyter_sandbox.events import RequestRefused
 from jupyter_sandbox.guards import paths, urls
 from jupyter_sandbox.host import transfer
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.files import Files
 
 MAX_ITEMS: Final = 100
@@ -71,11 +74,12 @@ class FileTransfers(Configurable):
         *,
         lookup: transfer.Resolve = transfer.resolve,
         trust: ssl.SSLContext | None = None,
+        emit: Emit = events.ignore,
         **kwargs: object,
     ) -> None:
         """`lookup` and `trust`: see `host.transfer.Transfers`."""
         super().__init__(**kwargs)
-        self._files = files
+        self._files, self._emit = files, emit
         self._transfers = transfer.Transfers(urls.rules(self.ports, self.allowed_hosts), lookup=lookup, trust=trust)
         self._batches = 0
 
@@ -92,14 +96,18 @@ class FileTransfers(Configurable):
 
     async def upload(self, sandbox: str, items: Sequence[Item]) -> tuple[Outcome, ...]:
         """Bring each item's file from its URL to its path, whole or not at all; directories are made."""
-        return await self._batch(items, lambda item, budget: self._upload(sandbox, item, budget))
+        return await self._batch("upload_files", sandbox, items, self._upload)
 
     async def export(self, sandbox: str, items: Sequence[Item]) -> tuple[Outcome, ...]:
         """Send the file at each item's path to its URL, by PUT, or by POST of a form when it has fields."""
-        return await self._batch(items, lambda item, budget: self._export(sandbox, item, budget))
+        return await self._batch("export_files", sandbox, items, self._export)
 
     async def _batch(
-        self, items: Sequence[Item], work: Callable[[Item, _Budget], Awaitable[int]]
+        self,
+        operation: str,
+        sandbox: str,
+        items: Sequence[Item],
+        work: Callable[[str, Item, _Budget], Awaitable[int]],
     ) -> tuple[Outcome, ...]:
         if not 1 <= len(items) <= MAX_ITEMS:
             raise InvalidRequestError(f"a batch has 1 to {MAX_ITEMS} files")
@@ -112,11 +120,13 @@ class FileTransfers(Configurable):
         async def one(item: Item) -> Outcome:
             try:
                 async with asyncio.timeout_at(deadline), turns:
-                    return Outcome(path=item.path, size_bytes=await work(item, budget))
+                    return Outcome(path=item.path, size_bytes=await work(sandbox, item, budget))
             except TimeoutError:
                 error: SandboxError = TransferError(f"it was not through within {self.timeout_s} s")
             except SandboxError as reason:
                 error = reason
+            host = urls.named_host(item.url)
+            self._emit(RequestRefused(code=error.code, operation=operation, sandbox_id=sandbox, host=host))
             return Outcome(path=item.path, error=error)
 
         try:
@@ -133,11 +143,12 @@ class FileTransfers(Configurable):
                 content = budget.counted(content)
             else:
                 budget.take(size)  # no more than was announced is read
-            entry = await self._files.write(sandbox, item.path, content, parents=True)
+            host = urls.named_host(item.url)
+            entry = await self._files.write(sandbox, item.path, content, parents=True, host=host)
         return entry.size_bytes
 
     async def _export(self, sandbox: str, item: Item, budget: _Budget) -> int:
-        async with self._files.reading(sandbox, item.path) as reading:
+        async with self._files.reading(sandbox, item.path, host=urls.named_host(item.url)) as reading:
             budget.take(reading.size)
             if item.fields is None:
                 await self._transfers.put(item.url, reading, reading.size)

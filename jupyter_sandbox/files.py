@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import os
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from traitlets import Int
 from traitlets.config import Configurable
 
+from jupyter_sandbox import events, owners, request_ids
 from jupyter_sandbox.broker import client
 from jupyter_sandbox.errors import FileRangeError, FileTooLargeError, InvalidRequestError
+from jupyter_sandbox.events import Direction, FileTransferred
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import beneath, tasks
 from jupyter_sandbox.host.beneath import Entry, View
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
     from contextlib import AbstractContextManager
 
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.guards.paths import Names
 
 Arguments = ParamSpec("Arguments")
@@ -64,13 +68,17 @@ class Reading:
         self.entry = entry
         self.start = start
         self.size = size
+        self.taken = 0
+        """How many bytes were read."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield blocks of `BLOCK` bytes at most; FileChangedError when the file has become shorter."""
         end = self.start + self.size
         for offset in range(self.start, end, BLOCK):
             part = min(BLOCK, end - offset)
-            yield await _whole(beneath.read, self._view, self._names, self._descriptor, part, offset)
+            block = await _whole(beneath.read, self._view, self._names, self._descriptor, part, offset)
+            self.taken += len(block)
+            yield block
 
 
 class Files(Configurable):
@@ -84,6 +92,8 @@ class Files(Configurable):
         self,
         open_disk: Callable[[str], Awaitable[int]] = client.open_disk,
         writing: Callable[[str], AbstractContextManager[Callable[[int], None]]] = _uncounted,
+        *,
+        emit: Emit = events.ignore,
         **kwargs: object,
     ) -> None:
         """`open_disk` returns a new descriptor of a sandbox's view; see `broker.client`.
@@ -91,7 +101,7 @@ class Files(Configurable):
         `writing` is held while a file of a sandbox is written: it yields what hears how many bytes come and may refuse.
         """
         super().__init__(**kwargs)
-        self._open_disk, self._writing = open_disk, writing
+        self._open_disk, self._writing, self._emit = open_disk, writing, emit
 
     async def stat(self, sandbox: str, path: str) -> Entry:
         """Return what is at `path`; a symlink is told as one."""
@@ -110,11 +120,12 @@ class Files(Configurable):
 
     @contextlib.asynccontextmanager
     async def reading(
-        self, sandbox: str, path: str, *, start: int = 0, size: int | None = None
+        self, sandbox: str, path: str, *, start: int = 0, size: int | None = None, host: str | None = None
     ) -> AsyncIterator[Reading]:
         """Open a file to read at most `size` bytes from `start`, which counts from the end when it is negative.
 
-        What is read is what the file had when it was opened: bytes that come later are not.
+        What is read is what the file had when it was opened: bytes that come later are not. `host`: where they go, if
+        not to the caller's client.
         """
         names = paths.entry(path)
         async with self.view(sandbox) as view, contextlib.AsyncExitStack() as undo:
@@ -124,7 +135,16 @@ class Files(Configurable):
             if first > entry.size_bytes or (size is not None and size < 0):
                 raise FileRangeError(f"{paths.text(names)!a} in sandbox {sandbox} has {entry.size_bytes} bytes")
             rest = entry.size_bytes - first
-            yield Reading(view, names, descriptor, entry, first, rest if size is None else min(size, rest))
+            reading = Reading(view, names, descriptor, entry, first, rest if size is None else min(size, rest))
+            told = _transfer(sandbox, names, Direction.OUT, reading.size, host)  # its request may be over before we are
+            is_used = False
+            try:
+                yield reading
+                is_used = True
+            finally:
+                if is_used or reading.taken:
+                    is_whole = is_used and reading.taken == reading.size
+                    self._emit(dataclasses.replace(told, size_bytes=reading.taken, whole=is_whole))
 
     async def write(
         self,
@@ -135,10 +155,12 @@ class Files(Configurable):
         replace: bool = True,
         parents: bool = False,
         max_bytes: int | None = None,
+        host: str | None = None,
     ) -> Entry:
         """Write a file whole, or leave what is there: on any error, and when the caller is cancelled.
 
-        `parents` makes directories that are missing; `max_bytes` is a limit below `max_file_mib`.
+        `parents` makes directories that are missing; `max_bytes` is a limit below `max_file_mib`; `host`: where the
+        bytes come from, if not from the caller's client.
         """
         names = paths.entry(path)
         limit = min(self.max_file_mib << 20, self.max_file_mib << 20 if max_bytes is None else max_bytes)
@@ -155,7 +177,9 @@ class Files(Configurable):
                 if limit < 0:
                     raise FileTooLargeError(f"{paths.text(names)!a} in sandbox {sandbox} would be too large")
                 await _whole(draft.write, block)
-            return await _whole(draft.publish, replace=replace)
+            entry = await _whole(draft.publish, replace=replace)
+        self._emit(_transfer(sandbox, names, Direction.IN, entry.size_bytes, host))
+        return entry
 
     async def make_directory(self, sandbox: str, path: str, *, parents: bool = False) -> bool:
         """Make a directory, with `parents` all that are missing on the way; return whether it was new."""
@@ -186,6 +210,20 @@ class Files(Configurable):
         async with contextlib.AsyncExitStack() as undo:
             directory = await tasks.take(undo, self._open_disk(sandbox), os.close)
             yield View(sandbox=sandbox, directory=directory)
+
+
+def _transfer(sandbox: str, names: Names, direction: Direction, size_bytes: int, host: str | None) -> FileTransferred:
+    """Return what is told when all of a file went, for the request that is being served."""
+    return FileTransferred(
+        owner=owners.current(),
+        request_id=request_ids.current(),
+        sandbox_id=sandbox,
+        path=paths.text(names),
+        direction=direction,
+        size_bytes=size_bytes,
+        host=host,
+        whole=True,
+    )
 
 
 async def _thread(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:

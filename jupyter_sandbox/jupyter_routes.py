@@ -17,7 +17,7 @@ from jupyter_server.services.kernelspecs import handlers as kernelspecs
 from jupyter_server.services.sessions import handlers as sessions
 from tornado import web
 
-from jupyter_sandbox import owners
+from jupyter_sandbox import event_routes, owners
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.jupyter_views import OwnKernels, OwnSessions
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
@@ -35,7 +35,7 @@ _PATHS: Final = "/api/resolvePath"
 _STOCK: Final = (
     *kernels.default_handlers,
     *sessions.default_handlers,
-    *events.default_handlers,
+    *event_routes.ROUTES,
     *kernelspecs.default_handlers,
     *(row for row in api.default_handlers if row[0] in {"/api/status", _PATHS}),
 )
@@ -125,7 +125,7 @@ def rules(contexts: Contexts, limits: OutputLimits) -> Iterator[tuple[str, type[
     for route, stock in _STOCK:
         if stock is KernelWebsocketHandler:
             yield route, OwnKernelWebsocketHandler, {"contexts": contexts, "limits": limits}
-        elif stock is events.SubscribeWebsocket:
+        elif stock is event_routes.OwnEventsWebsocket:
             yield route, OwnSubscribeWebsocket, {"contexts": contexts}
         else:  # the server's own files are no token's business
             more = {"takes_tokens": route != _PATHS}

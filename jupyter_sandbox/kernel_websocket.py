@@ -17,11 +17,13 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.websocket import WebSocketClosedError
 
-from jupyter_sandbox import wire_formats
+from jupyter_sandbox import events, open_requests, owners, request_ids, wire_formats
+from jupyter_sandbox.events import ExecutionEnd
 from jupyter_sandbox.guards.kernel_messages import Reason
 from jupyter_sandbox.open_requests import Header, OpenRequests
 from jupyter_sandbox.outlets import Item, OfflineBuffer, Outlet, OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
+from jupyter_sandbox.websocket_executions import WebsocketExecutions
 
 if TYPE_CHECKING:
     from jupyter_sandbox.guards.kernel_messages import Judged
@@ -42,6 +44,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     _limits = OutputLimits()
     _executions: OpenRequests | None = None  # of a sandbox kernel only
+    _told: WebsocketExecutions
     _outlet: Outlet
     _stall: asyncio.TimerHandle | None = None
     _is_stock = False  # whether the connection is jupyter_server's own, so that we know what it does
@@ -53,9 +56,17 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     async def open(self, kernel_id: str) -> None:
         """Begin as usual; for a sandbox kernel, be told of its death before the stock handler is."""
         self.set_nodelay(True)
-        if not isinstance(self._provisioner(), SandboxProvisioner):
+        provisioner = self._provisioner()
+        if not isinstance(provisioner, SandboxProvisioner):
             await super().open(kernel_id)
             return
+        self._told = WebsocketExecutions(
+            emit=getattr(self.kernel_manager.get_kernel(kernel_id), "sandbox_emit", events.ignore),
+            owner=owners.of(self),
+            request_id=request_ids.of(self.request),
+            sandbox_id=lambda: provisioner.sandbox_id,
+            context_id=kernel_id,
+        )
         self._executions, self._outlet = OpenRequests(), Outlet(self._limits.max_unsent_bytes)
         self._heard_at: dict[str, float] = {}
         for event in ("restart", "dead"):
@@ -79,6 +90,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             self._stall.cancel()
         super().on_close()
         if self._executions:
+            self._told.all_ended(ExecutionEnd.UNWATCHED)
             self._keep(connection, streams)
 
     def on_message(self, ws_message: str | bytes) -> None:
@@ -88,6 +100,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
                 return
             self._executions.sent(ws_message)
         super().on_message(ws_message)
+        if self._executions is not None and (asked := open_requests.asked(ws_message)):
+            self._told.sent(*asked)
 
     def _send_text(self, executions: OpenRequests, text: str) -> bool:
         """Pass on a message in the text format, read once for all; whether it was one for us to pass on."""
@@ -95,8 +109,11 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         stream = connection.channels.get(message.pop("channel", None))
         if stream is None or connection.multi_kernel_manager.allowed_message_types:
             return False
-        executions.sent_header(message.get("header"))
+        header, content = message.get("header"), message.get("content")
+        executions.sent_header(header)
         connection.session.send(stream, message)
+        if isinstance(header, dict) and header.get("msg_type") == "execute_request":
+            self._told.sent(str(header.get("msg_id")), content.get("code") if isinstance(content, dict) else None)
         return True
 
     def write_message(self, message: Any, binary: bool = False) -> asyncio.Future[None]:
@@ -182,6 +199,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     def _note(self, channel: Any, judged: Judged) -> None:
         executions = self._executions
         self._heard_at[channel] = asyncio.get_running_loop().time()
+        self._told.received(channel, judged)
         if executions is None or judged.msg_type not in {"status", "execute_reply"}:
             return
         msg_id = str(judged.parent.get("msg_id"))
@@ -205,6 +223,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             return
         header = self._executions.header(msg_id) or {}
         self._executions.end(msg_id)
+        self._told.ended(msg_id, ExecutionEnd.ERROR)
         if channel == "iopub":
             self._write("iopub", "status", {"execution_state": "idle"}, header)
         else:
@@ -222,10 +241,12 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             return
         header, is_first = self._executions.refused(refusal.channel, refusal.parent, refusal.size_bytes)
         words = self._words(refusal)
+        self._told.refused(str(header.get("msg_id")))
         if is_first:
             self._say(words, header)
         if refusal.channel == "shell" and header and answered in {None, header["msg_id"]}:
             self._executions.end(str(header["msg_id"]))
+            self._told.ended(str(header["msg_id"]), ExecutionEnd.ERROR)
             self._write("shell", "execute_reply", _error(words), header)
             self._write("iopub", "status", {"execution_state": "idle"}, header)
         elif refusal.channel in {"shell", "control"} and refusal.parent and (refusal.msg_type or "").endswith("_reply"):
@@ -318,6 +339,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         """The kernel died: say why where the person looks."""
         provisioner = self._provisioner()
         words = provisioner.last_words() if isinstance(provisioner, SandboxProvisioner) else None
+        self._told.all_ended(ExecutionEnd.DIED)
         if words and self._executions and self.connection:
             self.connection.write_stderr(words, self._executions.take_oldest())
 

@@ -18,6 +18,8 @@ Header = dict[str, Any]
 _MAX_PENDING: Final = 128
 _LOOKED_AT: Final = 512
 _MAX_FRAMES: Final = 1024
+_CONTENT: Final = 3
+"""Where the content is among the frames of the binary format."""
 
 
 @dataclass
@@ -121,6 +123,14 @@ class OpenRequests:
         return None
 
 
+def asked(message: str | bytes) -> tuple[str, object] | None:
+    """Return id and code of a client's message if it is an execute request, whatever the code is; else None."""
+    if not _mentions(message, "execute_request"):
+        return None
+    header, content = _header(message), _part(message, "content", _CONTENT)
+    return (str(header.get("msg_id")), content.get("code")) if header.get("msg_type") == "execute_request" else None
+
+
 def _mentions(message: str | bytes, kind: str) -> bool:
     """Whether the start of `message` names this type: cheap, and never wrong about a message that has it there."""
     return kind in message if isinstance(message, str) else kind.encode() in message[:_LOOKED_AT]
@@ -128,8 +138,13 @@ def _mentions(message: str | bytes, kind: str) -> bool:
 
 def _header(message: str | bytes) -> Header:
     """Return the header of a message, or nothing when the message is not of the two formats."""
+    return _part(message, "header", 0)
+
+
+def _part(message: str | bytes, name: str, index: int) -> dict[str, Any]:
+    """Return a part of a message by its name or the index of its frame."""
     try:
-        part = json.loads(message)["header"] if isinstance(message, str) else json.loads(_frame(message, 0))
+        part = json.loads(message)[name] if isinstance(message, str) else json.loads(_frame(message, index))
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return part if isinstance(part, dict) else {}

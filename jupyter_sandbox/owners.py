@@ -12,15 +12,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NewType
 
-from jupyter_server import CallContext
 from jupyter_server.auth.identity import IdentityProvider, PasswordIdentityProvider, User
 
+from jupyter_sandbox import events, request_ids
 from jupyter_sandbox.errors import ForbiddenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from jupyter_server.base.handlers import JupyterHandler
+
+    from jupyter_sandbox.events import Emit
 
 Owner = NewType("Owner", str)
 
@@ -99,6 +101,18 @@ def reach(handler: JupyterHandler) -> Reach:
     return Reach(owner=of(handler), sandbox_id=user.sandbox_id if isinstance(user, Bearer) else None)
 
 
+def current() -> Owner | None:
+    """Return who is behind the request that is being served where this is called; None when there is nobody."""
+    handler = request_ids.served()
+    return of(handler) if handler is not None and _user(handler) else None
+
+
+def _user(handler: JupyterHandler | None) -> User | None:
+    """Return who was found behind a request; None before that, and without a request."""
+    user: User | None = getattr(handler, "_jupyter_current_user", None)
+    return user
+
+
 def require_operator(owner: Owner) -> None:
     """Raise ForbiddenError unless `owner` operates this server: who is told apart from others does not."""
     if owner != EVERYBODY:
@@ -129,8 +143,8 @@ def making() -> Iterator[None]:
         start.is_over = True
 
 
-def note_owners(multi_manager: Any) -> None:
-    """Make every kernel manager that `multi_manager` will make remember who asked for it.
+def note_owners(multi_manager: Any, emit: Emit = events.ignore) -> None:
+    """Make every kernel manager that `multi_manager` will make remember who asked for it, and where to tell of it.
 
     A kernel that a token's bearer starts does not show the server's files: `sandbox_hides_files`, see the provisioner.
     """
@@ -140,11 +154,10 @@ def note_owners(multi_manager: Any) -> None:
 
     def make(*args: Any, **kwargs: Any) -> Any:
         manager = stock(*args, **kwargs)
-        handler = CallContext.get(CallContext.JUPYTER_HANDLER)
-        user = handler.current_user if handler is not None else None
-        manager.sandbox_owner = of(handler) if user else None
-        manager.sandbox_hides_files = isinstance(user, Bearer)
+        manager.sandbox_owner = current()
+        manager.sandbox_hides_files = isinstance(_user(request_ids.served()), Bearer)
         manager.sandbox_start = _start.get()
+        manager.sandbox_emit = emit
         return manager
 
     multi_manager.kernel_manager_factory = make

@@ -27,8 +27,10 @@ from traitlets import Enum, List, Unicode
 from jupyter_sandbox import launch, workspace
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import BrokerUnavailableError, ProgramMissingError, SandboxError, StartError, WorkspaceError
+from jupyter_sandbox.events import KernelEnd, kernel_end
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.kernel_events import KernelEvents
 from jupyter_sandbox.specs import WorkspaceMode
 from sandbox_worker import messages
 from sandbox_worker.protocol import PORTS, CurveKeys
@@ -96,6 +98,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._shutdown_requested = False
         self._asked_when_dead = False
         self._broker_away_since: float | None = None
+        self._tell = KernelEvents(self.parent, self.kernel_id)
 
     # -- what others may ask
 
@@ -167,6 +170,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Claim a sandbox, unless this is a restart and it still lives, and start the kernel in it."""
+        self._tell.begins(self._end_of_kernel() if self.launches else None)
         self._shutdown_requested = False
         environment = launch.environment(
             kwargs.get("env") or {},
@@ -178,6 +182,8 @@ class SandboxProvisioner(KernelProvisionerBase):
         except SandboxError as error:
             await self._give_back()
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
+            if not self.is_guest:  # else who asked for a context is refused, and that is told
+                self._tell.refused(error)
             reason = f"The sandbox could not start ({error.code})"
             kind = _ProgramMissingHTTPError if isinstance(error, ProgramMissingError) else web.HTTPError
             raise kind(error.status, str(error), reason=reason) from error
@@ -186,6 +192,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             raise
         self._launched = True
         self.launches += 1
+        if self._lease is not None:
+            self._tell.started(self._lease)
         ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
         identity = {"transport": "ipc", "ip": prefix, "key": self._key.encode(), "signature_scheme": "hmac-sha256"}
         if self._curve is not None:
@@ -272,6 +280,8 @@ class SandboxProvisioner(KernelProvisionerBase):
         if lease is not None and (lease.loss is not None or not lease.is_connected):
             lease.tenants.discard(self._seat)
             lease.close()
+            if not (lease.is_kept or lease.tenants):
+                self._tell.left(lease)
             lease = None
         elif lease is not None and await self.poll() is None:
             await self.kill()  # a second start without a shutdown replaces the kernel
@@ -319,7 +329,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             try:
                 descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
-                self.log.warning("Kernel %s gets no workspace: %s", self.kernel_id, error)
+                self.log.warning("Kernel %s gets no workspace: %s", self.kernel_id, error.strerror)
                 mode = str(WorkspaceMode.NONE)
         try:
             if any("{resource_dir}" in argument for argument in self._spec.argv):
@@ -330,6 +340,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         finally:
             messages.close_all([opened for opened in (descriptor, kernelspec) if opened is not None])
         self._directory = directory if descriptor is not None else None
+        self._tell.claimed(lease)
         return lease
 
     async def _reattach(self, lease: client.Lease) -> None:
@@ -350,7 +361,10 @@ class SandboxProvisioner(KernelProvisionerBase):
 
         A broker that is gone destroys it by itself.
         """
-        lease, self._lease, self._launched = self._lease, None, False
+        lease, was_launched = self._lease, self._launched
+        if lease is not None and was_launched:
+            self._tell.ended(lease, self._end_of_kernel())
+        self._lease, self._launched = None, False
         if lease is None:
             return
         lease.tenants.discard(self._seat)
@@ -361,6 +375,16 @@ class SandboxProvisioner(KernelProvisionerBase):
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Release(sandbox=lease.sandbox), verbs.Done, start=False)
         lease.close()
+        self._tell.left(lease)
+
+    def _end_of_kernel(self) -> KernelEnd:
+        """Return why the kernel that was launched last ended; one that lives is about to be asked to."""
+        if self._lease is None:
+            return KernelEnd.UNKNOWN
+        if self._lease.loss:
+            return KernelEnd.LOST
+        end = self._lease.exits.get(self._seat)
+        return KernelEnd.REQUESTED if end is None or self._shutdown_requested else kernel_end(end.reason)
 
 
 def _new_curve_keys() -> CurveKeys:

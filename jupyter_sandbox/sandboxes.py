@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import contextvars
 import logging
 import time
 from dataclasses import dataclass, field
@@ -16,9 +17,11 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import owners
+from jupyter_sandbox import events, owners
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, SandboxError, UnknownSandboxError
+from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxRenewed
+from jupyter_sandbox.kernel_events import sandbox_ended
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Held, Quotas
 
@@ -26,12 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.owners import Owner
 
 _MAX_ENDS: Final = 4096
 """Of how many sandboxes that are gone we know whose they were and why."""
 _END_WITHIN_S: Final = 20
 _TICK_S: Final = 0.5
+_CHECK_S: Final = 5
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +46,6 @@ class SandboxState(StrEnum):
 
     READY = "ready"
     ENDING = "ending"
-
-
-class Origin(StrEnum):
-    """Who made a sandbox, which decides what ends it: release and time, or the end of its last kernel."""
-
-    CLAIM = "claim"
-    KERNEL = "kernel"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +136,14 @@ class Sandboxes:
     """All sandboxes of one server."""
 
     def __init__(
-        self, multi_manager: Any, clock: Callable[[], float] = time.monotonic, quotas: Quotas | None = None
+        self,
+        multi_manager: Any,
+        clock: Callable[[], float] = time.monotonic,
+        quotas: Quotas | None = None,
+        emit: Emit = events.ignore,
     ) -> None:
         """Start with those that kernels of `multi_manager` hold."""
-        self._manager, self._clock = multi_manager, clock
+        self._manager, self._clock, self._emit = multi_manager, clock, emit
         self.quotas = quotas or Quotas()
         self._claimed: dict[str, Sandbox] = {}
         self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
@@ -203,6 +205,7 @@ class Sandboxes:
         if sandbox.origin is Origin.KERNEL:
             raise ConflictError(f"sandbox {sandbox.id} was started by a notebook: it has no time limit to renew")
         self._set_time(sandbox, timeout_s)
+        self._emit(SandboxRenewed(owner=owner, sandbox_id=sandbox.id, timeout_s=timeout_s))
         return self._view(sandbox)
 
     async def release(self, owner: Owner, sandbox_id: str) -> None:
@@ -214,7 +217,7 @@ class Sandboxes:
             if end is None or end.owner != owner:
                 raise
             return
-        await asyncio.shield(self._end(sandbox, "was released"))
+        await asyncio.shield(self._end(sandbox, SandboxEnd.RELEASED, "was released"))
 
     def room(self, owner: Owner) -> AbstractContextManager[None]:
         """Keep room in the owner's quota for a sandbox while it is made; raises QuotaError."""
@@ -229,17 +232,26 @@ class Sandboxes:
         return {sandbox.id: sandbox.owner for sandbox in self._all()}
 
     async def check(self) -> None:
-        """Raise SandboxError unless a broker answers. It is asked once for all who want to know at the same time."""
+        """Raise SandboxError unless a broker answers; one that went because nobody needed it is started, as by a claim.
+
+        It is asked once for all who want to know at the same time.
+        """
         if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport, start=False))
-        await asyncio.shield(self._checking)
+            self._checking = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport))
+        try:
+            async with asyncio.timeout(_CHECK_S):
+                await asyncio.shield(self._checking)
+        except TimeoutError as error:
+            raise BrokerUnavailableError(f"no broker answered within {_CHECK_S} s") from error
 
     # -- the server's own life
 
     def watch(self) -> None:
         """Look twice a second what ended and what is over, as long as there is something to look after."""
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(), name="watch over sandboxes")
+            self._watching = asyncio.create_task(  # of no request, though one may be what it begins with
+                self._watch(), name="watch over sandboxes", context=contextvars.Context()
+            )
 
     async def _watch(self) -> None:
         try:
@@ -260,13 +272,13 @@ class Sandboxes:
             if not lease.is_connected and lease.loss is None and sandbox.reattaching is None:
                 sandbox.reattaching = asyncio.create_task(self._reattach(sandbox), name=f"reattach {sandbox.id}")
             if lease.loss is not None:
-                self._end(sandbox, f"is gone. {lease.loss}")
+                self._end(sandbox, SandboxEnd.LOST, f"is gone. {lease.loss}")
             elif sandbox.ends_at is not None and self._clock() >= sandbox.ends_at:
-                self._end(sandbox, "ended: its time was over, and nobody renewed it")
+                self._end(sandbox, SandboxEnd.EXPIRED, "ended: its time was over, and nobody renewed it")
         for _, _, provisioner in list(kernels(self._manager)):
             lost = provisioner.lease if provisioner.is_guest else None
             if lost is not None and lost.loss is not None and lost.sandbox not in self._claimed:
-                self._end(_of_kernel(lost, None), f"is gone. {lost.loss}")
+                self._end(_of_kernel(lost, None), SandboxEnd.LOST, f"is gone. {lost.loss}")
 
     async def stop(self) -> None:
         """Give everything back that was claimed here."""
@@ -275,7 +287,7 @@ class Sandboxes:
         for _, task in list(self._by_key.values()):
             task.cancel()
         for sandbox in list(self._claimed.values()):
-            self._end(sandbox, "ended with its server")
+            self._end(sandbox, SandboxEnd.SERVER_STOPPED, "ended with its server")
         if self._ending:
             await asyncio.wait(list(self._ending.values()))
 
@@ -291,6 +303,7 @@ class Sandboxes:
             sandbox.reattaching = None
 
     async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
+        began = self._clock()
         with self.room(owner):
             lease = await client.Lease.claim(wanted.template, "none", "", None)
             lease.is_kept = True
@@ -298,6 +311,16 @@ class Sandboxes:
             self._set_time(sandbox, wanted.timeout_s)
             self._claimed[sandbox.id] = sandbox
         self.watch()
+        self._emit(
+            SandboxClaimed(
+                owner=owner,
+                sandbox_id=sandbox.id,
+                template=lease.template,
+                origin=sandbox.origin,
+                timeout_s=wanted.timeout_s,
+                took_s=self._clock() - began,
+            )
+        )
         return sandbox
 
     def _forget_failed(self, owner: Owner, key: str, done: asyncio.Task[Sandbox]) -> None:
@@ -333,16 +356,16 @@ class Sandboxes:
             contexts=sandbox.kernels,
         )
 
-    def _end(self, sandbox: Sandbox, how: str) -> asyncio.Task[None]:
+    def _end(self, sandbox: Sandbox, reason: SandboxEnd, how: str) -> asyncio.Task[None]:
         """Begin to end a sandbox, once; return who does it."""
         if sandbox.id not in self._ending:
-            task = asyncio.create_task(self._end_now(sandbox, how), name=f"end of {sandbox.id}")
+            task = asyncio.create_task(self._end_now(sandbox, reason, how), name=f"end of {sandbox.id}")
             self._ending[sandbox.id] = task
             if sandbox.key is not None and sandbox.owner is not None:
                 self._by_key.pop((sandbox.owner, sandbox.key), None)
         return self._ending[sandbox.id]
 
-    async def _end_now(self, sandbox: Sandbox, how: str) -> None:
+    async def _end_now(self, sandbox: Sandbox, reason: SandboxEnd, how: str) -> None:
         try:
             living = [kernel_id for kernel_id, _, inside in kernels(self._manager) if inside.lease is sandbox.lease]
             await asyncio.gather(*(self._shut_down(kernel_id) for kernel_id in living))
@@ -357,6 +380,8 @@ class Sandboxes:
             self._ends[sandbox.id] = _End(sandbox.owner, f"sandbox {sandbox.id} {how}")
             while len(self._ends) > _MAX_ENDS:
                 self._ends.popitem(last=False)
+            if sandbox.origin is Origin.CLAIM:  # of others the last kernel tells, when it leaves
+                self._emit(sandbox_ended(sandbox.lease, sandbox.owner, sandbox.origin, reason))
             log.info("sandbox %s %s", sandbox.id, how)
 
     async def _shut_down(self, kernel_id: str) -> None:

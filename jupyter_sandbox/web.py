@@ -17,15 +17,20 @@ from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from jupyter_sandbox import errors
+from jupyter_sandbox import errors, events, request_ids
+from jupyter_sandbox.guards import ids
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+
+    from jupyter_sandbox.events import Emit
 
 MAX_BODY_BYTES: Final = 2 << 20
 SILENCE_S: Final = 60
 """Who sends nothing of a file for so long, or takes nothing, is given up: until then he keeps the sandbox's disk."""
 FILE: Final = "application/octet-stream"
+EMIT: Final = "jupyter_sandbox_emit"
+"""The name of the server's setting that says where handlers tell what happened."""
 
 HINTS: Final[dict[str, str]] = {
     "invalid_request": "Mend the request, trying again does not help; /api/sandboxes/openapi.json says how.",
@@ -195,6 +200,11 @@ class ServiceHandler(TokenRoute, APIHandler):
     incoming: Incoming | None = None
     """The body, when it is a file."""
 
+    def set_default_headers(self) -> None:
+        """As Jupyter does it; and every answer names its request."""
+        super().set_default_headers()
+        self.set_header(request_ids.HEADER, request_ids.of(self.request))
+
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Refuse bodies that are too large before they come; then as Jupyter does it."""
         self._body: list[bytes] = []
@@ -211,6 +221,10 @@ class ServiceHandler(TokenRoute, APIHandler):
             connection: Any = self.request.connection
             connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
             self.incoming = Incoming()
+
+    def operation_name(self) -> str | None:
+        """What the request is called in events, if it is one of ours."""
+        return None
 
     def file_limit(self) -> int | None:
         """How many bytes the body may have if it is a file, which is then `incoming`; None when it is none."""
@@ -328,7 +342,13 @@ class ServiceHandler(TokenRoute, APIHandler):
             self.set_header("Retry-After", str(error.retry_after_s or 1))
         if error.status == 405:
             self.set_header("Allow", ", ".join(self.methods))
+        self._tell(error)
         self.finish(encoded({"code": error.code, "message": str(error), "hint": HINTS[error.code]}))
+
+    def _tell(self, error: errors.SandboxError) -> None:
+        emit: Emit = self.settings.get(EMIT, events.ignore)
+        named = next((each for each in getattr(self, "path_args", ()) if each and ids.is_sandbox_id(each)), None)
+        emit(events.RequestRefused(code=error.code, operation=self.operation_name(), sandbox_id=named))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """What others refuse, and what we failed at, is a problem of the same form."""
@@ -344,8 +364,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         kind = _BY_STATUS.get(status_code, errors.InvalidRequestError if status_code < 500 else errors.SandboxError)
         self.refuse(kind(self._words(status_code)), status_code)
 
-    @staticmethod
-    def _words(status_code: int) -> str:
+    def _words(self, status_code: int) -> str:
         match status_code:
             case 400:
                 return "the request cannot be read"
@@ -357,4 +376,4 @@ class ServiceHandler(TokenRoute, APIHandler):
                 return "the resource does not know this method"
             case 413:
                 return f"the body has more than {MAX_BODY_BYTES} bytes"
-        return "the server failed inside"
+        return f"the server failed inside; its log says more of request {request_ids.of(self.request)}"

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -193,6 +194,7 @@ class Lease:
         self.cwd = cwd
         self.template = template
         self.claimed_at = datetime.now(UTC)
+        self._claimed = time.monotonic()
         self.exits: dict[str, verbs.ProcessExited] = {}
         """The end of each kernel and command, by its seat or id, until it is started again."""
         self.loss: str | None = None
@@ -248,6 +250,11 @@ class Lease:
     def is_connected(self) -> bool:
         """Whether the broker is still there, as far as `listen` has seen."""
         return not self._channel.closed
+
+    @property
+    def age_s(self) -> float:
+        """How long it has been claimed."""
+        return time.monotonic() - self._claimed
 
     def listen(self) -> None:
         """Take in what has arrived, without waiting."""

@@ -72,7 +72,7 @@ class Registry:
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
         self._making: dict[ids.SandboxId, Template] = {}
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
-        self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self._count, head_start_s=HEAD_START_S)
+        self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
@@ -100,7 +100,7 @@ class Registry:
         self.firewall.judge(template)
         sandbox = self.pool.take(template)
         if sandbox is None:
-            if self._count(template) >= template.max_total:
+            if self.count(template) >= template.max_total:
                 raise CapacityError(
                     f"all {template.max_total} sandboxes of template {template.name} are in use; "
                     "shut down kernels that are not needed, or raise max_total",
@@ -141,6 +141,11 @@ class Registry:
             ),
             key=lambda sandbox: sandbox.id,
         )
+
+    def count(self, template: Template) -> int:
+        """Return how many workers of a template there are: those that start or end, too."""
+        of = [*(sandbox.template for sandbox in self._sandboxes.values()), *self._making.values()]
+        return sum(other.name == template.name for other in of)
 
     async def release(self, sandbox: Sandbox) -> None:
         """Destroy a sandbox; quiet when it is already on its way."""
@@ -250,10 +255,6 @@ class Registry:
             await asyncio.wait(list(self._ends.values()))
 
     # -- inside
-
-    def _count(self, template: Template) -> int:
-        of = [*(sandbox.template for sandbox in self._sandboxes.values()), *self._making.values()]
-        return sum(other.name == template.name for other in of)
 
     async def _make_warm(self, template: Template) -> Sandbox:
         """Start a worker that nobody waits for: its first kernel stands by."""

@@ -8,6 +8,7 @@ dropped.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import os
@@ -297,6 +298,22 @@ class Server:
             warm=len(self._registry.pool.warm()),
             claimed=len(self._registry.claimed()),
             notes=(*self._engine.notes(), *self._registry.firewall.notes()),
+            workers=self._workers(),
+        )
+
+    def _workers(self) -> tuple[verbs.WorkersReport, ...]:
+        registry = self._registry
+        warm = collections.Counter(sandbox.template.name for sandbox in registry.pool.warm())
+        claimed = collections.Counter(sandbox.template.name for sandbox in registry.claimed())
+        return tuple(
+            verbs.WorkersReport(
+                name=name,
+                warm=warm[name],
+                claimed=claimed[name],
+                total=registry.count(template),
+                max_total=template.max_total,
+            )
+            for name, template in sorted(registry.templates.items())[:_PAGE]
         )
 
     @staticmethod

@@ -194,8 +194,19 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkersReport:
+    """How many workers there are of one template; `total` counts those that start or end, too."""
+
+    name: str
+    warm: int
+    claimed: int
+    total: int
+    max_total: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatusReport:
-    """What the broker is and has."""
+    """What the broker is and has. `workers`: of the first 100 templates by name."""
 
     pid: int
     version: str
@@ -204,6 +215,7 @@ class StatusReport:
     warm: int
     claimed: int
     notes: tuple[str, ...]
+    workers: tuple[WorkersReport, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

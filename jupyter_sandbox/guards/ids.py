@@ -48,6 +48,11 @@ def is_command_id(value: str) -> bool:
     return _COMMAND_ID.fullmatch(value) is not None
 
 
+def is_sandbox_id(value: str) -> bool:
+    """Whether `value` is an id that `new_sandbox_id` could have made."""
+    return _SANDBOX_ID.fullmatch(value) is not None
+
+
 def sandbox_id(value: str) -> SandboxId:
     """Judge a sandbox id."""
     return SandboxId(_matching(_SANDBOX_ID, value, "sandbox id"))

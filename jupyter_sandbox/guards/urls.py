@@ -117,6 +117,12 @@ def target(text: str, judge: Rules) -> Target:
     return judged
 
 
+def named_host(text: str) -> str | None:
+    """Return the host that a text names as a URL, whether it may be used or not; None when it is no URL of ours."""
+    found = _URL.fullmatch(text) if len(text) <= MAX_URL else None
+    return None if found is None else found["host"].lower()
+
+
 def addresses(judged: Target, found: Collection[Address], judge: Rules) -> None:
     """Judge all addresses of a target's host: one that is not public spoils the rest. Raises UrlRefusedError."""
     if not found:

@@ -282,7 +282,7 @@ class Bench:
         await eventually(lambda: len(os.listdir("/proc/self/fd")) <= self.before, 5)
         assert self.registry.claimed() == []
         assert self.registry.pool.warm() == []
-        assert [self.registry._count(template) for template in TEMPLATES.values()] == [0] * len(TEMPLATES)
+        assert [self.registry.count(template) for template in TEMPLATES.values()] == [0] * len(TEMPLATES)
         assert list(self.ledger.records()) == []
         assert [*self.places.run.glob("a/*"), *self.places.run.glob("k/*")] == []
 
@@ -648,7 +648,7 @@ async def test_an_engine_that_fails_to_destroy_does_not_keep_the_sandbox_s_place
     with contextlib.suppress(OSError):
         await bench.registry.release(sandbox)
     # once: the doomed sandbox is never forgotten and counts against max_total for ever
-    assert bench.registry._count(TEMPLATES["one"]) == 0
+    assert bench.registry.count(TEMPLATES["one"]) == 0
 
 
 RECORD = Record(

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from tornado.httpclient import AsyncHTTPClient
@@ -28,22 +28,26 @@ def command(folder: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def a_server(tree, folder: Path, *more: str):
-    """A server in a process of its own, as an operator starts it; yields the process and its address."""
+def a_server(tree, folder: Path, *more: str, log: Path | None = None):
+    """A server in a process of its own, as an operator starts it; yields the process and its address.
+
+    What it writes goes to `log`, or is shown when it does not start.
+    """
     runtime = folder / "runtime"
     environment = tree.environment() | {"JUPYTER_RUNTIME_DIR": str(runtime)}
-    process = subprocess.Popen(
-        command(folder, *more), env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    with log.open("wb") if log else nullcontext(subprocess.PIPE) as said:
+        process = subprocess.Popen(
+            command(folder, *more), env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=said
+        )
     try:
         deadline = time.monotonic() + TIMEOUT_S
         while not (found := list(runtime.glob("jpserver-*.json")) if runtime.exists() else []):
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, log.read_text() if log else process.stderr.read().decode()
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.05)
         info = json.loads(found[0].read_text())
         while not _listens(info["port"]):  # the file is there a moment before
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, log.read_text() if log else process.stderr.read().decode()
             assert time.monotonic() < deadline, "the server does not listen"
             time.sleep(0.05)
         yield process, info["url"]

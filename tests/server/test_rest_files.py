@@ -100,15 +100,6 @@ async def test_64_mib_go_in_and_come_out_as_they_are(box, rest):
 
 
 @pytest.fixture
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
 def store():
     """An object store on this machine that the operator allowed."""
 

@@ -48,6 +48,11 @@ class OperationHandler(ServiceHandler):
         self.methods = tuple(operations)
         self._serving: asyncio.Task[None] | None = None
 
+    def operation_name(self) -> str | None:
+        """See ServiceHandler."""
+        operation = self._operations.get(self.request.method or "")
+        return operation.name if operation else None
+
     def file_limit(self) -> int | None:
         """See ServiceHandler."""
         operation = self._operations.get(self.request.method or "")

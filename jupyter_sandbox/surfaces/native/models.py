@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.contexts import ContextView, NewContext
+from jupyter_sandbox.events import Origin
 from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecution
 from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Nullable, Number, Record, Table, Text, Whole
-from jupyter_sandbox.sandboxes import Claim, Origin, SandboxState, SandboxView
+from jupyter_sandbox.sandboxes import Claim, SandboxState, SandboxView
 from jupyter_sandbox.surfaces.native import file_models, schemas, template_models, token_models
 from jupyter_sandbox.template_shape import ENVIRONMENT
 

@@ -64,7 +64,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             name="readyz",
             method="GET",
             path=f"{ROOT}/readyz",
-            summary="Whether sandboxes can be claimed: a broker runs.",
+            summary="Whether sandboxes can be claimed: a broker runs, or could be started now.",
             serve=answers.readiness,
             model="Health",
             resource=None,
