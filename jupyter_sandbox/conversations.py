@@ -66,6 +66,11 @@ class Conversation:
         return context.id in self._multi_manager and self._multi_manager.get_kernel(context.id) is context.manager
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the kernel is being ended by its server, which interrupts it first."""
+        return self._context.manager.shutting_down or self._heard_launch != self.launch or not self.is_possible
+
+    @property
     def launch(self) -> int:
         """Which of the context's kernels it is, one after the other."""
         return self._context.provisioner.launches

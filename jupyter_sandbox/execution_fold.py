@@ -150,6 +150,11 @@ class ExecutionFold:
             refused_bytes=self._refused_bytes,
         )
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the code says that it was ended by an interrupt."""
+        return self._failure is not None and self._failure.name == "KeyboardInterrupt"
+
     def result(self) -> Folded:
         """Return the value so far."""
         return Folded(

@@ -138,7 +138,18 @@ class _Queue:
                 await conversation.interrupt(INTERRUPT_AGAIN_S)
             until = min(looked_at + _LOOK_S, give_up_at, interrupt_at if stopped else execution.deadline)
             await _wait(execution.news, until)
+        if stopped is None and fold.is_interrupted and conversation.is_ending:
+            await self._see_out()
+            execution.end(Outcome.DIED, conversation.words())
+            return
         self._conclude(execution, stopped)
+
+    async def _see_out(self) -> None:
+        """Wait for the end of a kernel that is being ended, not long: what ended it can be told then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._bounds.grace_s):
+                while not await self.conversation.is_over():  # noqa: ASYNC110 - no event tells it
+                    await asyncio.sleep(_LOOK_S)
 
     def _why_to_stop(self, execution: Execution, now: float) -> Outcome | None:
         if execution.is_cancelled:
