@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from tornado.httpclient import AsyncHTTPClient
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOKEN = "operator"
-TIMEOUT_S = 30
+TIMEOUT_S = 50
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -41,11 +41,10 @@ def a_server(tree, folder: Path, *more: str, log: Path | None = None):
         )
     try:
         deadline = time.monotonic() + TIMEOUT_S
-        while not (found := list(runtime.glob("jpserver-*.json")) if runtime.exists() else []):
+        while (info := _told(runtime)) is None:
             assert process.poll() is None, log.read_text() if log else process.stderr.read().decode()
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.05)
-        info = json.loads(found[0].read_text())
         while not _listens(info["port"]):  # the file is there a moment before
             assert process.poll() is None, log.read_text() if log else process.stderr.read().decode()
             assert time.monotonic() < deadline, "the server does not listen"
@@ -54,6 +53,14 @@ def a_server(tree, folder: Path, *more: str, log: Path | None = None):
     finally:
         process.kill()
         process.communicate()
+
+
+def _told(runtime: Path) -> dict | None:
+    """What the server tells of itself in a file, once that is whole."""
+    for path in runtime.glob("jpserver-*.json"):
+        with suppress(json.JSONDecodeError):
+            return json.loads(path.read_text())
+    return None
 
 
 def _listens(port: int) -> bool:

@@ -39,7 +39,11 @@ async def test_a_server_that_never_started_a_kernel_lets_its_broker_go(own_tree,
     assert own_tree.leftovers() == []
 
 
-async def test_a_server_that_stops_while_its_broker_starts_is_not_held_up(own_tree, jp_serverapp, monkeypatch):
+async def test_a_server_that_stops_while_its_broker_starts_is_not_held_up(
+    own_tree, jp_config_dir, jp_serverapp, monkeypatch
+):
+    """A broker that serves too late to be told to go, goes because nobody needs it."""
+    (jp_config_dir / "jupyter_sandbox_config.py").write_text("c.BrokerApp.idle_exit_s = 4\n")
     complaints = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: complaints.append(str(unraisable.exc_value)))
     await jp_serverapp.extension_manager.start_all_extensions()
