@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_sandbox.broker import verbs
-from sandbox_worker import messages
-from tests.attacks.driver import call
 from tests.conftest import wait_until
 
 
@@ -33,6 +30,10 @@ def standby(broker, sandbox: str) -> int:
 
 def kernel_processes(broker, sandbox: str) -> list[int]:
     return [pid for pid in children(broker.record(sandbox)["pid"]) if facts(pid)["State"][0] not in "ZX"]
+
+
+def number_inside(pid: int) -> str:
+    return facts(pid)["NSpid"].split()[-1]
 
 
 def sockets(broker) -> set[str]:
@@ -111,19 +112,33 @@ def test_code_that_stops_the_standby_gets_its_kernel_all_the_same(broker, claim_
     """A command may do to it what it may do to a kernel; neither agent nor broker waits long for it."""
     box = claim_warm(start=False)
     waiting = standby(broker, box.id)
-    inside = facts(waiting)["NSpid"].split()[-1]
-    reader, writer = os.pipe()
-    null = os.open(os.devnull, os.O_RDONLY)
-    argv = ("sh", "-c", f"kill -STOP {inside}; echo stopped; sleep 60")
-    request = verbs.RunCommand(sandbox=box.id, argv=argv, env={}, cwd=None)
-    call(request, verbs.CommandStarted, [null, writer, writer])
-    messages.close_all([null, writer])
-    with os.fdopen(reader) as said:
-        assert said.readline() == "stopped\n"
+    assert box.command(["kill", "-STOP", number_inside(waiting)])["status"] == 0
     assert facts(waiting)["State"][0] == "T"
     box.start()
     assert answers(box) == "42"
     assert not Path(f"/proc/{waiting}").exists()
+
+
+def test_a_command_that_ends_leaves_the_standby_and_nothing_that_hid(broker, claim_warm):
+    box = claim_warm(start=False)
+    waiting = standby(broker, box.id)
+    hide = "setsid sleep 1000 >/dev/null 2>&1 & until pgrep -x sleep; do :; done"
+    said = box.command(["sh", "-c", hide])
+    assert (said["status"], said["out"].strip().isdigit()) == (0, True), said
+    wait_until(lambda: kernel_processes(broker, box.id) == [waiting])
+    box.start()
+    assert answers(box) == "42"
+    assert kernel_processes(broker, box.id) == [waiting]
+
+
+def test_a_fork_bomb_that_hides_leaves_room_for_a_kernel(broker, claim_warm):
+    """What forks faster than it is found is killed with the standby."""
+    box = claim_warm(start=False)
+    bomb = "import os\nos.setsid()\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+    box.command(["sh", "-c", 'python3 -c "$1" >/dev/null 2>&1 & sleep 1', "sh", bomb])
+    box.start()
+    assert answers(box) == "42"
+    wait_until(lambda: len(kernel_processes(broker, box.id)) == 1)
 
 
 def test_a_kernel_that_is_executed_replaces_the_standby(broker, claim_warm):

@@ -73,6 +73,19 @@ def fork(env: Mapping[str, str], cwd: str, run: Callable[[], object], keep: Sequ
     return Process(pid, output)
 
 
+def end_others(spared: int) -> bool:
+    """Kill every process of the worker but this one and `spared`; False if somebody forks faster than that."""
+    seen = _others(spared)
+    for pid in seen:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return _others(spared) <= seen
+
+
+def _others(spared: int) -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid(), spared}
+
+
 def settle(env: Mapping[str, str], cwd: str) -> None:
     """Give this process its environment and its working directory; raises OSError."""
     os.environ.clear()
