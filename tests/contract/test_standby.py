@@ -141,6 +141,18 @@ def test_a_fork_bomb_that_hides_leaves_room_for_a_kernel(broker, claim_warm):
     wait_until(lambda: len(kernel_processes(broker, box.id)) == 1)
 
 
+def test_a_command_does_not_reach_into_the_standby(broker, claim_warm):
+    """A process of the same user may else open its memory and, by that, take over its listeners."""
+    box = claim_warm(start=False)
+    inside = number_inside(standby(broker, box.id))
+    look = 'for name in mem maps environ; do (: < "/proc/$1/$name") 2>/dev/null && echo $name; done; ls "/proc/$1/fd"'
+    assert box.command(["sh", "-c", f"({look}) 2>/dev/null; true", "sh", inside])["out"] == ""
+    box.start()
+    assert answers(box) == "42"
+    said = box.command(["sh", "-c", look, "sh", inside])["out"].split()
+    assert said[:3] == ["mem", "maps", "environ"], "a kernel is open to its own user"
+
+
 def test_a_kernel_that_is_executed_replaces_the_standby(broker, claim_warm):
     box = claim_warm(start=False)
     waiting = standby(broker, box.id)

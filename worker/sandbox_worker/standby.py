@@ -2,8 +2,9 @@
 
 It is confined as every kernel is, ahead of its agent, and holds nothing of an owner: the application is built, its
 sockets are open on listeners that nobody can reach yet, its threads wait. With an identity (key, paths, environment,
-directory) it is that kernel. It runs no code of a user before. Code that runs in the worker without a kernel can harm
-it, as it can harm a kernel, so the agent believes nothing of it but that it took its identity, and does not wait long.
+directory) it is that kernel. It runs no code of a user before. Code that runs in the worker without a kernel (a
+command) can stop or kill it, but not reach into it: neither its memory nor its descriptors are open to the same user
+while it waits. The agent believes nothing of it but that it took its identity, and does not wait long.
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ class Standby:
                     {}, "/", lambda: _stand_by(confine, launcher, listeners, theirs), [theirs.fileno(), *listeners]
                 )
             undo.callback(end, process)
-            _hear(ours)
-            namespace = os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            namespace = _hear_namespace(ours)
             undo.pop_all()
             return cls(process, ours, namespace)
 
@@ -88,6 +88,16 @@ def _hear(channel: socket.socket) -> None:
         raise OSError("the process that was to be a kernel ended or did not answer")
 
 
+def _hear_namespace(channel: socket.socket) -> int:
+    """Wait until it is confined; return the descriptor of its user namespace. Raises OSError."""
+    if _can_be_read(channel, _TIMEOUT_S):
+        said, descriptors, _, _ = socket.recv_fds(channel, len(_YES), 1, socket.MSG_CMSG_CLOEXEC)
+        if said == _YES and len(descriptors) == 1:
+            return descriptors[0]
+        messages.close_all(descriptors)
+    raise OSError("the process that was to stand by ended or was not confined in time")
+
+
 def _can_be_read(channel: socket.socket, timeout_s: float) -> bool:
     arrival = select.poll()
     arrival.register(channel, select.POLLIN)
@@ -99,8 +109,10 @@ def _stand_by(
 ) -> None:
     """In the forked child: be confined, get ready, wait, and be the kernel that is asked for."""
     confine()
-    linux.prctl(linux.PR_SET_DUMPABLE, 1)
-    channel.send(_YES)
+    namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # or a command could open our memory: it has the same uid
+    socket.send_fds(channel, [_YES], [namespace])
+    os.close(namespace)
     assert launcher.stand_by is not None  # noqa: S101 - or the agent had not started us
     launcher.stand_by(listeners, _Identity(channel))
 
@@ -124,6 +136,7 @@ class _Identity:
         request = received[0]
         assert isinstance(request, StartKernel)  # noqa: S101 - tells the type
         children.settle(request.env, request.cwd)
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
         return request
 
     def confirm(self) -> None:
