@@ -11,7 +11,14 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from jupyter_sandbox.errors import ConflictError, ProgramMissingError, ProtocolError, SandboxError, StartError
+from jupyter_sandbox.errors import (
+    ConflictError,
+    InvalidRequestError,
+    ProgramMissingError,
+    ProtocolError,
+    SandboxError,
+    StartError,
+)
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages, protocol
 
@@ -67,7 +74,10 @@ class AgentClient:
         return cls(channel, worker, on_exited=on_exited, on_lost=on_lost)
 
     async def ask(self, request: object, kind: type[Answer], descriptors: Sequence[int] = ()) -> Answer:
-        """Send `request` and return its answer of type `kind`; raises StartError."""
+        """Send `request` and return its answer of type `kind`; raises StartError.
+
+        InvalidRequestError: the request does not fit into a message.
+        """
         async with self._lock:
             if self._task.done():
                 raise StartError(f"the agent of {self._worker} is gone")
@@ -78,7 +88,9 @@ class AgentClient:
             except TimeoutError as error:
                 self._task.cancel()
                 raise StartError(f"the agent of {self._worker} did not answer in {ANSWER_TIMEOUT_S} s") from error
-            except (OSError, messages.MessageError) as error:
+            except messages.MessageError as error:
+                raise InvalidRequestError(f"more than can be asked of {self._worker} at once: {error}") from error
+            except OSError as error:
                 raise StartError(f"the agent of {self._worker} cannot be asked: {error}") from error
         if isinstance(answer, protocol.Failed):
             kind_of_error: type[SandboxError] = ProgramMissingError if answer.program_missing else StartError
@@ -92,9 +104,13 @@ class AgentClient:
 
     async def signal(self, target: str, number: int) -> None:
         """Signal a kernel or command of the worker; quiet when the agent is gone."""
+        await self.tell(protocol.Signal(target=target, number=number))
+
+    async def tell(self, order: protocol.Signal | protocol.Resize) -> None:
+        """Send what has no answer; quiet when the agent is gone."""
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await self._channel.send(protocol.Signal(target=target, number=number))
+                await self._channel.send(order)
 
     async def close(self) -> None:
         """Drop the connection; the worker lives on."""

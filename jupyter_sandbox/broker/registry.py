@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, kernels, verbs
+from jupyter_sandbox.broker import binding, commands, kernels, verbs
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
-    ProtocolError,
     SandboxError,
     StartError,
     UnknownSandboxError,
@@ -36,7 +35,7 @@ from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
@@ -182,25 +181,6 @@ class Registry:
             sandbox.seats.remove(seat)
             self._record(sandbox)
 
-    async def run_command(self, sandbox: Sandbox, request: verbs.RunCommand, descriptors: Sequence[int]) -> str:
-        """Run a command with three descriptors; return its id. Raises SandboxError."""
-        command = ids.new_command_id()
-        start = protocol.StartCommand(
-            command=command,
-            argv=processes.argv(request.argv),
-            env=dict(sandbox.template.environment) | processes.environment(request.env),
-            cwd=sandbox.cwd if request.cwd is None else processes.working_directory(request.cwd),
-        )
-        if len(descriptors) != 3:
-            raise StartError("a command needs standard input, output and error")
-        sandbox.commands.add(command)
-        try:
-            await sandbox.reach().ask(start, protocol.Started, descriptors)
-        except BaseException:
-            sandbox.commands.discard(command)
-            raise
-        return command
-
     async def signal(self, sandbox: Sandbox, target: str, number: int) -> None:
         """Signal a kernel or command; quiet when it has ended."""
         ending = processes.signal_number(number) in _ENDING_SIGNALS
@@ -308,11 +288,12 @@ class Registry:
         sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
         sandbox.cwd = record.workspace or HOME
         running = set(description.running)
-        sandbox.commands = {name for name in running if ids.is_command_id(name)}
-        if running - sandbox.seats - sandbox.commands or len(running) > _MAX_RUNNING:
+        orphans = {name for name in running if ids.is_command_id(name)}
+        if running - sandbox.seats - orphans or len(running) > _MAX_RUNNING:
             log.warning("sandbox %s is given up: its agent speaks of kernels that never were", sandbox.id)
             return False
         sandbox.kernels = dict.fromkeys(running & set(sandbox.kernels), kills)
+        await commands.end_orphans(sandbox, orphans)
         return description.bound
 
     async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:
@@ -326,13 +307,12 @@ class Registry:
         kills_before = sandbox.kernels.pop(exited.target, None)
         if sandbox.state is WorkerState.WARM:
             return  # it is being taken over; nobody waits for this
-        if kills_before is None and exited.target not in sandbox.commands:
-            raise ProtocolError("it says that something ended which was never started")
-        sandbox.commands.discard(exited.target)
-        end = sandbox.end_of(exited, kills_before or 0)
+        if kills_before is None:
+            commands.ended(sandbox, exited)
+            return
+        end = sandbox.end_of(exited, kills_before, "kernel")
         sandbox.ending.discard(exited.target)
-        if kills_before is not None:
-            kernel_sockets.remove(self._places.kernel_sockets(exited.target))
+        kernel_sockets.remove(self._places.kernel_sockets(exited.target))
         self._tell(sandbox, end)
 
     def _lost(self, sandbox: Sandbox) -> None:
@@ -343,6 +323,7 @@ class Registry:
             self.pool.discard(sandbox)
         kills = sandbox.worker.out_of_memory_kills() > min(sandbox.kernels.values(), default=0)
         cause = f"it needed more than its {sandbox.template.limits.memory_mib} MiB of memory" if kills else "it crashed"
+        commands.lost(sandbox, f"The sandbox was lost: {cause}.")
         self._tell(
             sandbox,
             verbs.SandboxGone(
@@ -368,6 +349,7 @@ class Registry:
     async def _end(self, sandbox: Sandbox) -> None:
         self.pool.discard(sandbox)
         agent, sandbox.agent = sandbox.agent, None
+        commands.lost(sandbox, "The sandbox has ended.")
         try:
             if agent:
                 await agent.close()

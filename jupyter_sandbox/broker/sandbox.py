@@ -30,6 +30,14 @@ Event = verbs.ProcessExited | verbs.SandboxGone
 Holder = Callable[[Event], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A running command: whom to tell its end, and the count of memory kills when it started."""
+
+    tell: Holder
+    kills_before: int
+
+
 @dataclass(eq=False, kw_only=True)
 class Sandbox:
     """One worker and, once claimed, what its owner has in it."""
@@ -46,7 +54,7 @@ class Sandbox:
     """Seats of running kernels, with the count of memory kills when they started."""
     seats: set[str] = field(default_factory=set)
     """Seats of all its kernels, the ended ones too: their socket paths are theirs until the sandbox ends."""
-    commands: set[str] = field(default_factory=set)
+    commands: dict[str, Command] = field(default_factory=dict)
     standby: Listeners | None = None
     """Where the process of its first kernel listens until there is one."""
     ending: set[str] = field(default_factory=set)
@@ -69,9 +77,10 @@ class Sandbox:
             return processes.argv(request.argv)
         return launch.EXECUTED if self.template.start is KernelStart.EXEC else None
 
-    def end_of(self, exited: protocol.Exited, kills_before: int) -> verbs.ProcessExited:
+    def end_of(self, exited: protocol.Exited, kills_before: int, what: obituary.What) -> verbs.ProcessExited:
         """Return why a kernel or command ended; `kills_before`: memory kills of the worker when it started."""
         verdict = obituary.write(
+            what=what,
             status=exited.status,
             limits=self.template.limits,
             out_of_memory=self.worker.out_of_memory_kills() > kills_before,

@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import commands, verbs
 from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
@@ -42,22 +42,28 @@ log = logging.getLogger(__name__)
 
 
 class Connection:
-    """One client: its uid, its held sandboxes, and the events on their way to it."""
+    """One client: its uid, its held sandboxes, its commands, and the events on their way to it."""
 
     def __init__(self, channel: Channel) -> None:
         """Serve `channel`."""
         self.channel = channel
         self.uid = channel.peer_uid()
         self.held: set[Sandbox] = set()
+        self.commands: dict[str, Sandbox] = {}
         self._events: asyncio.Queue[Event] = asyncio.Queue(_MAX_EVENTS)
         self._sending = asyncio.Lock()
 
     def tell(self, event: Event) -> None:
-        """Queue an event; a client that does not read loses its connection, and so its sandboxes."""
+        """Queue an event; a client that does not read loses its connection, and so its sandboxes and commands."""
         try:
             self._events.put_nowait(event)
         except asyncio.QueueFull:
             self.channel.hang_up()
+
+    def keep(self, command: str, sandbox: Sandbox) -> None:
+        """Remember a command that ends with this connection, and forget those that have ended."""
+        self.commands = {name: its for name, its in self.commands.items() if name in its.commands}
+        self.commands[command] = sandbox
 
     async def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         """Send an answer or an event, one after the other; raises OSError when the client is gone."""
@@ -153,6 +159,8 @@ class Server:
             delivery.cancel()
             connection.channel.close()
             self._connections.discard(connection)
+            for command, sandbox in list(connection.commands.items()):
+                await commands.end(sandbox, command)
             for sandbox in list(connection.held):
                 await self._registry.release(sandbox)
             self._settle()
@@ -194,7 +202,11 @@ class Server:
                 registry.vacate(registry.get(uid, request.sandbox), request.seat)
             case verbs.RunCommand():
                 sandbox = registry.get(uid, request.sandbox)
-                return verbs.CommandStarted(command=await registry.run_command(sandbox, request, descriptors)), []
+                started = await commands.run(sandbox, request, descriptors, connection.tell)
+                connection.keep(started.command, sandbox)
+                return started, []
+            case verbs.ResizeTerminal():
+                await commands.resize(registry.get(uid, request.sandbox), request)
             case verbs.ListKernels():
                 return verbs.Kernels(kernels=tuple(registry.get(uid, request.sandbox).kernels)), []
             case verbs.ReadLog():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sandbox_worker.protocol import CurveKeys  # noqa: TC001 - the decoder looks it up
+from sandbox_worker.protocol import CurveKeys, TerminalSize  # noqa: TC001 - the decoder looks them up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,19 +101,37 @@ class VacateSeat:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommand:
-    """Run a command with the three descriptors that come along. Answer: CommandStarted; its end is a ProcessExited."""
+    """Run a command with the descriptors that come along: standard input, output and error. Answer: CommandStarted.
+
+    With `terminal` they are two pipes: what is typed at a terminal of that size, and what is shown. The command belongs
+    to this connection: its end is told here, and may be before the answer; it ends when the connection does.
+    """
 
     sandbox: str
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str | None
+    terminal: TerminalSize | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandStarted:
-    """The command runs; `command` names it in ProcessExited and SignalKernel."""
+    """The command runs; `command` names it in ProcessExited, SignalKernel and ResizeTerminal.
+
+    `pid` is the sandbox's own number for it.
+    """
 
     command: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeTerminal:
+    """Give the terminal of a command another size. Answer: Done, also when it has none or has ended."""
+
+    sandbox: str
+    command: str
+    size: TerminalSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +369,7 @@ REQUESTS = (
     RunCommand,
     ListKernels,
     ReadLog,
+    ResizeTerminal,
     OpenDisk,
     Release,
     List,

@@ -5,6 +5,7 @@ None of it is ever run on the host; the bounds keep messages small and log lines
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 import signal
@@ -15,22 +16,31 @@ from jupyter_sandbox.errors import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sandbox_worker.protocol import TerminalSize
+
 _MAX_ARGUMENTS: Final = 256
 _MAX_TEXT: Final = 8192
+_MAX_ARGV: Final = 32 * 1024
 _MAX_VARIABLES: Final = 256
 _MAX_ENVIRONMENT: Final = 24 * 1024
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+MAX_TERMINAL: Final = 4096
+"""Rows or columns of a terminal."""
 _INSIDE: Final = ("/sandbox", "/workspace", "/tmp")  # noqa: S108 - inside the worker
 _SIGNALS: Final = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
     | {signal.SIGSTOP, signal.SIGQUIT, signal.SIGWINCH}
 )
 
+SIGNAL_NAMES: Final = tuple(sorted(number.name for number in _SIGNALS))
+
 
 def argv(value: Sequence[str]) -> tuple[str, ...]:
-    """Judge an argument list: 1 to 256 texts without NUL, 8 KiB each."""
+    """Judge an argument list: 1 to 256 texts without NUL, 8192 characters each, 32 KiB of JSON in all."""
     if not 1 <= len(value) <= _MAX_ARGUMENTS or any(len(item) > _MAX_TEXT or "\0" in item for item in value):
         raise InvalidRequestError("argv must hold 1 to 256 texts of at most 8192 characters without NUL")
+    if len(json.dumps(value)) > _MAX_ARGV:
+        raise InvalidRequestError(f"argv must not have more than {_MAX_ARGV} bytes as JSON")
     return tuple(value)
 
 
@@ -58,4 +68,19 @@ def signal_number(value: int) -> int:
     """Judge a signal number."""
     if value not in _SIGNALS:
         raise InvalidRequestError(f"not a signal that may be sent: {value}")
+    return value
+
+
+def signal_named(name: str) -> int:
+    """Return the number of a signal that may be sent, by its name with SIG."""
+    for number in _SIGNALS:
+        if number.name == name:
+            return number
+    raise InvalidRequestError(f"not a signal that may be sent: {name[:40]!a}; known: {', '.join(SIGNAL_NAMES)}")
+
+
+def terminal_size(value: TerminalSize) -> TerminalSize:
+    """Judge the size of a terminal: 1 to 4096 rows and columns."""
+    if not 1 <= value.rows <= MAX_TERMINAL or not 1 <= value.columns <= MAX_TERMINAL:
+        raise InvalidRequestError(f"a terminal has 1 to {MAX_TERMINAL} rows and columns")
     return value

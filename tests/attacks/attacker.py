@@ -228,8 +228,8 @@ class Sandbox:
         """The value of an expression inside."""
         return self.probe(f"tell({expression})")
 
-    def command(self, *argv: str) -> dict:
-        return self.do("box.command(argv)", argv=list(argv))
+    def command(self, *argv: str, terminal: bool = False) -> dict:
+        return self.do("box.command(argv, terminal=terminal)", argv=list(argv), terminal=terminal)
 
     def file(self, operation: str, *arguments, **keywords):
         """What the files service answers in the client process. Raises Refusal."""

@@ -21,11 +21,13 @@ import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker.running import RunningCommand
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.host import places
+from jupyter_sandbox.host import pipes, places
+from sandbox_worker.protocol import TerminalSize
 
 SANDBOXES: dict[int, Sandbox] = {}
 SEND_TIMEOUT_MS = 1000
@@ -119,12 +121,12 @@ class Sandbox:
         """Send code and do not wait."""
         self.kernel.execute(code, silent=True, store_history=False)
 
-    def end(self, timeout=20, target=None):
-        """Wait for the end of the kernel or command; return {reason, message, status} or None."""
+    def end(self, timeout=20):
+        """Wait for the end of the kernel; return {reason, message, status} or None."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             self.lease.listen()
-            found = self.lease.exits.get(target or self.seat)
+            found = self.lease.exits.get(self.seat)
             if found:
                 return {"reason": found.reason, "message": found.message, "status": found.status}
             if self.lease.loss or not self.lease.is_connected:
@@ -132,20 +134,27 @@ class Sandbox:
             time.sleep(0.02)
         return None
 
-    def command(self, argv, timeout=20, limit=200_000):
-        """Run a command; return {status, out}."""
-        reader, writer = os.pipe()
-        null = os.open(os.devnull, os.O_RDONLY)
-        request = verbs.RunCommand(sandbox=self.id, argv=tuple(argv), env={}, cwd=None)
-        started = call(request, verbs.CommandStarted, [null, writer, writer])
-        os.close(writer)
-        os.close(null)
-        out = b""
-        while len(out) < limit and (data := os.read(reader, 65536)):
-            out += data
-        os.close(reader)
-        end = self.end(timeout, started.command)
-        return {"status": end and end["status"], "out": out.decode(errors="replace")}
+    def command(self, argv, timeout=20, limit=200_000, *, terminal=False):
+        """Run a command; return {status, out}. A terminal has 24 rows and 80 columns."""
+        size = TerminalSize(rows=24, columns=80) if terminal else None
+        request = verbs.RunCommand(sandbox=self.id, argv=tuple(argv), env={}, cwd=None, terminal=size)
+        return asyncio.run(self._command(request, timeout, limit))
+
+    async def _command(self, request, timeout, limit):
+        running, said = await RunningCommand.start(request, with_input=request.terminal is not None), bytearray()
+        sources = [
+            pipes.Source(output, said.extend, lambda: 0 if len(said) < limit else None) for output in running.outputs
+        ]
+        try:
+            async with asyncio.timeout(timeout):
+                ended = await running.ended()
+            for source in sources:
+                await source.rest(1)
+        finally:
+            for source in sources:
+                source.stop()
+            running.close()
+        return {"status": ended and ended.status, "out": said[:limit].decode(errors="replace")}
 
     def signal(self, number, target=None):
         call(verbs.SignalKernel(sandbox=self.id, target=target or self.seat, number=number), verbs.Done)

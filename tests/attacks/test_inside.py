@@ -454,6 +454,14 @@ def test_a_command_inherits_nothing_but_its_streams(inside):
     assert child == ["0", "1", "2", "3"], "3 is the listing itself"
 
 
+def test_a_command_at_a_terminal_has_that_terminal_of_its_own_worker_only(inside):
+    code = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd'))[:-1], os.ttyname(0), os.ttyname(2))"
+    fds, *names = inside.command("python", "-c", code, terminal=True)["out"].strip().rsplit(" ", 2)
+    assert fds == "[0, 1, 2]"
+    assert len(set(names)) == 1
+    assert names[0].startswith("/dev/pts/")
+
+
 def test_a_child_of_the_kernel_does_not_inherit_the_kernels_sockets(inside):
     """os.system closes nothing: only close-on-exec keeps the listeners, which clients trust, to the kernel."""
     code = "os.system('ls -l /proc/self/fd > /tmp/fds 2>&1')\ntell(read('/tmp/fds'))"

@@ -669,7 +669,8 @@ async def test_a_recovered_sandbox_has_its_owner_and_its_kernels(bench):
     await bench.registry.recover(grace_s=60)
     sandbox = bench.registry.get(OWNER, RECORD.id)
     assert list(sandbox.kernels) == ["0" * 12]
-    assert sandbox.commands == {"cmd_" + "1" * 20}
+    assert list(sandbox.commands) == ["cmd_" + "1" * 20]
+    assert sandbox.ending == {"cmd_" + "1" * 20}, "it ended with the connection to its broker, so it was killed"
     with pytest.raises(UnknownSandboxError):
         bench.registry.get(OWNER + 1, RECORD.id)
 

@@ -147,14 +147,33 @@ async def test_a_dead_kernel_s_shutdown_request_does_not_end_the_next_kernel(tre
 
 async def test_a_command_ends_with_its_sandbox(tree):
     lease = await claim()
-    with open(os.devnull, "r+") as null:
-        request = verbs.RunCommand(sandbox=lease.sandbox, argv=("sleep", "1000"), env={}, cwd=None)
-        await client.call(request, verbs.CommandStarted, [null.fileno()] * 3)
-    agent = tree.records()[lease.sandbox]["pid"]
-    await eventually(lambda: _children(agent))
-    (sleeper,) = _children(agent)
+    channel, sleeper = await _sleeping(tree, lease)
     lease.close()
     await eventually(lambda: not os.path.exists(f"/proc/{sleeper}"))
+    event, _ = await channel.receive()
+    assert (event.reason, event.message) == ("lost", "The sandbox has ended.")
+    channel.close()
+
+
+async def test_a_command_ends_with_its_connection(tree):
+    lease = await claim()
+    channel, sleeper = await _sleeping(tree, lease)
+    channel.close()
+    await eventually(lambda: not os.path.exists(f"/proc/{sleeper}"))
+    lease.close()
+
+
+async def _sleeping(tree, lease):
+    """Run a command that sleeps; return its connection and its pid."""
+    agent = tree.records()[lease.sandbox]["pid"]
+    before = set(_children(agent))  # what stands by
+    channel = await client.connect(start=False)
+    with open(os.devnull, "r+") as null:
+        request = verbs.RunCommand(sandbox=lease.sandbox, argv=("sleep", "1000"), env={}, cwd=None)
+        await client.ask(channel, request, verbs.CommandStarted, [null.fileno()] * 3)
+    await eventually(lambda: set(_children(agent)) - before)
+    (sleeper,) = set(_children(agent)) - before
+    return channel, sleeper
 
 
 def _children(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ from jupyter_sandbox.specs import Limits
 pytestmark = pytest.mark.unit
 
 LIMITS = Limits(memory_mib=321, disk_mib=654)
-QUIET = {"status": 0, "out_of_memory": False, "disk_full": False, "requested": False, "log": ""}
+QUIET = {"what": "kernel", "status": 0, "out_of_memory": False, "disk_full": False, "requested": False, "log": ""}
 
 
 def judge(**facts):
@@ -51,6 +51,10 @@ def test_a_full_disk_names_its_size_and_a_way_out():
 
 def test_a_full_disk_is_no_cause_of_a_good_end():
     assert judge(status=0, disk_full=True).reason == "finished"
+
+
+def test_a_command_is_called_one():
+    assert judge(what="command", status=1).message == "The command ended with exit status 1."
 
 
 def test_the_log_gives_the_last_words():

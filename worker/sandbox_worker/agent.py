@@ -12,10 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +22,6 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from sandbox_worker import children, kernel, linux, messages, standby
 from sandbox_worker.children import HOME, LOG_BYTES, Process
 from sandbox_worker.protocol import (
-    PYTHON,
     TO_AGENT,
     Bind,
     Bound,
@@ -34,6 +31,7 @@ from sandbox_worker.protocol import (
     Failed,
     Log,
     ReadLog,
+    Resize,
     Signal,
     StandBy,
     StandingBy,
@@ -42,6 +40,7 @@ from sandbox_worker.protocol import (
     StartKernel,
 )
 from sandbox_worker.relay import Handler, Relay
+from sandbox_worker.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -146,8 +145,8 @@ class Agent:
         except (OSError, ValueError) as error:
             answer = Failed(
                 reason=str(error)[:500],
-                program_missing=isinstance(error, _ProgramMissingError),
-                directory_missing=isinstance(error, _DirectoryMissingError),
+                program_missing=isinstance(error, children.ProgramMissingError),
+                directory_missing=isinstance(error, children.DirectoryMissingError),
             )
             if isinstance(request, Bind):  # half bound is no state: the worker is lost
                 self._send(answer)
@@ -176,6 +175,9 @@ class Agent:
                 return self._start_command(request, descriptors)
             case Signal():
                 self._signal(request)
+                return None
+            case Resize():
+                self._resize(request)
                 return None
             case ReadLog():
                 process = self._processes.get(request.target)
@@ -225,14 +227,15 @@ class Agent:
             raise ValueError(f"kernel {request.kernel} is running")
         if len(listeners) != 5:
             raise ValueError("five listeners are needed")
-        _require_directory(request.cwd)
+        children.require_directory(request.cwd)
         if process := self._take_standby(request):
             return self._started(request.kernel, process)
         if request.argv is None:
             return self._spawn(
                 request.kernel, request.env, request.cwd, lambda: self._launcher.run(request, listeners), listeners
             )
-        _require_program(_program(request.argv[0]))
+        program = children.program(request.argv[0])
+        children.require_program(program, {}, HOME)
         relays = []
         prefix = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}"
         connection_file = f"{prefix}.json"
@@ -241,7 +244,7 @@ class Agent:
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{prefix}-{port}").unlink()
             relays.append(Relay(self._selector, socket.socket(fileno=os.dup(listener)), f"{prefix}-{port}"))
-        argv = [_program(request.argv[0])]
+        argv = [program]
         argv += [argument.replace("{connection_file}", connection_file) for argument in request.argv[1:]]
         self._starting += relays
         return self._spawn(
@@ -249,17 +252,34 @@ class Agent:
         )
 
     def _start_command(self, request: StartCommand, descriptors: list[int]) -> object:
-        if request.command in self._processes or len(descriptors) != 3:
-            raise ValueError("a command needs an unused id and three descriptors")
-        _require_directory(request.cwd)
-        _require_program(request.argv[0])
-
-        def execute() -> None:
-            for number, descriptor in enumerate(descriptors):
-                os.dup2(descriptor, number)
-            os.execvpe(request.argv[0], list(request.argv), os.environ)
-
-        return self._spawn(request.command, request.env, request.cwd, execute, descriptors)
+        if request.command in self._processes or len(descriptors) != (3 if request.terminal is None else 2):
+            raise ValueError("a command needs an unused id and its descriptors")
+        children.require_directory(request.cwd)
+        children.require_program(request.argv[0], request.env, request.cwd)
+        if request.terminal is None:
+            return self._spawn(
+                request.command,
+                request.env,
+                request.cwd,
+                lambda: children.execute(request.argv, descriptors),
+                descriptors,
+            )
+        with contextlib.ExitStack() as undo:
+            terminal = Terminal(self._selector, *map(os.dup, descriptors))
+            undo.callback(terminal.close)
+            terminal.resize(request.terminal)
+            terminal.show()
+            streams = (terminal.inner,) * 3
+            started = self._spawn(
+                request.command,
+                request.env,
+                request.cwd,
+                lambda: children.execute(request.argv, streams, is_terminal=True),
+                streams[:1],
+                terminal=terminal,
+            )
+            undo.pop_all()
+        return started
 
     def _spawn(
         self,
@@ -269,6 +289,7 @@ class Agent:
         run: Callable[[], object],
         keep: Sequence[int],
         relays: list[Relay] | None = None,
+        terminal: Terminal | None = None,
     ) -> Started:
         """Fork a process that calls `run`; its raw output goes into a ring of which Exited shows the end."""
         try:
@@ -278,6 +299,7 @@ class Agent:
                 self._drop(relay)
             raise
         process.relays = relays or []
+        process.terminal = terminal
         self._watch(process)
         return self._started(target, process)
 
@@ -306,12 +328,21 @@ class Agent:
             self._selector.unregister(process.output)
             os.close(process.output)
             process.output = None
+            if process.terminal is not None:  # its command has its own streams now
+                process.terminal.let_type()
 
     def _signal(self, request: Signal) -> None:
         process = self._processes.get(request.target)
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.killpg(process.pid, request.number)
+            except ProcessLookupError:  # it has just been forked, and leads no group yet
+                os.kill(process.pid, request.number)
+
+    def _resize(self, request: Resize) -> None:
+        process = self._processes.get(request.target)
+        if process is not None and process.terminal is not None:
+            process.terminal.resize(request.size)
 
     def _reap(self, wakeups: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -351,31 +382,8 @@ class Agent:
         self._close_output(process)
         for relay in process.relays:
             self._drop(relay)
+        if process.terminal is not None:
+            process.terminal.end()
         disk = os.statvfs(HOME)
         full = disk.f_bavail * disk.f_frsize < _DISK_FULL_BYTES or (disk.f_files > 0 and disk.f_favail == 0)
         self._send(Exited(target=target, status=status, disk_full=full, log=process.tail(LOG_BYTES // 4)))
-
-
-class _ProgramMissingError(ValueError):
-    """There is no such program in the worker."""
-
-
-class _DirectoryMissingError(ValueError):
-    """The worker does not have the directory in which something is to start."""
-
-
-def _program(name: str) -> str:
-    """Return the program that a kernel's command names; `{python}` is the interpreter that runs us."""
-    return sys.executable if name == PYTHON else name
-
-
-def _require_program(name: str) -> None:
-    """Raise _ProgramMissingError when there is no such program in the worker: after a fork nobody could be told."""
-    if shutil.which(name, path=children.PATH) is None:
-        raise _ProgramMissingError(f"the sandbox has no program {name[:200]!r}")
-
-
-def _require_directory(path: str) -> None:
-    """Raise _DirectoryMissingError when nothing can start there."""
-    if not os.path.isdir(path) or not os.access(path, os.X_OK):
-        raise _DirectoryMissingError(f"the sandbox has no directory {path[:200]!r} to start in")

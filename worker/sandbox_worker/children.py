@@ -1,29 +1,37 @@
 """Processes that the agent forks: what each becomes before it runs anything, and what is kept of it.
 
 Everything in a worker runs as the same user, so a child starts from nothing of the agent's: no descriptors but those
-it is given, no signal handlers, an environment of its own.
+it is given, no signal handlers, an environment of its own. After the fork nobody can be told why a program did not
+start, so what can be known before is asked there.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
 import sys
+import termios
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import linux
+from sandbox_worker.protocol import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sandbox_worker.relay import Relay
+    from sandbox_worker.terminal import Terminal
 
 HOME: Final = "/sandbox"
 LOG_BYTES: Final = 8192
+_NOT_EXECUTABLE: Final = 126
+"""Exit status of what cannot be executed though it is there, as shells have it."""
 _OOM_SCORE: Final = "500"
 _ENVIRONMENT: Final = {
     "HOME": HOME,
@@ -31,17 +39,43 @@ _ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # else plots of a notebook do not show
 }
-PATH: Final = _ENVIRONMENT["PATH"]
+
+
+class ProgramMissingError(ValueError):
+    """There is no such program in the worker."""
+
+
+class DirectoryMissingError(ValueError):
+    """The worker does not have the directory in which something is to start."""
+
+
+def program(name: str) -> str:
+    """Return the program that a kernel's command names; `{python}` is the interpreter that runs us."""
+    return sys.executable if name == PYTHON else name
+
+
+def require_program(name: str, env: Mapping[str, str], cwd: str) -> None:
+    """Raise ProgramMissingError when there is no such program for a process with this environment and directory."""
+    path = env.get("PATH", _ENVIRONMENT["PATH"])
+    if shutil.which(os.path.join(cwd, name) if "/" in name else name, path=path) is None:
+        raise ProgramMissingError(f"the sandbox has no program {name[:200]!r}")
+
+
+def require_directory(path: str) -> None:
+    """Raise DirectoryMissingError when nothing can start there."""
+    if not os.path.isdir(path) or not os.access(path, os.X_OK):
+        raise DirectoryMissingError(f"the sandbox has no directory {path[:200]!r} to start in")
 
 
 class Process:
-    """A kernel or command: its pid, the end of its raw output, and the relays of a kernel that needs them."""
+    """A kernel or command: its pid, the end of its raw output, a kernel's relays, a command's terminal."""
 
     def __init__(self, pid: int, output: int | None, relays: Sequence[Relay] = ()) -> None:
         """Own `output`, the reading end of the pipe that is the child's standard output and error."""
         self.pid = pid
         self.output = output
         self.relays = relays
+        self.terminal: Terminal | None = None
         self._log: collections.deque[bytes] = collections.deque()
         self._log_bytes = 0
 
@@ -122,6 +156,23 @@ def _become(env: Mapping[str, str], cwd: str, run: Callable[[], object], output:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def execute(argv: Sequence[str], streams: Sequence[int], *, is_terminal: bool = False) -> NoReturn:
+    """In the forked child: become a command with three streams, which are its controlling terminal if they are one.
+
+    What cannot be executed is told on its own standard error, and ends with the status that shells have for it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if is_terminal:
+        fcntl.ioctl(streams[0], termios.TIOCSCTTY, 0)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+    try:
+        os.execvpe(argv[0], list(argv), os.environ)
+    except OSError as error:
+        os.write(2, f"{argv[0]}: {error.strerror}\n".encode(errors="replace"))
+        raise SystemExit(_NOT_EXECUTABLE) from error
 
 
 def _close_all_but(keep: Sequence[int]) -> None:

@@ -2,9 +2,9 @@
 
 Broker to zygote: Configure once, then Fork. An agent that starts as a container says Ready or Failed on the hand-over
 socket and gets Serve, once. Broker to agent: StandBy at most once, Bind once, then StartKernel, StartCommand, Signal,
-ReadLog, Describe. Every request but Signal is answered by the message named in its docstring or by Failed; Exited comes
-unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes only
-what concerns that worker.
+Resize, ReadLog, Describe. Every request but Signal and Resize is answered by the message named in its docstring or by
+Failed; Exited comes unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes
+only what concerns that worker.
 """
 
 from __future__ import annotations
@@ -130,13 +130,26 @@ class StartKernel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TerminalSize:
+    """How much a terminal shows, in characters."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartCommand:
-    """To the agent, with standard input, output and error. Answer: Started."""
+    """To the agent, with standard input, output and error. Answer: Started.
+
+    With `terminal` the command gets a terminal of that size, and two descriptors come along: a pipe with what is typed
+    there, and one for what is shown.
+    """
 
     command: str
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: str
+    terminal: TerminalSize | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +179,14 @@ class Log:
     """From the agent: the end of it, at most 8 KiB."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize:
+    """To the agent: the terminal of a command has another size. No answer."""
+
+    target: str
+    size: TerminalSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,5 +229,5 @@ TO_ZYGOTE = (Configure, Fork)
 FROM_ZYGOTE = (Ready, Forked, Failed)
 TO_CONTAINER = (Serve,)
 FROM_CONTAINER = (Ready, Failed)
-TO_AGENT = (StandBy, Bind, StartKernel, StartCommand, Signal, ReadLog, Describe)
+TO_AGENT = (StandBy, Bind, StartKernel, StartCommand, Signal, Resize, ReadLog, Describe)
 FROM_AGENT = (StandingBy, Bound, Started, Log, Description, Exited, Failed)
