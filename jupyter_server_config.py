@@ -84,3 +84,4 @@ c.SandboxExtension.execution_timeout_s = 60
 c.SandboxExtension.max_execution_timeout_s = 3_600
 c.SandboxExtension.max_output_mib = 8
 c.SandboxExtension.max_waiting_executions = 16
+c.SandboxExtension.max_commands = 32

@@ -63,6 +63,13 @@ class UnknownExecutionError(SandboxError):
     status = 404
 
 
+class UnknownCommandError(SandboxError):
+    """No command of that id in the sandbox; detached ones only are kept when they have ended, and not for ever."""
+
+    code = "unknown_command"
+    status = 404
+
+
 class UnknownRouteError(SandboxError):
     """No resource of that name."""
 
@@ -281,6 +288,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         UnknownSandboxError,
         UnknownContextError,
         UnknownExecutionError,
+        UnknownCommandError,
         UnknownRouteError,
         MethodError,
         ForbiddenError,

@@ -105,6 +105,16 @@ class Execution:
         """Whether it has ended."""
         return self.state is ExecutionState.ENDED
 
+    @property
+    def is_detached(self) -> bool:
+        """Whether it goes on without its client, and is kept."""
+        return self.wanted.detached
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of its outputs is kept."""
+        return self.fold.kept_bytes
+
     # -- what a client does with it
 
     def cancel(self) -> None:

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import events, request_ids
+from jupyter_sandbox import events, kept, request_ids
 from jupyter_sandbox.conversations import INTERRUPT_AGAIN_S, Conversation
 from jupyter_sandbox.errors import BusyError, UnknownExecutionError
 from jupyter_sandbox.execution import Execution, ExecutionView, NewExecution
@@ -248,17 +248,8 @@ class Executions:
 
     def _ended(self, execution: Execution) -> None:
         self._emit(execution.end_event())
-        if not execution.wanted.detached:
-            self._known.pop(execution.id, None)
-            return
-        mine = [each for each in self._known.values() if each.owner == execution.owner and each.is_over]
-        kept_bytes = sum(each.fold.kept_bytes for each in mine)
-        for oldest in mine:
-            if len(mine) <= self.bounds.max_kept and kept_bytes <= self.bounds.max_kept_bytes:
-                break
-            mine = mine[1:]
-            kept_bytes -= oldest.fold.kept_bytes
-            del self._known[oldest.id]
+        bounds = self.bounds
+        kept.settle(self._known, execution, max_kept=bounds.max_kept, max_kept_bytes=bounds.max_kept_bytes)
 
 
 async def _wait(news: asyncio.Event, until: float) -> None:

@@ -21,6 +21,7 @@ from jupyter_sandbox import event_routes, exclusive, json_logs, jupyter_routes, 
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.authorizer import OwnerAuthorizer
 from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.commands import CommandBounds, Commands
 from jupyter_sandbox.contexts import Contexts, forget_failed_starts
 from jupyter_sandbox.errors import SandboxError, TokenFileError
 from jupyter_sandbox.event_log import EventLog
@@ -117,6 +118,9 @@ class SandboxExtension(ExtensionApp):
     max_waiting_executions = Int(
         16, min=0, help="How many executions over REST may wait in one context behind the one that runs."
     ).tag(config=True)
+    max_commands = Int(32, min=1, max=128, help="How many commands may run in one sandbox at the same time.").tag(
+        config=True
+    )
 
     json_logs = Bool(
         default_value=False,
@@ -156,6 +160,7 @@ class SandboxExtension(ExtensionApp):
             sandboxes=sandboxes,
             contexts=contexts,
             executions=executions,
+            commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands)),
             files=files,
             transfers=FileTransfers(files, parent=self, emit=emit),
             watches=FileWatches(files),
@@ -232,6 +237,7 @@ class SandboxExtension(ExtensionApp):
             self._watching.cancel()
         if self._services is not None:  # a server may stop because we could not be initialized
             await self._services.executions.stop()
+            await self._services.commands.stop()
             await self._services.sandboxes.stop()
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
         forget_failed_starts(manager)

@@ -39,6 +39,7 @@ HINTS: Final[dict[str, str]] = {
     "unknown_sandbox": "It ended, or it never was yours; GET /api/sandboxes lists yours.",
     "unknown_context": "It ended; list those of the sandbox.",
     "unknown_execution": "Ask for detached executions soon after they ended.",
+    "unknown_command": "Ask for detached commands soon after they ended.",
     "unknown_file": "GET the directory that it should be in.",
     "file_conflict": "The message says what is in the way.",
     "file_refused": "Only regular files and directories are used from outside; code in the sandbox can do the rest.",
@@ -210,6 +211,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._when_gone: list[Callable[[], object]] = []
+        self._is_gone = False
         length = self.request.headers.get("Content-Length", "0")
         limit = self.file_limit()
         if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or MAX_BODY_BYTES):
@@ -248,12 +250,16 @@ class ServiceHandler(TokenRoute, APIHandler):
         return b"".join(self._body)
 
     def when_gone(self, callback: Callable[[], object]) -> None:
-        """Call `callback` when the client hangs up before it has its answer."""
-        self._when_gone.append(callback)
+        """Call `callback` when the client hangs up before it has its answer; at once when it did already."""
+        if self._is_gone:
+            callback()
+        else:
+            self._when_gone.append(callback)
 
     def on_connection_close(self) -> None:
         """The client hung up."""
         super().on_connection_close()
+        self._is_gone = True
         for callback in self._when_gone:
             callback()
 

@@ -226,11 +226,16 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """An object with known names and no others; `build` makes a frozen value of them."""
+    """An object with known names and no others; `build` makes a frozen value of them.
+
+    Of `alternatives` one may be there at most, and if `needs_one` exactly one.
+    """
 
     name: str
     fields: Mapping[str, Field]
     build: Callable[..., Any] = field(default=dict)
+    alternatives: tuple[str, ...] = ()
+    needs_one: bool = False
 
     def judge(self, value: object, where: str = "the body") -> Any:
         """See Shape."""
@@ -243,6 +248,9 @@ class Record:
         missing = [name for name, each in self.fields.items() if each.default is REQUIRED and name not in value]
         if missing:
             raise InvalidRequestError(f"{where} lacks {', '.join(missing)}")
+        chosen = sum(name in value for name in self.alternatives)
+        if chosen > 1 or (self.needs_one and not chosen):
+            raise InvalidRequestError(f"{where} needs one of {', '.join(self.alternatives)}, and not more of them")
         return self.build(
             **{
                 name: each.shape.judge(value[name], name) if name in value else each.default
@@ -259,7 +267,10 @@ class Record:
                 properties[name]["default"] = each.default
         schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
         required = [name for name, each in self.fields.items() if each.default is REQUIRED]
-        return schema | ({"required": required} if required else {})
+        choices: list[Schema] = [{"required": [name]} for name in self.alternatives]
+        if self.alternatives and not self.needs_one:
+            choices.append({"not": {"anyOf": list(choices)}})
+        return schema | ({"required": required} if required else {}) | ({"oneOf": choices} if choices else {})
 
 
 def decode(data: bytes) -> object:

@@ -30,6 +30,10 @@ BODIES = {
     "move_file": {"path": "b"},
     "upload_files": BATCH,
     "export_files": BATCH,
+    "start_command": {"line": "ls"},
+    "signal_command": {"signal": "SIGKILL"},
+    "resize_command": {"rows": 2, "columns": 2},
+    "write_to_command": {"text": "x"},
 }
 
 
@@ -131,7 +135,10 @@ async def test_a_stranger_finds_nothing_on_any_route_of_the_table(people, world,
     context = await alice.context()
     execution = (await context.start("import time; time.sleep(60)", detached=True)).body["id"]
     token = (await alice.post(context.sandbox_id, "tokens", body={})).body["id"]
+    sleep = {"argv": ["sleep", "60"], "detached": True}
+    command = (await alice.post(context.sandbox_id, "commands", body=sleep)).body["id"]
     real = {"sandbox_id": context.sandbox_id, "context_id": context.id, "execution_id": execution, "token_id": token}
+    real["command_id"] = command
     unreal = {name: re.sub(r"[0-9a-f]", "0", value) for name, value in real.items()}
     unreal["sandbox_id"] = f"sbx_{'0' * 20}"
     if kind == "token of another sandbox":
@@ -158,8 +165,9 @@ async def test_a_stranger_finds_nothing_on_any_route_of_the_table(people, world,
                 said = [said[0].replace(real[name], ""), said[1].replace(unreal[name], "")]
             assert said[0] == said[1]
             asked += 1
-    assert asked >= 22
+    assert asked >= 28
     assert (await alice.get(*context.parts, "executions", execution)).body["state"] == "running"
+    assert (await alice.get(context.sandbox_id, "commands", command)).body["state"] == "running"
     assert len((await alice.get(context.sandbox_id, "tokens")).body["tokens"]) == 1
 
 

@@ -224,7 +224,7 @@ async def test_guesses_take_neither_memory_nor_the_loop(world):
 async def test_a_scope_opens_its_own_operations_of_the_table_and_no_other(world, tokens, scope):
     rest = as_person(world, tokens.issue("dave", scope))
     ids = {"sandbox_id": f"sbx_{'0' * 20}", "context_id": "0-0-0-0-0", "execution_id": f"exe_{'0' * 20}"}
-    ids |= {"token_id": f"tok_{'0' * 20}", "path": "a", "template": "python"}
+    ids |= {"command_id": f"cmd_{'0' * 20}", "token_id": f"tok_{'0' * 20}", "path": "a", "template": "python"}
     refused = opened = 0
     for operation in TABLE:
         if operation.resource is None or operation.name in {"claim_sandbox", "issue_token"}:

@@ -45,9 +45,12 @@ def test_the_curl_example_runs(url):
     first, *events = run("bash", "-euo", "pipefail", "-c", example("sh"), url=url).replace("}{", "}\n{").splitlines()
     execution = json.loads(first)
     assert (execution["outcome"], execution["outputs"][0]["text"]) == ("ok", "42\n")
-    assert events.pop() == "3,4"
-    kinds = [json.loads(line)["type"] for line in events]
+    files = events.index("3,4")
+    kinds = [json.loads(line)["type"] for line in events[:files]]
     assert kinds == ["started", "output", "output", "output", "ended"]
+    counted, started, typed, ended = (json.loads(line) for line in events[files + 1 :])
+    assert (counted["outcome"], counted["exit_code"]) == ("ok", 0)
+    assert (started["type"], typed["text"], ended["command"]["outcome"]) == ("started", "typed\n", "ok")
 
 
 def test_the_python_example_runs(url):

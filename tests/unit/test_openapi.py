@@ -17,7 +17,16 @@ pytestmark = pytest.mark.unit
 
 OPERATIONS = operations.table(models.Times())
 DOCUMENT = openapi.document(OPERATIONS, "/base/")
-NOBODY = Services(sandboxes=None, contexts=None, executions=None, files=None, transfers=None, watches=None, tokens=None)
+NOBODY = Services(
+    sandboxes=None,
+    contexts=None,
+    executions=None,
+    commands=None,
+    files=None,
+    transfers=None,
+    watches=None,
+    tokens=None,
+)
 
 
 def test_the_document_has_the_operations_that_are_served():
@@ -33,7 +42,7 @@ def test_the_document_has_the_operations_that_are_served():
         if method != "parameters"
     }
     assert documented == served
-    assert len(documented) == len(OPERATIONS) == 31
+    assert len(documented) == len(OPERATIONS) == 37
 
 
 def test_every_reference_leads_somewhere():

@@ -45,6 +45,17 @@ SHAPES = {
             "y": Field(shape=Flag(), summary=".", default=None),
         },
     ),
+    "one of two": Record(
+        name="Either",
+        alternatives=("x", "y"),
+        needs_one=True,
+        fields={name: Field(shape=Flag(), summary=".", default=None) for name in ("x", "y", "a")},
+    ),
+    "one of two or none": Record(
+        name="Or",
+        alternatives=("x", "y"),
+        fields={name: Field(shape=Flag(), summary=".", default=None) for name in ("x", "y", "a")},
+    ),
 }
 JSON = some.recursive(
     some.none()

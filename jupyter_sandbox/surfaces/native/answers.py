@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.sandboxes import Filter
 from jupyter_sandbox.surfaces.native import models
 from jupyter_sandbox.web import Form, Incoming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
+    from jupyter_sandbox.commands import Commands
     from jupyter_sandbox.contexts import Contexts
     from jupyter_sandbox.execution import Execution
     from jupyter_sandbox.execution_fold import OutputEvent
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/api/sandboxes"
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
@@ -36,6 +41,7 @@ class Services:
     sandboxes: Sandboxes
     contexts: Contexts
     executions: Executions
+    commands: Commands
     files: Files
     transfers: FileTransfers
     watches: FileWatches
@@ -73,6 +79,19 @@ class Answer:
     file: AbstractAsyncContextManager[Reading] | None = None
     status: int | None = None
     """Another than the row says."""
+
+
+async def as_long_as_asked(call: Call, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do what may take long, and stop when the client hangs up."""
+    task = asyncio.create_task(work)
+    call.when_gone(task.cancel)
+    try:
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
+    if task.cancelled():
+        raise InvalidRequestError("the client hung up")
+    return task.result()
 
 
 # -- sandboxes

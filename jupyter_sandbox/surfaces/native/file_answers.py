@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from jupyter_sandbox.errors import (
@@ -17,16 +17,14 @@ from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import processes
 from jupyter_sandbox.host.beneath import Kind
 from jupyter_sandbox.surfaces.native import file_models
-from jupyter_sandbox.surfaces.native.answers import ROOT, Answer
+from jupyter_sandbox.surfaces.native.answers import ROOT, Answer, as_long_as_asked
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator
 
     from jupyter_sandbox.file_transfers import Outcome
     from jupyter_sandbox.guards.paths import Names
     from jupyter_sandbox.surfaces.native.answers import Call, Services
-
-Result = TypeVar("Result")
 
 HEARTBEAT_S: Final = 15
 """Proxies close connections that are silent for a minute or less."""
@@ -95,7 +93,7 @@ async def move_file(services: Services, call: Call) -> Answer:
 async def delete_file(services: Services, call: Call) -> Answer:
     """Nothing, when it is gone."""
     sandbox, path, _ = _place(services, call)
-    await _as_long_as_asked(call, services.files.delete(sandbox, path, recursive=call.query.recursive == "1"))
+    await as_long_as_asked(call, services.files.delete(sandbox, path, recursive=call.query.recursive == "1"))
     return Answer()
 
 
@@ -126,13 +124,13 @@ async def _changes(
 async def upload_files(services: Services, call: Call) -> Answer:
     """What became of each file that was to be brought."""
     sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
-    return _outcomes(await _as_long_as_asked(call, services.transfers.upload(sandbox, call.body["files"])))
+    return _outcomes(await as_long_as_asked(call, services.transfers.upload(sandbox, call.body["files"])))
 
 
 async def export_files(services: Services, call: Call) -> Answer:
     """What became of each file that was to be sent."""
     sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
-    return _outcomes(await _as_long_as_asked(call, services.transfers.export(sandbox, call.body["files"])))
+    return _outcomes(await as_long_as_asked(call, services.transfers.export(sandbox, call.body["files"])))
 
 
 def _outcomes(found: tuple[Outcome, ...]) -> Answer:
@@ -149,16 +147,3 @@ def _outcomes(found: tuple[Outcome, ...]) -> Answer:
 
 def _problem(error: SandboxError) -> dict[str, str]:
     return {"code": error.code, "message": str(error)}
-
-
-async def _as_long_as_asked(call: Call, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do what may take long, and stop when the client hangs up."""
-    task = asyncio.create_task(work)
-    call.when_gone(task.cancel)
-    try:
-        await asyncio.wait([task])
-    finally:
-        task.cancel()
-    if task.cancelled():
-        raise InvalidRequestError("the client hung up")
-    return task.result()

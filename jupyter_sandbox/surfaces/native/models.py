@@ -266,7 +266,8 @@ SCHEMAS: Final[dict[str, Schema]] = {
         "type": "object",
         "description": "One line or message of a stream: `started` with the execution, then `output` (a piece of text, "
         "if it is a stream's), `update` of the outputs with a display id, `clear`, and last `ended` with the execution "
-        "without its outputs.",
+        "without its outputs. Of a command: `started` and `ended` with the command, and between them `output` with the "
+        "fields of a Piece.",
         "properties": {"type": {"enum": ["started", "output", "update", "clear", "ended"]}},
         "required": ["type"],
     },

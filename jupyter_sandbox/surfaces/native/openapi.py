@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_sandbox import errors
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.guards.shapes import REQUIRED
-from jupyter_sandbox.surfaces.native import models
+from jupyter_sandbox.surfaces.native import command_models, models
 from jupyter_sandbox.web import FILE, Form
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _LINKED: Final[dict[str, dict[str, str]]] = {
     "Template": {"template": "name"},
     "File": {"sandbox_id": "sandbox_id", "path": "path"},
     "NewSandboxToken": {"sandbox_id": "sandbox_id", "token_id": "id"},
+    "Command": {"sandbox_id": "sandbox_id", "command_id": "id"},
     "Execution": {"sandbox_id": "sandbox_id", "context_id": "context_id", "execution_id": "id"},
 }
 """Which field of a new object is which part of the paths below it."""
@@ -46,13 +47,15 @@ def document(operations: Sequence[Operation], base_url: str) -> dict[str, Any]:
         "info": {
             "title": "jupyter-sandbox",
             "version": __version__,
-            "description": "Sandboxes, files and contexts in them, executions in these. Contexts are Jupyter kernels.",
+            "description": "Sandboxes; files, commands, contexts in them; executions in these. A context is a kernel.",
         },
         "servers": [{"url": base_url.rstrip("/") or "/"}],
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": models.SCHEMAS | {each.body.name: each.body.schema() for each in operations if each.body},
+            "schemas": models.SCHEMAS
+            | command_models.SCHEMAS
+            | {each.body.name: each.body.schema() for each in operations if each.body},
             "securitySchemes": {
                 "token": {
                     "type": "apiKey",
@@ -92,7 +95,9 @@ def _operation(operation: Operation, all_operations: Sequence[Operation]) -> dic
         printed["parameters"] = parameters
     if operation.body is not None:
         schema = {"$ref": f"#/components/schemas/{operation.body.name}"}
-        is_required = any(each.default is REQUIRED for each in operation.body.fields.values())
+        is_required = (
+            any(each.default is REQUIRED for each in operation.body.fields.values()) or operation.body.needs_one
+        )
         printed["requestBody"] = {"required": is_required, "content": {str(Form.JSON): {"schema": schema}}}
     if operation.takes_file:
         printed["requestBody"] = {"required": False, "content": {FILE: {}}}

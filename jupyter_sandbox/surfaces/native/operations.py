@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import Final
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.surfaces.native import answers, file_operations, models, template_operations, token_operations
+from jupyter_sandbox.surfaces.native import (
+    answers,
+    command_operations,
+    file_operations,
+    models,
+    template_operations,
+    token_operations,
+)
 from jupyter_sandbox.surfaces.native.answers import ROOT
 from jupyter_sandbox.surfaces.native.operation import Operation
 
@@ -125,6 +132,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             refusals=(*no_sandbox, errors.ConflictError, errors.StartError, errors.CapacityError, errors.QuotaError),
         ),
         *_in_context(times, no_context),
+        *command_operations.rows(times),
         *file_operations.ROWS,
         *token_operations.rows(times),
     )
