@@ -1,4 +1,4 @@
-"""`jupyter sandbox`: look at sandboxes, run code in one, mend what was left behind, ask what this machine can do."""
+"""`jupyter sandbox`: look at sandboxes, run something in one, mend what was left, ask what this machine can do."""
 
 from __future__ import annotations
 
@@ -64,6 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     code.add_argument("-c", "--code", metavar="CODE", help="the code itself")
     command.add_argument("--kernel", default=KERNEL_NAME, help="kernelspec to use (default: %(default)s)")
     command.add_argument("--timeout", type=_seconds, default=None, metavar="SECONDS", help="give up after so long")
+
+    command = _add(commands, "exec", _exec, "Run a command in a sandbox that lives; its exit status becomes ours.")
+    command.add_argument("sandbox", metavar="ID", help="id as shown by `list`")
+    command.add_argument("-i", "--stdin", action="store_true", help="let it read our standard input")
+    command.add_argument("-t", "--terminal", action="store_true", help="give it a terminal, which ours shows")
+    command.add_argument("-C", "--cwd", metavar="DIRECTORY", help="where to start it, inside the sandbox")
+    command.add_argument(
+        "-e", "--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="an environment variable"
+    )
+    command.add_argument("argv", nargs="+", metavar="ARGUMENT", help="after `--`: the program and its arguments")
 
     for declare in (cli_files.declare, cli_logs.declare, cli_templates.declare):
         declare(functools.partial(_add, commands))
@@ -152,6 +162,23 @@ def _text(file: str) -> str:
         raise InvalidRequestError(f"{file}: {error}") from error
 
 
+async def _exec(options: argparse.Namespace) -> int:
+    from jupyter_sandbox.run_command import Wanted, run_command
+
+    if options.terminal and not sys.stdin.isatty():
+        print("jupyter sandbox exec: -t needs a terminal as standard input", file=sys.stderr)
+        return 2
+    wanted = Wanted(
+        sandbox=options.sandbox,
+        argv=tuple(options.argv),
+        cwd=options.cwd,
+        env=dict(options.env),
+        with_input=options.stdin,
+        with_terminal=options.terminal,
+    )
+    return await run_command(wanted)
+
+
 async def _release(options: argparse.Namespace) -> int:
     if bool(options.sandbox) == options.all:
         print("jupyter sandbox release: name sandboxes, or use --all", file=sys.stderr)
@@ -203,6 +230,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
     return seconds
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, is_set, value = text.partition("=")
+    if not name or not is_set:
+        raise argparse.ArgumentTypeError(f"{text!a} is not NAME=VALUE")
+    return name, value
 
 
 async def _image(options: argparse.Namespace) -> int:

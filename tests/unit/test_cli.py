@@ -10,7 +10,7 @@ from jupyter_sandbox.errors import BrokerUnavailableError, UnknownSandboxError
 
 pytestmark = pytest.mark.unit
 
-COMMANDS = ["list", "run", "ls", "cp", "logs", "template", "release", "reap", "status", "doctor", "token"]
+COMMANDS = ["list", "run", "exec", "ls", "cp", "logs", "template", "release", "reap", "status", "doctor", "token"]
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,10 @@ def test_the_version_is_told(capsys):
         ["template"],
         ["template", "explode"],
         ["template", "create", "a"],
+        ["exec"],
+        ["exec", "sbx_" + "0" * 20],
+        ["exec", "sbx_" + "0" * 20, "-e", "NAME", "--", "ls"],
+        ["exec", "sbx_" + "0" * 20, "-t", "--", "ls"],
         ["list", "extra"],
         ["status", "extra"],
         ["release"],
