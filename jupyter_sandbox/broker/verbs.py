@@ -116,10 +116,7 @@ class RunCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class CommandStarted:
-    """The command runs; `command` names it in ProcessExited, SignalKernel and ResizeTerminal.
-
-    `pid` is the sandbox's own number for it.
-    """
+    """The command runs, named `command` in ProcessExited, SignalKernel and ResizeTerminal, and `pid` in the sandbox."""
 
     command: str
     pid: int
