@@ -23,6 +23,9 @@ MAX_NAME_BYTES: Final = 255
 MAX_PATH_BYTES: Final = 4000
 """Less than PATH_MAX, path_resolution(7), so that a path can always be named in one system call."""
 MAX_DEPTH: Final = 128
+ONE_LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
+PATTERN: Final = r"^(\/+(\.\/+)*sandbox\/+)?[^\/\u0000-\u001f\u007f]{1,255}(\/+[^\/\u0000-\u001f\u007f]{1,255})*\/*$"
+"""What a JSON Schema can say of a path below the top; `entry` judges more."""
 
 Names = tuple[str, ...]
 

@@ -65,6 +65,12 @@ def test_defaults_are_accepted(operation):
                 field.shape.judge(field.default, name)
 
 
+def test_the_only_condition_of_a_new_file_is_the_one_that_is_obeyed():
+    headers = DOCUMENT["paths"]["/api/sandboxes/{sandbox_id}/files/{path}"]["put"]["parameters"]
+    (schema,) = (each["schema"] for each in headers if each["name"] == "If-None-Match")
+    assert [value for value in ("*", "", '"x"') if Draft202012Validator(schema).is_valid(value)] == ["*"]
+
+
 def test_every_operation_has_a_name_of_its_own_and_says_what_it_does():
     assert len({operation.name for operation in OPERATIONS}) == len(OPERATIONS)
     assert all(operation.summary.endswith(".") for operation in OPERATIONS)

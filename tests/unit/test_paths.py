@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from urllib.parse import quote
 
 import pytest
@@ -162,3 +163,15 @@ def test_no_number_of_percent_encodings_hides_dot_dot(times, text):
 @pytest.mark.parametrize("name", ["a\nb", "a\udcff", "..", ".", "", "a/b", "%2e%2e", "x" * 256])
 def test_a_name_that_no_path_can_have_is_known(name):
     assert not paths.is_nameable(name)
+
+
+@given(
+    some.text()
+    | some.lists(some.sampled_from(["a", "/", ".", "/sandbox/", "\0", "\n", "a" * 255, "b" * 256])).map("".join)
+)
+def test_every_entry_that_passes_matches_the_published_pattern(text):
+    try:
+        paths.entry(text)
+    except InvalidRequestError:
+        return
+    assert re.search(paths.PATTERN.removesuffix("$") + r"\Z", text)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.host.beneath import Entry
     from jupyter_sandbox.host.changes import Change
 
-_PATH: Final = Text(min_length=1, max_length=paths.MAX_PATH_BYTES, examples=("data/a.csv",))
+_PATH: Final = Text(min_length=1, max_length=paths.MAX_PATH_BYTES, pattern=paths.PATTERN, examples=("data/a.csv",))
 _URL: Final = Text(min_length=1, max_length=urls.MAX_URL)
 _NO_OR_YES: Final = Choice(("0", "1"))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox import errors
 from jupyter_sandbox._version import __version__
+from jupyter_sandbox.guards import paths
 from jupyter_sandbox.guards.shapes import REQUIRED
 from jupyter_sandbox.surfaces.native import command_models, models
 from jupyter_sandbox.web import FILE, Form
@@ -78,6 +79,7 @@ def _path_item(path: str) -> dict[str, Any]:
     ]
     for parameter in parameters:
         if parameter["name"] == "path":
+            parameter["schema"] = schema | {"pattern": paths.ONE_LINE}
             parameter["description"] = "A path below /sandbox, percent-encoded once; slashes may stay. Empty: /sandbox."
         elif parameter["name"] == "template":
             parameter["schema"] = models.TEMPLATE.schema()
@@ -123,12 +125,16 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
                 "schema": models.KEY.schema(),
             }
         )
-    for name, is_wanted, description in (
-        ("If-None-Match", operation.takes_file, "*: do not replace what is there."),
-        ("Range", operation.gives_file, "With download=1: one range of bytes; others are not obeyed."),
+    for name, is_wanted, description, schema in (
+        ("If-None-Match", operation.takes_file, "*: do not replace what is there.", {"type": "string", "enum": ["*"]}),
+        (
+            "Range",
+            operation.gives_file,
+            "With download=1: one range of bytes; others are not obeyed.",
+            {"type": "string"},
+        ),
     ):
         if is_wanted:
-            schema = {"type": "string"}
             found.append(
                 {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
             )
