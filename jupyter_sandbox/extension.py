@@ -17,7 +17,16 @@ from jupyter_server.services.kernels.handlers import _kernel_id_regex
 from tornado import web
 from traitlets import Bool, Float, Int
 
-from jupyter_sandbox import event_routes, exclusive, json_logs, jupyter_routes, kernel_channels, metrics, owners
+from jupyter_sandbox import (
+    event_routes,
+    exclusive,
+    json_logs,
+    jupyter_requests,
+    jupyter_routes,
+    kernel_channels,
+    metrics,
+    owners,
+)
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.authorizer import OwnerAuthorizer
 from jupyter_sandbox.broker import client, verbs
@@ -188,6 +197,7 @@ class SandboxExtension(ExtensionApp):
         if self.exclusive:
             self.handlers.extend((route, ClosedHandler) for route in exclusive.CLOSED_ROUTES)
         self.handlers.extend(event_routes.ROUTES)
+        self.handlers.extend(jupyter_requests.rules())
         limits = OutputLimits(
             max_message_bytes=self.max_message_mib << 20,
             max_unsent_bytes=self.max_unsent_mib << 20,

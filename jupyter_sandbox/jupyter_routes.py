@@ -19,6 +19,7 @@ from tornado import web
 
 from jupyter_sandbox import event_routes, owners
 from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.jupyter_requests import judged, refusal_in
 from jupyter_sandbox.jupyter_views import OwnKernels, OwnSessions
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.owners import Bearer
@@ -69,11 +70,8 @@ class OwnRoute(TokenRoute):
         return OwnSessions(self.settings["session_manager"], self.kernel_manager)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """Say what was the matter when a handler of Jupyter's says that something inside failed."""
-        error = kwargs.get("exc_info", (None, None))[1]
-        if isinstance(error, web.HTTPError) and error.status_code == 500 and isinstance(error.__cause__, web.HTTPError):
-            error = error.__cause__
-            status_code, kwargs["exc_info"] = error.status_code, (type(error), error, None)
+        """Say when to try again."""
+        error = refusal_in(kwargs.get("exc_info", (None, None))[1])
         cause = error.__cause__ if isinstance(error, web.HTTPError) else None
         if isinstance(cause, SandboxError) and cause.retry_after_s is not None:
             self.tell({"Retry-After": str(cause.retry_after_s)})
@@ -129,7 +127,7 @@ def rules(contexts: Contexts, limits: OutputLimits) -> Iterator[tuple[str, type[
             yield route, OwnSubscribeWebsocket, {"contexts": contexts}
         else:  # the server's own files are no token's business
             more = {"takes_tokens": route != _PATHS}
-            yield route, type(f"Own{stock.__name__}", (OwnRoute, stock), more), {"contexts": contexts}
+            yield route, type(f"Own{stock.__name__}", (OwnRoute, judged(stock)), more), {"contexts": contexts}
 
 
 async def _done(prepared: Any) -> None:

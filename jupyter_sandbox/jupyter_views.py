@@ -16,6 +16,7 @@ from jupyter_core.utils import ensure_async
 from tornado import web
 
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError, ScopeError
+from jupyter_sandbox.guards import ids
 from jupyter_sandbox.web import http_error
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.contexts import Contexts
     from jupyter_sandbox.owners import Reach
 
-_KERNEL_ID: Final = re.compile(r"[0-9A-Za-z_]{1,32}(-[0-9A-Za-z_]{1,32}){4}")
-"""As in Jupyter's routes. A client may choose the id of a new kernel, and it becomes part of a file's name."""
+_KERNEL_ID: Final = re.compile(ids.KERNEL_ID)
 
 
 class OwnKernels:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import zmq
@@ -172,6 +173,8 @@ def guard_managers(multi_manager: Any, max_bytes: int) -> None:
         manager = stock(*args, **kwargs)
         manager.sandbox_channels = KernelChannels(manager, max_bytes)
         kernel_starts.hasten(manager)
+        if manager.has_trait("last_activity"):  # Jupyter shows a kernel a moment before it sets these, and fails
+            manager.last_activity, manager.execution_state = datetime.now(UTC), "starting"
         if manager.has_trait("event_logger"):  # each manager would read and check the events' schemas anew
             manager.event_logger = event_loggers.get(type(manager)) or manager.event_logger
             event_loggers[type(manager)] = manager.event_logger

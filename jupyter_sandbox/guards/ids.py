@@ -12,6 +12,8 @@ SandboxId = NewType("SandboxId", str)
 KernelSeat = NewType("KernelSeat", str)
 """Names one kernel's identity towards its clients (socket paths) for life; chosen by the provisioner, random."""
 
+KERNEL_ID: Final = r"^[0-9A-Za-z_]{1,32}(-[0-9A-Za-z_]{1,32}){4}$"
+"""As in Jupyter's routes. A client may choose the id of a new kernel, and it becomes part of a file's name."""
 _SANDBOX_ID: Final = re.compile(r"sbx_[0-9a-f]{20}")
 _COMMAND_ID: Final = re.compile(r"cmd_[0-9a-f]{20}")
 _SEAT: Final = re.compile(r"[0-9a-f]{12}")

@@ -240,9 +240,9 @@ async def test_no_body_leads_to_a_foreign_kernel(api, session_of):
     own = await session_of(bob, "same.ipynb")
     assert own["id"] != session["id"]
     assert own["kernel"]["id"] != kernel
-    for value in (kernel, NO_KERNEL, ["x"], 7):
+    for value, expected in ((kernel, 409), (NO_KERNEL, 409), (["x"], 400), (7, 400)):
         status, _ = await bob("patch", f"api/sessions/{own['id']}", {"kernel": {"id": value}})
-        assert status == 400, value
+        assert status == expected, value
     assert (await bob("get", f"api/resolvePath?path=a&kernel={kernel}"))[1] == json.loads(
         json.dumps((await bob("get", f"api/resolvePath?path=a&kernel={NO_KERNEL}"))[1]).replace(NO_KERNEL, kernel)
     )
