@@ -1,24 +1,31 @@
-"""Run schemathesis against the REST surface of a server of its own: `python tests/conformance/rest.py PATH-OF-st`
+"""Run schemathesis against servers of its own: `python tests/conformance/rest.py PATH-OF-st [sandboxes] [jupyter]`
 
-Twice: with the ids of a sandbox and a context that live, and with ids that schemathesis finds in answers or makes up.
-Jupyter answers 403, not 401, to who is not known, so the check of that is left out.
+`sandboxes` is our REST surface by our OpenAPI; `jupyter` is Jupyter's own kernels, sessions and kernelspecs of a server
+in exclusive mode, by Jupyter's description. Each twice: with the ids of things that live, and with ids that
+schemathesis finds in answers or makes up. Jupyter answers 403, not 401, to who is not known, so the check of that is
+left out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.request
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 os.environ.setdefault("JUPYTER_SANDBOX_ENGINE", "embedded")
 
-from tests.server.brokers import Tree  # noqa: E402 - the path is set above
+from tests.conformance import jupyter_description  # noqa: E402 - the path is set above
+from tests.server.brokers import Tree  # noqa: E402
 from tests.server.server_process import TOKEN, a_server, request  # noqa: E402
 
 KEPT = ("release_sandbox", "delete_context", "restart_context")
@@ -31,6 +38,8 @@ SETTINGS = (
     "--SandboxExtension.execution_timeout_s=1",
     '--ServerApp.jpserver_extensions={"jupyter_sandbox": True, "jupyter_server_terminals": False}',
 )
+EXCLUSIVE = (f"--config={REPOSITORY / 'jupyter_server_config.py'}", "--ServerApp.log_level=CRITICAL")
+SWEEPING_S = 2
 
 
 async def a_context(url: str) -> tuple[str, str]:
@@ -39,38 +48,106 @@ async def a_context(url: str) -> tuple[str, str]:
     return sandbox, (await request(f"{url}api/sandboxes/{sandbox}/contexts", "POST", {}))["id"]
 
 
-def run(program: str, url: str, folder: Path, *options: str) -> int:
-    """Run schemathesis; return its exit code."""
-    common = [program, *options[:2], "run", f"{url}api/sandboxes/openapi.json", "--url", url.rstrip("/")]
-    common += ["-H", f"Authorization: token {TOKEN}", "--exclude-checks", "missing_required_header", *options[2:]]
-    common += [word for name in UNENDING for word in ("--exclude-operation-id", name)]
+async def a_session(url: str) -> tuple[str, str]:
+    """Ids of a session and of its kernel."""
+    model = await request(f"{url}api/sessions", "POST", {"path": "a.ipynb", "type": "notebook"})
+    return model["id"], model["kernel"]["id"]
+
+
+def run(program: str, url: str, description: str, folder: Path, fixed: dict[str, str], *options: str) -> int:
+    """Run schemathesis with those path parameters; return its exit code."""
+    config = folder / "schemathesis.toml"
+    config.write_text("[parameters]\n" + "".join(f'"path.{name}" = "{value}"\n' for name, value in fixed.items()))
+    common = [program, "--config-file", str(config), "run", description, "--url", url.rstrip("/")]
+    common += ["-H", f"Authorization: token {TOKEN}", "--exclude-checks", "missing_required_header", *options]
     return subprocess.run(common, cwd=folder, check=False).returncode
+
+
+def excluded(names: tuple[str, ...]) -> list[str]:
+    """Options that leave operations out."""
+    return [word for name in names for word in ("--exclude-operation-id", name)]
+
+
+def sandboxes(program: str, tree: Tree, folder: Path) -> int:
+    """Our REST surface."""
+    with a_server(tree, folder, *SETTINGS) as (_, url):
+        sandbox, context = asyncio.run(a_context(url))
+        description, ids = f"{url}api/sandboxes/openapi.json", {"sandbox_id": sandbox, "context_id": context}
+        kept, unending = excluded(KEPT), excluded(UNENDING)
+        fixed = run(
+            program, url, description, folder, ids, "-n", "60", "--phases", "coverage,fuzzing", *kept, *unending
+        )
+        free = run(
+            program, url, description, folder, {}, "-n", "30", "--phases", "coverage,fuzzing,stateful", *unending
+        )
+        return fixed or free
+
+
+def jupyter(program: str, tree: Tree, folder: Path) -> int:
+    """Jupyter's own kernels, sessions and kernelspecs, in exclusive mode."""
+    with a_server(tree, folder, *EXCLUSIVE) as (_, url):
+        description = folder / "jupyter.json"
+        description.write_text(json.dumps(jupyter_description.corrected()))
+        session, kernel = asyncio.run(a_session(url))
+        with swept(url, kernel):
+            fixed = run(
+                program,
+                url,
+                str(description),
+                folder,
+                {"session": session, "kernel_id": kernel},
+                *("-n", "150", "--phases", "coverage,fuzzing", "--exclude-method", "DELETE"),
+            )
+            free = run(program, url, str(description), folder, {}, "-n", "150", "--phases", "coverage,fuzzing,stateful")
+        return fixed or free
+
+
+@contextlib.contextmanager
+def swept(url: str, kept: str):
+    """End what is older than a moment, but for one kernel, again and again: schemathesis starts hundreds."""
+    is_over = threading.Event()
+
+    def sweep() -> None:
+        old: set[str] = set()
+        while not is_over.wait(SWEEPING_S):
+            found = asyncio.run(request(f"{url}api/kernels"))
+            for kernel in found:
+                if kernel["id"] in old - {kept}:
+                    gone = urllib.request.Request(
+                        f"{url}api/kernels/{kernel['id']}", method="DELETE", headers={"Authorization": f"token {TOKEN}"}
+                    )
+                    with contextlib.suppress(urllib.error.HTTPError):  # schemathesis may have ended it
+                        urllib.request.urlopen(gone).close()
+            old = {kernel["id"] for kernel in found}
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+SURFACES = {"sandboxes": sandboxes, "jupyter": jupyter}
 
 
 def main() -> int:
     """Return 0 when no answer was wrong."""
-    program, folder = sys.argv[1], Path(tempfile.mkdtemp())
-    shutil.copytree(REPOSITORY / "kernelspecs", folder / "jupyter/kernels")
-    os.environ["JUPYTER_PATH"] = str(folder / "jupyter")
-    tree = Tree()
-    tree.start()
-    try:
-        with a_server(tree, folder, *SETTINGS) as (_, url):
-            sandbox, context = asyncio.run(a_context(url))
-            config = folder / "fixed.toml"
-            config.write_text(f'[parameters]\n"path.sandbox_id" = "{sandbox}"\n"path.context_id" = "{context}"\n')
-            kept = [word for name in KEPT for word in ("--exclude-operation-id", name)]
-            fixed = run(
-                program, url, folder, "--config-file", str(config), "-n", "60", "--phases", "coverage,fuzzing", *kept
-            )
-            config.write_text("")
-            free = run(
-                program, url, folder, "--config-file", str(config), "-n", "30", "--phases", "coverage,fuzzing,stateful"
-            )
-            return fixed or free
-    finally:
-        tree.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    program, names = sys.argv[1], sys.argv[2:] or list(SURFACES)
+    code = 0
+    for name in names:
+        folder = Path(tempfile.mkdtemp())
+        shutil.copytree(REPOSITORY / "kernelspecs", folder / "jupyter/kernels")
+        os.environ["JUPYTER_PATH"] = str(folder / "jupyter")
+        tree = Tree()
+        tree.start()
+        try:
+            code = SURFACES[name](program, tree, folder) or code
+        finally:
+            tree.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+    return code
 
 
 if __name__ == "__main__":
