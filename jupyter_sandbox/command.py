@@ -7,9 +7,11 @@ import signal
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox import request_ids
 from jupyter_sandbox.command_output import Piece, Stream, Tail
+from jupyter_sandbox.events import Code, CommandEnded, CommandOutcome, CommandStarted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -27,16 +29,6 @@ class CommandState(StrEnum):
 
     RUNNING = "running"
     ENDED = "ended"
-
-
-class CommandOutcome(StrEnum):
-    """How a command ended."""
-
-    OK = "ok"
-    ERROR = "error"
-    SIGNALLED = "signalled"
-    TIMEOUT = "timeout"
-    DIED = "died"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +113,7 @@ class Command:
         self._ended_at: datetime | None = None
         self._began = asyncio.get_running_loop().time()
         self._took = 0.0
+        self._request_id = request_ids.current()
 
     @property
     def is_over(self) -> bool:
@@ -175,6 +168,36 @@ class Command:
             kept={stream: self._kept(stream) for stream in self.tails} if with_output else {},
             written={stream: tail.end for stream, tail in self.tails.items()},
         )
+
+    def start_event(self) -> CommandStarted:
+        """Return what is told of it when it has started."""
+        code = Code.of("\0".join(self.wanted.argv))
+        return CommandStarted(
+            **self._about(),
+            argv_characters=code.characters,
+            argv_sha256=code.sha256,
+            timeout_s=self.wanted.timeout_s,
+            terminal=self.wanted.terminal is not None,
+            detached=self.wanted.detached,
+        )
+
+    def end_event(self, end: CommandEnd) -> CommandEnded:
+        """Return what is told of it when it is over."""
+        return CommandEnded(
+            **self._about(),
+            outcome=end.outcome,
+            exit_code=end.exit_code,
+            duration_s=self._took,
+            output_bytes=sum(tail.end for tail in self.tails.values()),
+        )
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "owner": self.owner,
+            "request_id": self._request_id,
+            "sandbox_id": self.sandbox_id,
+            "command_id": self.id,
+        }
 
     def _kept(self, stream: Stream) -> Piece:
         tail, limit = self.tails[stream], self.wanted.max_output_bytes

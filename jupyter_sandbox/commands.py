@@ -14,10 +14,10 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import kept
+from jupyter_sandbox import events, kept
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.broker.running import RunningCommand
-from jupyter_sandbox.command import Command, CommandEnd, CommandOutcome, CommandView, end_of
+from jupyter_sandbox.command import Command, CommandEnd, CommandView, end_of
 from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.errors import (
     BusyError,
@@ -26,6 +26,7 @@ from jupyter_sandbox.errors import (
     ProgramMissingError,
     UnknownCommandError,
 )
+from jupyter_sandbox.events import CommandOutcome
 from jupyter_sandbox.guards import processes
 from jupyter_sandbox.host import pipes
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jupyter_sandbox.command import NewCommand
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.sandboxes import Sandbox, Sandboxes
     from sandbox_worker.protocol import TerminalSize
@@ -141,9 +143,9 @@ class _Attendant:
 class Commands:
     """The commands of one server."""
 
-    def __init__(self, sandboxes: Sandboxes, bounds: CommandBounds) -> None:
+    def __init__(self, sandboxes: Sandboxes, bounds: CommandBounds, emit: Emit = events.ignore) -> None:
         """Start with none."""
-        self._sandboxes, self.bounds = sandboxes, bounds
+        self._sandboxes, self.bounds, self._emit = sandboxes, bounds, emit
         self._known: collections.OrderedDict[str, Command] = collections.OrderedDict()
         self._attendants: dict[str, _Attendant] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -169,6 +171,7 @@ class Commands:
         attendant = _Attendant(command, running, self.bounds.grace_s)
         self._known[command.id], self._attendants[command.id] = command, attendant
         self._tasks[command.id] = asyncio.create_task(self._attend(attendant), name=f"command {command.id}")
+        self._emit(command.start_event())
         return command
 
     def get(self, owner: Owner, sandbox_id: str, command_id: str) -> Command:
@@ -238,6 +241,7 @@ class Commands:
         end = await attendant.attend()
         del self._attendants[command.id], self._tasks[command.id]  # before anybody hears of it: there is room again
         command.end(end)
+        self._emit(command.end_event(end))
         kept.settle(self._known, command, max_kept=bounds.max_kept, max_kept_bytes=bounds.max_kept_bytes)
 
 

@@ -72,6 +72,16 @@ class ExecutionEnd(StrEnum):
     UNWATCHED = "unwatched"
 
 
+class CommandOutcome(StrEnum):
+    """How a command ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    SIGNALLED = "signalled"
+    TIMEOUT = "timeout"
+    DIED = "died"
+
+
 def kernel_end(word: str) -> KernelEnd:
     """Return the broker's word for the end of a process, if it is one that we know."""
     return KernelEnd(word) if word in list(KernelEnd) else KernelEnd.UNKNOWN
@@ -206,6 +216,33 @@ class ExecutionEnded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommandStarted(Event):
+    """A command was started. Its words are measured as one text, with NUL between them."""
+
+    name: ClassVar[str] = "command_started"
+    sandbox_id: str
+    command_id: str
+    argv_characters: int
+    argv_sha256: str
+    timeout_s: float | None = None
+    terminal: bool
+    detached: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandEnded(Event):
+    """It is over. `output_bytes`: what it wrote, kept or not."""
+
+    name: ClassVar[str] = "command_ended"
+    sandbox_id: str
+    command_id: str
+    outcome: CommandOutcome
+    exit_code: int | None
+    duration_s: float
+    output_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileTransferred(Event):
     """Bytes of a file went in or out. `host` None: the client sent or got them; not `whole`: it broke off."""
 
@@ -238,6 +275,8 @@ ALL: Final[tuple[type[Event], ...]] = (
     ContextEnded,
     ExecutionStarted,
     ExecutionEnded,
+    CommandStarted,
+    CommandEnded,
     FileTransferred,
     RequestRefused,
 )

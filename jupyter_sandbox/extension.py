@@ -169,7 +169,7 @@ class SandboxExtension(ExtensionApp):
             sandboxes=sandboxes,
             contexts=contexts,
             executions=executions,
-            commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands)),
+            commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit),
             files=files,
             transfers=FileTransfers(files, parent=self, emit=emit),
             watches=FileWatches(files),

@@ -41,6 +41,9 @@ EXECUTION_WAIT_S: Final = Histogram(
 OUTPUT_BYTES: Final = Counter(f"{PREFIX}_output_bytes", "Bytes of outputs", ["means"])
 OMITTED_BYTES: Final = Counter(f"{PREFIX}_omitted_output_bytes", "Bytes of outputs beyond a limit", ["means"])
 REFUSED_MESSAGES: Final = Counter(f"{PREFIX}_refused_messages", "Messages of kernels that were refused", ["means"])
+COMMANDS: Final = Counter(f"{PREFIX}_commands", "Commands that are over", ["outcome"])
+COMMAND_S: Final = Histogram(f"{PREFIX}_command_seconds", "How long commands ran", buckets=_EXECUTION_S)
+COMMAND_OUTPUT_BYTES: Final = Counter(f"{PREFIX}_command_output_bytes", "Bytes that commands wrote")
 FILES: Final = Counter(f"{PREFIX}_files", "Transfers of files", ["direction", "with_url"])
 FILE_BYTES: Final = Counter(f"{PREFIX}_file_bytes", "Bytes of files", ["direction", "with_url"])
 REFUSALS: Final = Counter(f"{PREFIX}_refusals", "What was refused or failed", ["code"])
@@ -62,6 +65,8 @@ def _begin_at_zero() -> None:
             EXECUTIONS.labels(means, outcome)
         for metric in (EXECUTION_S, EXECUTION_WAIT_S, OUTPUT_BYTES, OMITTED_BYTES, REFUSED_MESSAGES):
             metric.labels(means)
+    for command_outcome in events.CommandOutcome:
+        COMMANDS.labels(command_outcome)
     for direction in events.Direction:
         for with_url in _YES_OR_NO:
             FILES.labels(direction, with_url)
@@ -89,6 +94,10 @@ def read(event: Event, /) -> None:
             KERNELS_ENDED.labels(event.reason).inc()
         case events.ExecutionEnded():
             _read_execution(event)
+        case events.CommandEnded():
+            COMMANDS.labels(event.outcome).inc()
+            COMMAND_S.observe(event.duration_s)
+            COMMAND_OUTPUT_BYTES.inc(event.output_bytes)
         case events.FileTransferred():
             with_url = _YES_OR_NO[event.host is not None]
             FILES.labels(event.direction, with_url).inc()

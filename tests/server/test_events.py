@@ -81,6 +81,8 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     context = await rest.context(sandbox)
     await context.printed(CODE)
     assert (await context.execute("1 / 0"))["outcome"] == "error"
+    secret = {"argv": ["sh", "-c", "echo told; exit 3 # s3cret"]}
+    assert (await rest.post(sandbox, "commands", body=secret, headers={"X-Request-Id": "run-1"})).body["exit_code"] == 3
     await rest.post(*context.parts, "restart")
     await rest("PUT", sandbox, "files", "a.txt", raw=b"12345")
     await rest._fetch("api", "sandboxes", sandbox, "files", "a.txt", method="GET", params={"download": "1"})
@@ -106,6 +108,11 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     assert end["request_id"] == run["request_id"] is not None
     assert 0 < end["duration_s"] < 30
     assert len(audit.named(events.ExecutionEnded, outcome="error")) == 1
+    command = await audit.one(events.CommandStarted)
+    assert (command["argv_characters"], command["terminal"], command["detached"]) == (32, False, False)
+    ended = await audit.one(events.CommandEnded, command_id=command["command_id"])
+    assert (ended["outcome"], ended["exit_code"], ended["output_bytes"]) == ("error", 3, 5)
+    assert (ended["owner"], ended["request_id"], ended["sandbox_id"]) == ("*", "run-1", sandbox)
     assert (await audit.one(events.ContextRestarted))["reason"] == "requested"
     assert (await audit.one(events.ContextEnded))["reason"] == "requested"
     files = audit.named(events.FileTransferred)
@@ -137,6 +144,8 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     assert grown['sandboxes_ended_total{origin="claim",reason="released"}'] == 1
     assert grown['executions_total{means="rest",outcome="ok"}'] == 1
     assert grown['executions_total{means="rest",outcome="error"}'] == 1
+    assert grown['commands_total{outcome="error"}'] == 1
+    assert grown["command_output_bytes_total"] == 5
     assert grown['file_bytes_total{direction="in",with_url="no"}'] == 5
     assert grown['file_bytes_total{direction="in",with_url="yes"}'] == 3
     assert grown['refusals_total{code="url_refused"}'] == 1

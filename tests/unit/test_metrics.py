@@ -66,6 +66,11 @@ def grown(event: events.Event) -> dict[str, float]:
                 "refused_messages_total",
             },
         ),
+        (
+            events.CommandEnded,
+            {"commands_total", "command_seconds_count", "command_seconds_sum", "command_output_bytes_total"},
+        ),
+        (events.CommandStarted, set()),
         (events.FileTransferred, {"files_total", "file_bytes_total"}),
         (events.RequestRefused, {"refusals_total"}),
         (events.ExecutionStarted, set()),

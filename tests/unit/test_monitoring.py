@@ -41,7 +41,7 @@ METRICS = known()
 VALUES = {
     "origin": set(events.Origin),
     "means": set(events.Means),
-    "outcome": set(events.ExecutionEnd),
+    "outcome": {*events.ExecutionEnd, *events.CommandOutcome},
     "reason": {*events.SandboxEnd, *events.KernelEnd},
     "code": set(errors.codes()),
     "state": {"idle", "claimed", "passing"},

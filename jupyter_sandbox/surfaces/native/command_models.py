@@ -10,10 +10,11 @@ import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox.command import CommandOutcome, CommandState, NewCommand
+from jupyter_sandbox.command import CommandState, NewCommand
 from jupyter_sandbox.command_output import Piece, Stream
 from jupyter_sandbox.commands import MAX_INPUT_BYTES
 from jupyter_sandbox.errors import InvalidRequestError
+from jupyter_sandbox.events import CommandOutcome
 from jupyter_sandbox.guards import processes
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Items, Nullable, Number, Record, Text, Whole
 from jupyter_sandbox.surfaces.native import models, schemas
