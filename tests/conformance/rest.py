@@ -32,6 +32,14 @@ KEPT = ("release_sandbox", "delete_context", "restart_context")
 """Not with fixed ids: they would end what the others need."""
 UNENDING = ("watch_files",)
 """It answers until its client hangs up, which this one does not."""
+RULES = """
+[[operations]] # with type=directory it takes no body, which a document cannot say
+include-operation-id = "put_file"
+checks.positive_data_acceptance.enabled = false
+[[operations]] # nor how large a file is, of which a range is asked for
+include-operation-id = "get_file"
+checks.positive_data_acceptance.enabled = false
+"""
 SETTINGS = (
     "--ServerApp.log_level=CRITICAL",
     "--SandboxExtension.max_execution_timeout_s=2",
@@ -54,12 +62,28 @@ async def a_session(url: str) -> tuple[str, str]:
     return model["id"], model["kernel"]["id"]
 
 
-def run(program: str, url: str, description: str, folder: Path, fixed: dict[str, str], *options: str) -> int:
-    """Run schemathesis with those path parameters; return its exit code."""
+def run(
+    program: str,
+    url: str,
+    description: str,
+    folder: Path,
+    fixed: dict[str, str],
+    *options: str,
+    rules: str = "",
+    unchecked: str = "",
+) -> int:
+    """Run schemathesis with those path parameters and rules for operations, without a check; return its exit code."""
     config = folder / "schemathesis.toml"
-    config.write_text("[parameters]\n" + "".join(f'"path.{name}" = "{value}"\n' for name, value in fixed.items()))
+    parameters = "".join(f'"path.{name}" = "{value}"\n' for name, value in fixed.items())
+    config.write_text(f"[parameters]\n{parameters}{rules}")
     common = [program, "--config-file", str(config), "run", description, "--url", url.rstrip("/")]
-    common += ["-H", f"Authorization: token {TOKEN}", "--exclude-checks", "missing_required_header", *options]
+    common += [
+        "-H",
+        f"Authorization: token {TOKEN}",
+        "--exclude-checks",
+        f"missing_required_header{unchecked}",
+        *options,
+    ]
     return subprocess.run(common, cwd=folder, check=False).returncode
 
 
@@ -75,10 +99,12 @@ def sandboxes(program: str, tree: Tree, folder: Path) -> int:
         description, ids = f"{url}api/sandboxes/openapi.json", {"sandbox_id": sandbox, "context_id": context}
         kept, unending = excluded(KEPT), excluded(UNENDING)
         fixed = run(
-            program, url, description, folder, ids, "-n", "60", "--phases", "coverage,fuzzing", *kept, *unending
+            *(program, url, description, folder, ids, "-n", "60", "--phases", "coverage,fuzzing", *kept, *unending),
+            rules=RULES,
         )
         free = run(
-            program, url, description, folder, {}, "-n", "30", "--phases", "coverage,fuzzing,stateful", *unending
+            *(program, url, description, folder, {}, "-n", "30", "--phases", "coverage,fuzzing,stateful", *unending),
+            rules=RULES,
         )
         return fixed or free
 
@@ -98,7 +124,10 @@ def jupyter(program: str, tree: Tree, folder: Path) -> int:
                 {"session": session, "kernel_id": kernel},
                 *("-n", "150", "--phases", "coverage,fuzzing", "--exclude-method", "DELETE"),
             )
-            free = run(program, url, str(description), folder, {}, "-n", "150", "--phases", "coverage,fuzzing,stateful")
+            free = run(
+                *(program, url, str(description), folder, {}, "-n", "150", "--phases", "coverage,fuzzing,stateful"),
+                unchecked=",ensure_resource_availability",  # `swept` ends them meanwhile
+            )
         return fixed or free
 
 
