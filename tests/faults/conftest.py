@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import itertools
 import json
 import os
@@ -195,9 +196,10 @@ class Tree:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for group in Path("/sys/fs/cgroup").glob(f"**/jupyter-sandbox/{places.find().instance}/sbx_*"):
+        mine = f"/sys/fs/cgroup/**/jupyter-sandbox/{places.find().instance}/sbx_*"
+        for group in glob.glob(mine, recursive=True):  # not Path.glob: groups of others may go while it looks
             with contextlib.suppress(OSError):
-                group.rmdir()
+                os.rmdir(group)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import IsolationUnavailableError, SandboxError
+from jupyter_sandbox.guards import ids
 from tests.conftest import broker_pid, eventually, wait_until
 
 from .conftest import ORPHAN_TIMEOUT_S, claim, listed, running_kernel, sandboxes, status, until
@@ -376,6 +377,7 @@ def _strays(tree) -> list[str]:
     """Return what belongs to no record of the ledger: groups, sockets, images."""
     records = tree.records()
     names = {*records, *(sandbox.removeprefix("sbx_") for sandbox in records)}
+    names |= {ids.standby_seat(sandbox) for sandbox in records}
     return [
         what
         for what in tree.left()

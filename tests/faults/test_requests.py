@@ -356,6 +356,10 @@ async def test_the_pool_is_filled_again_after_a_claim_and_after_a_release(tree):
     await until(_nothing_is_claimed)
 
 
+def _children(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
 async def test_a_client_that_reads_nothing_and_dies_frees_its_sandbox(tree):
     # once: the answer and an event wait for the same socket to become writable; add_writer() keeps the second:
     # the connection's task never ends, and its sandbox lives for ever
@@ -363,6 +367,8 @@ async def test_a_client_that_reads_nothing_and_dies_frees_its_sandbox(tree):
         messages.send(raw, verbs.Claim(template="python", workspace_mode="none", workspace_name=""))
         claimed = messages.receive(raw, verbs.ANSWERS)[0]
         sandbox = claimed.sandbox
+        pid = tree.records()[sandbox]["pid"]
+        standby = _children(pid)
         with open(os.devnull, "r+") as null:
             messages.send(
                 raw, verbs.RunCommand(sandbox=sandbox, argv=("sleep", "60"), env={}, cwd=None), [null.fileno()] * 3
@@ -373,8 +379,7 @@ async def test_a_client_that_reads_nothing_and_dies_frees_its_sandbox(tree):
             while True:
                 messages.send(raw, verbs.Status())
         await client.call(verbs.SignalKernel(sandbox=sandbox, target=command, number=signal.SIGKILL), verbs.Done)
-        pid = tree.records()[sandbox]["pid"]
-        await eventually(lambda: not Path(f"/proc/{pid}/task/{pid}/children").read_text().strip())
+        await eventually(lambda: _children(pid) <= standby)
         await status()  # the event was queued before this was answered
     await until(_nothing_is_claimed)
 
