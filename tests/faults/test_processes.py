@@ -6,11 +6,14 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from jupyter_sandbox.broker import client, verbs
-from tests.conftest import eventually
+from tests.conftest import eventually, wait_until
 
 from .conftest import claim, listed, running_kernel, status, until
 
@@ -34,6 +37,19 @@ async def zygote_of(template: str) -> int:
 
 async def _warm() -> bool:
     return (await status()).warm == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_zygote_that_dies_while_it_looks_what_a_kernel_imports_leaves_no_kernel(number):
+    # once: whoever was to hear of it was gone, the thread that told failed, and its kernel ran for ever
+    code = "from sandbox_worker import preload; preload.modules_of_a_live_kernel()"
+    with subprocess.Popen([sys.executable, "-P", "-c", code]) as looking:
+        children = Path(f"/proc/{looking.pid}/task/{looking.pid}/children")
+        wait_until(lambda: children.read_text())
+        kernel = int(children.read_text())
+        wait_until(lambda: len(os.listdir(f"/proc/{kernel}/task")) > 2)
+        looking.send_signal(number)
+    wait_until(lambda: not Path(f"/proc/{kernel}").exists())
 
 
 async def test_a_killed_zygote_is_replaced_and_live_kernels_go_on(tree, tmp_path):

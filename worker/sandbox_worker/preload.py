@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -22,6 +23,7 @@ import zmq
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.session import Session
 
+from sandbox_worker import linux
 from sandbox_worker.protocol import PORTS
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ def modules_of_a_live_kernel(*, first_cells_only: bool = False) -> list[str]:
 def _report(writer: int, *, first_cells_only: bool) -> None:
     """In the child: run a kernel, write the names of its modules, exit."""
     try:
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # a zygote that is killed meanwhile leaves no kernel
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
@@ -99,13 +102,22 @@ def _report(writer: int, *, first_cells_only: bool) -> None:
             file.write_text(json.dumps(info | {"signature_scheme": "hmac-sha256"}))
             app = IPKernelApp.instance()
             app.initialize(["-f", str(file), "--HistoryManager.hist_file=:memory:"])
-            threading.Thread(target=_converse, args=(directory, writer, first_cells_only), daemon=True).start()
+            threading.Thread(target=_tell, args=(directory, writer, first_cells_only), daemon=True).start()
             app.start()
     finally:
         os._exit(1)
 
 
-def _converse(directory: str, writer: int, first_cells_only: bool) -> None:
+def _tell(directory: str, writer: int, first_cells_only: bool) -> None:
+    """Make the requests, write the names, and end the process, also when one fails or nobody reads any more."""
+    try:
+        _converse(directory, first_cells_only)
+        os.write(writer, json.dumps(sorted(sys.modules)).encode())
+    finally:
+        os._exit(0)
+
+
+def _converse(directory: str, first_cells_only: bool) -> None:
     session = Session(key=b"preload")
     context: zmq.Context[Any] = zmq.Context.instance()
 
@@ -126,5 +138,3 @@ def _converse(directory: str, writer: int, first_cells_only: bool) -> None:
         ask("complete_request", {"code": "imp", "cursor_pos": 3})
         ask("inspect_request", {"code": "print", "cursor_pos": 3, "detail_level": 0})
         ask("is_complete_request", {"code": "1"})
-    os.write(writer, json.dumps(sorted(sys.modules)).encode())
-    os._exit(0)
