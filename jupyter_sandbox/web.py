@@ -21,7 +21,7 @@ from jupyter_sandbox import errors, events, request_ids
 from jupyter_sandbox.guards import ids
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from jupyter_sandbox.events import Emit
 
@@ -288,7 +288,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         self.set_header("X-Accel-Buffering", "no")
         connection: Any = self.request.connection
         connection.stream.set_nodelay(True)
-        try:
+        with self._sending("A stream of events"):
             async with contextlib.aclosing(events):
                 async for event in events:
                     line = encoded(event)
@@ -296,15 +296,6 @@ class ServiceHandler(TokenRoute, APIHandler):
                     async with asyncio.timeout(patience_s):
                         await self.flush()
             self.finish(set_content_type=str(form))
-        except (StreamClosedError, TimeoutError):
-            self.log.debug("A client hung up on a stream of events, or took nothing of it")
-            connection.stream.close()
-        except errors.SandboxError as error:
-            if not self._headers_written:
-                self.clear()
-                raise
-            self.log.info("A stream of events was not sent to its end: %s", error)
-            connection.stream.close()
 
     async def send_file(
         self, content: AsyncIterable[bytes], *, name: str, start: int, size: int, total: int, is_part: bool
@@ -324,20 +315,27 @@ class ServiceHandler(TokenRoute, APIHandler):
         self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("Cache-Control", "no-store")
-        connection: Any = self.request.connection
-        try:
+        with self._sending("A file"):
             async for block in content:
                 self.write(block)
                 async with asyncio.timeout(SILENCE_S):
                     await self.flush()
             self.finish(set_content_type=FILE)
+
+    @contextlib.contextmanager
+    def _sending(self, what: str) -> Iterator[None]:
+        """Hang up when what is being sent comes to no end; raise SandboxError as long as nothing was sent."""
+        connection: Any = self.request.connection
+        try:
+            yield
         except (StreamClosedError, TimeoutError):
+            self.log.debug("%s was not sent to its end: the client hung up, or took nothing of it", what)
             connection.stream.close()
         except errors.SandboxError as error:
             if not self._headers_written:
                 self.clear()
                 raise
-            self.log.info("A file was not sent to its end: %s", error)
+            self.log.info("%s was not sent to its end: %s", what, error)
             connection.stream.close()
 
     def refuse(self, error: errors.SandboxError, status: int | None = None) -> None:
