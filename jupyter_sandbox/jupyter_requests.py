@@ -23,7 +23,7 @@ from tornado import web
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.guards.shapes import Nullable, Shape, Text, decode
-from jupyter_sandbox.web import MAX_BODY_BYTES, http_error
+from jupyter_sandbox.web import MAX_BODY_BYTES, http_error, no_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -118,7 +118,7 @@ class JudgedRequest(APIHandler):
     def require_kernel(self, kernel_id: str) -> None:
         """Raise a 404 unless the kernel is there, in Jupyter's words."""
         if kernel_id not in self.kernel_manager:
-            raise _no_kernel(kernel_id)
+            raise no_kernel(kernel_id)
 
     async def require_spec(self, name: str) -> None:
         """Raise a 404 unless there is such a kernelspec."""
@@ -146,7 +146,7 @@ class JudgedRequest(APIHandler):
         if kernel_id is None:
             return None
         if kernel_id not in self.kernel_manager:
-            return _no_kernel(kernel_id)
+            return no_kernel(kernel_id)
         kernel = self.kernel_manager.get_kernel(kernel_id)
         if not kernel.has_kernel or not kernel.ready.done():
             return web.HTTPError(409, "the kernel is just starting or ending")
@@ -261,10 +261,6 @@ def rules() -> Iterator[tuple[str, type[web.RequestHandler]]]:
         if stock in _MIXED_IN:
             yield route, judged(stock)
     yield from ((route, NothingThere) for route in _NO_ROUTES)
-
-
-def _no_kernel(kernel_id: str) -> web.HTTPError:
-    return web.HTTPError(404, f"Kernel does not exist: {kernel_id}")
 
 
 def _require_inside(path: str | None) -> None:

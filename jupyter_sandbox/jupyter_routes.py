@@ -23,7 +23,7 @@ from jupyter_sandbox.jupyter_requests import judged, refusal_in
 from jupyter_sandbox.jupyter_views import OwnKernels, OwnSessions
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.owners import Bearer
-from jupyter_sandbox.web import TokenRoute
+from jupyter_sandbox.web import TokenRoute, no_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ class OwnRoute(TokenRoute):
         await _done(super().prepare(*args, **kwargs))
         kernel_id = self.path_kwargs.get("kernel_id")
         if self.current_user is not None and kernel_id is not None and kernel_id not in self.kernel_manager:
-            raise web.HTTPError(404, f"Kernel does not exist: {kernel_id}")
+            raise no_kernel(kernel_id)
 
     @functools.cached_property
     def kernel_manager(self) -> Any:

@@ -17,7 +17,7 @@ from tornado import web
 
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError, ScopeError
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.web import http_error
+from jupyter_sandbox.web import http_error, no_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class OwnKernels:
             error = InvalidRequestError("the id of a kernel is five words with hyphens between them, as of a UUID")
             raise http_error(error) from error
         if kernel_id in self._manager:
-            raise _no_kernel(kernel_id)
+            raise no_kernel(kernel_id)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._manager, name)
@@ -85,7 +85,7 @@ class OwnKernels:
         def judged(*args: Any, **kwargs: Any) -> Any:
             kernel_id = signature.bind(*args, **kwargs).arguments["kernel_id"]
             if kernel_id not in self:
-                raise _no_kernel(kernel_id)
+                raise no_kernel(kernel_id)
             return found(*args, **kwargs)
 
         return judged
@@ -137,7 +137,7 @@ class OwnSessions:
         """See SessionManager."""
         await self.get_session(session_id=session_id)
         if "kernel_id" in changes and changes["kernel_id"] not in self._kernels:
-            raise _no_kernel(changes["kernel_id"])
+            raise no_kernel(changes["kernel_id"])
         await self._manager.update_session(session_id, **changes)
 
     async def delete_session(self, session_id: str) -> None:
@@ -149,7 +149,3 @@ class OwnSessions:
 def _kernel_of(model: dict[str, Any]) -> str:
     kernel_id: str = model["kernel"]["id"]
     return kernel_id
-
-
-def _no_kernel(kernel_id: object) -> web.HTTPError:
-    return web.HTTPError(404, f"Kernel does not exist: {kernel_id}")

@@ -160,6 +160,11 @@ def http_error(error: errors.SandboxError) -> web.HTTPError:
     return web.HTTPError(error.status, str(error), reason=f"Refused ({error.code})")
 
 
+def no_kernel(kernel_id: object) -> web.HTTPError:
+    """Return what Jupyter says of a kernel that is not there; one that is another owner's is answered the same."""
+    return web.HTTPError(404, f"Kernel does not exist: {kernel_id}")
+
+
 class TokenRoute(JupyterHandler):
     """Mixed into handlers that take tokens of ours; every other handler of the server refuses them."""
 
