@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from jupyter_sandbox import cli_files, cli_logs, cli_templates, token_command
+from jupyter_sandbox import cli_files, cli_logs, cli_templates, cli_tokens
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--tag", default="", help="name of the image; the broker's trait docker_image names it, too")
 
-    token_command.add(commands)
+    cli_tokens.add(commands)
 
     commands.add_parser(
         "broker", help="Run the privileged host process in the foreground (it normally starts by itself)."
