@@ -178,12 +178,10 @@ print(os.getsid(0) == os.getpid() == os.tcgetpgrp(os.open("/dev/tty", os.O_RDWR)
 def test_a_terminal_is_resized_from_outside(box):
     code = """
 import os, signal
-def resized(*_):
-    print(tuple(os.get_terminal_size()), flush=True)
-    raise SystemExit
-signal.signal(signal.SIGWINCH, resized)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])  # else it may come while `print` is at work
 print("ready", flush=True)
-while True: signal.pause()
+signal.sigwait([signal.SIGWINCH])
+print(tuple(os.get_terminal_size()), flush=True)
 """
 
     async def resized():
