@@ -43,8 +43,6 @@ MAX_INPUT_BYTES: Final = pipes.MAX_PENDING_BYTES
 """Of what a command has not read yet."""
 _PACE_S: Final = 0.004
 """After each block of a command that nobody follows: its output costs us little, however much it is."""
-_REST_S: Final = 1.0
-"""How long the last bytes of a terminal may take after its command has ended."""
 _TERMINAL_ENVIRONMENT: Final = {"TERM": "xterm-256color"}
 _DIED: Final = "The broker went away, and the command with it."
 
@@ -106,7 +104,8 @@ class _Attendant:
             await self.running.signal(signal.SIGKILL)
             await asyncio.wait([told], timeout=self._grace_s)
         exited = told.result() if told.done() else None
-        await self._drain()
+        for stream, source in self._sources.items():
+            await source.finish(is_terminal=stream is Stream.TERMINAL)
         if is_late and (exited is None or exited.status == -signal.SIGKILL):  # else it was faster
             return CommandEnd(outcome=CommandOutcome.TIMEOUT, signal="SIGKILL", message="Its time was over.")
         if exited is None and self.command.is_cancelled.is_set():
@@ -114,14 +113,6 @@ class _Attendant:
         if exited is None or exited.reason == "lost":
             return CommandEnd(outcome=CommandOutcome.DIED, message=exited.message if exited else _DIED)
         return end_of(exited.status, exited.message)
-
-    async def _drain(self) -> None:
-        """Take what it wrote before it ended. Its children may hold a pipe open for ever; a terminal they cannot."""
-        for stream, source in self._sources.items():
-            if stream is Stream.TERMINAL:
-                await source.rest(_REST_S)
-            else:
-                source.rest_now()
 
     def _resume(self) -> None:
         for stream, source in self._sources.items():
@@ -228,7 +219,7 @@ class Commands:
         for attendant in self._attendants.values():
             attendant.command.cancel()
         if self._tasks:
-            await asyncio.wait(list(self._tasks.values()), timeout=2 * self.bounds.grace_s + _REST_S)
+            await asyncio.wait(list(self._tasks.values()), timeout=2 * self.bounds.grace_s + pipes.REST_S)
 
     def _attendant(self, command: Command) -> _Attendant:
         attendant = self._attendants.get(command.id)

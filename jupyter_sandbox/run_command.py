@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-_REST_S: Final = 1.0
 _PROGRAM_MISSING: Final = 127
 _BY_SIGNAL: Final = 128
 """Exit statuses, as shells have them."""
@@ -117,11 +116,8 @@ class _Carrier:
             self.source.resume()
 
     async def end(self, *, is_terminal: bool) -> None:
-        """The command has ended: take what it wrote before. Its children may hold a pipe open for ever."""
-        if is_terminal:
-            await self.source.rest(_REST_S)
-        else:
-            self.source.rest_now()
+        """The command has ended: take what it wrote before, and no more."""
+        await self.source.finish(is_terminal=is_terminal)
         self._blocks.put_nowait(b"")
 
 

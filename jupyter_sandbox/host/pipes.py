@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 1 << 16
 MAX_PENDING_BYTES: Final = 1 << 18
+REST_S: Final = 1.0
+"""How long the last bytes of a terminal may take after its command has ended."""
 _MAX_REST_BYTES: Final = 1 << 20
 """What a pipe can hold at most, fcntl(2), F_SETPIPE_SZ."""
 
@@ -44,6 +46,13 @@ class Source:
         """Read no more; quiet when done twice."""
         self._pause()
         self.at_end.set()
+
+    async def finish(self, *, is_terminal: bool) -> None:
+        """Its command has ended: take what that wrote before. A child may hold a pipe open, but no terminal."""
+        if is_terminal:
+            await self.rest(REST_S)
+        else:
+            self.rest_now()
 
     async def rest(self, timeout_s: float) -> None:
         """Read on without a pause: to the end, but not for longer, nor more than a pipe can hold."""
