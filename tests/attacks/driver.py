@@ -92,11 +92,10 @@ class Sandbox:
             try:
                 self.kernel.wait_for_ready(timeout=45)
                 break
-            except (
-                RuntimeError
-            ):  # a client without a manager takes a kernel that loads for over a second for a dead one
-                if time.monotonic() > deadline:
-                    raise
+            except RuntimeError:  # so says a client without a manager too when a kernel loads for over a second
+                self.lease.listen()
+                if self.seat in self.lease.exits or time.monotonic() > deadline:
+                    raise RuntimeError(f"no kernel: {self.lease.exits.get(self.seat)}") from None
 
     def execute(self, code, timeout=20):
         """Run code; return {status, out, error}. Status `dead` or `timeout` when there is no reply."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -185,6 +186,41 @@ for pid in children:
     os.waitpid(pid, 0)
 """
     assert said(box, code, timeout=40) == "11 True"
+
+
+@pytest.mark.parametrize("hides", [False, True], ids=["in-its-group", "in-sessions-of-their-own"])
+def test_nothing_of_a_kernel_that_has_ended_counts_in_the_limits_of_the_next(claim, broker, hides):
+    box = claim()
+    said(box, CROWD.format(hides=hides), timeout=40)
+    agent = broker.record(box.id)["pid"]
+    assert len(_processes_beside(agent)) == 102
+    box.signal(signal.SIGKILL)
+    assert box.end()["reason"] == "requested"
+    assert _processes_beside(agent) == {str(agent)}
+    box.start()
+    assert said(box, "print('again')") == "again"
+
+
+CROWD = """
+import os, time
+for _ in range(100):
+    if os.fork() == 0:
+        if {hides}: os.setsid()
+        memory = b"x" * (3 << 20)  # so that its end takes its time
+        time.sleep(1000)
+print("made")
+"""
+
+
+def _processes_beside(pid):
+    """The host pids of what is in the same process namespace, dying ones among them."""
+    namespace = os.readlink(f"/proc/{pid}/ns/pid")
+    found = set()
+    for other in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{other}/ns/pid_for_children") == namespace:
+                found.add(other)
+    return found
 
 
 def test_open_files_and_core_files_are_limited(box):

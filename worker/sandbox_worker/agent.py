@@ -365,18 +365,11 @@ class Agent:
             self._starting.remove(relay)
         relay.close()
 
-    def _end_the_rest(self) -> None:
-        """Whatever hid in sessions of its own would hold the limits of the next kernel. What stands by stays."""
-        if self._standby is None or not children.end_others(self._standby.process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
-
     def _ended(self, target: str, process: Process, status: int) -> None:
         del self._processes[target]
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what a kernel started goes with it
-        if not self._processes:
-            self._end_the_rest()
+        children.end_group(process.pid)  # what a kernel started goes with it
+        if not self._processes:  # whatever hid in sessions of its own would hold the limits of the next kernel
+            children.end_others(self._standby.process.pid if self._standby else None)
         for _ in range(_MAX_DRAINS):
             self._drain(process)
         self._close_output(process)

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import termios
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -33,6 +34,8 @@ LOG_BYTES: Final = 8192
 _NOT_EXECUTABLE: Final = 126
 """Exit status of what cannot be executed though it is there, as shells have it."""
 _OOM_SCORE: Final = "500"
+_END_S: Final = 2
+_POLL_S: Final = 0.001
 _ENVIRONMENT: Final = {
     "HOME": HOME,
     "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
@@ -107,16 +110,40 @@ def fork(env: Mapping[str, str], cwd: str, run: Callable[[], object], keep: Sequ
     return Process(pid, output)
 
 
-def end_others(spared: int) -> bool:
-    """Kill every process of the worker but this one and `spared`; False if somebody forks faster than that."""
+def end_group(leader: int) -> None:
+    """Kill what is left of the process group of a child that has ended, and wait for its end as `end_others` does."""
+    deadline = time.monotonic() + _END_S
+    with contextlib.suppress(ProcessLookupError):  # nobody is left
+        while time.monotonic() < deadline:
+            os.killpg(leader, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-leader, os.WNOHANG)[0]:
+                    pass
+            time.sleep(_POLL_S)
+
+
+def end_others(spared: int | None) -> None:
+    """Kill every process of the worker but this one and `spared`, which goes too if somebody forks faster than that.
+
+    Wait until they are gone, not for ever: who is dying still counts in the limits, and a kernel that started
+    meanwhile would find no room for its threads.
+    """
     seen = _others(spared)
     for pid in seen:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    return _others(spared) <= seen
+    if not _others(spared) <= seen:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)  # all at one moment
+    deadline = time.monotonic() + _END_S
+    while (left := _others(spared)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):  # its parent is dying as well
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(_POLL_S)
 
 
-def _others(spared: int) -> set[int]:
+def _others(spared: int | None) -> set[int]:
     return {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid(), spared}
 
 
