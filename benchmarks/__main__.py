@@ -18,7 +18,7 @@ from benchmarks.plan import FULL, QUICK
 from benchmarks.report import print_table
 from benchmarks.run import MEASUREMENTS, Run, progress, until_done_or_terminated
 from benchmarks.server import REPOSITORY, NotInstalledError
-from benchmarks.systems import SYSTEMS, System
+from benchmarks.systems import POOL_SIZES, SYSTEMS, System
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ EXIT_INTERRUPTED = 130
 PAGE = REPOSITORY / "docs/benchmarks.md"
 FIGURES = REPOSITORY / "docs/benchmarks/figures.jsonl"
 
-_BY_NAME = {system.name: system for system in SYSTEMS}
+_BY_NAME = {system.name: system for system in (*SYSTEMS, *POOL_SIZES)}
 
 _DESCRIPTION = """\
 Compare ways to get a Jupyter kernel, each through a real jupyter_server on 127.0.0.1.
@@ -42,7 +42,7 @@ is checked.
 
 
 def _epilog() -> str:
-    systems = "\n".join(f"  {system.name:15}{system.summary}" for system in SYSTEMS)
+    systems = "\n".join(f"  {system.name:17}{system.summary}" for system in _BY_NAME.values())
     return f"""\
 systems:
 {systems}
@@ -67,6 +67,7 @@ examples:
   python -m benchmarks --only start,churn --json figures.jsonl
   python -m benchmarks --json figures.jsonl --resume               # what that file does not have yet
   python -m benchmarks --write-docs figures.jsonl                  # measure nothing
+  python -m benchmarks --systems embedded-pool-0,embedded-pool-1   # how large should a pool be?
   python -m benchmarks --only start --server-option embedded=--SomeClass.some_trait=0
 
 exit status: 0 all right; {EXIT_FAILED} something failed or an answer was wrong;
@@ -101,7 +102,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "--systems", type=_names(list(_BY_NAME)), metavar="A,B", help="systems to compare (default: all there are here)"
+        "--systems",
+        type=_names(list(_BY_NAME)),
+        metavar="A,B",
+        help="systems to compare (default: all there are here, without -pool-N)",
     )
     add(
         "--only",
@@ -132,11 +136,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def chosen_systems(wanted: list[str] | None) -> list[System]:
-    """Return the systems to run, in the order of the table. Raises NotInstalledError if a wanted one is missing."""
+    """Return the systems to run. Raises NotInstalledError if a wanted one is missing."""
     chosen = []
-    for system in SYSTEMS:
-        if wanted is not None and system.name not in wanted:
-            continue
+    for system in SYSTEMS if wanted is None else map(_BY_NAME.__getitem__, wanted):
         if lack := system.lack():
             message = f"system {system.name} cannot run here: {lack}"
             if wanted is not None:

@@ -103,7 +103,12 @@ _OUR_ROLES = (
     _SHIM,
     ("agents and kernels", re.compile("sandbox")),
 )
-_NO_POOL = {_TEMPLATE: "min_idle = 0\n"}
+
+
+def _pool_of(size: int) -> Mapping[str, str]:
+    return {_TEMPLATE: f"min_idle = {size}\n"}
+
+
 _PRELOADED = {_TEMPLATE: 'preload = ["numpy", "pandas", "matplotlib.pyplot"]\n'}
 _WITHOUT_SERVER = frozenset({"notebook", "context"})
 _OUR_REST = frozenset({"rest", "transfer"})
@@ -150,11 +155,15 @@ SYSTEMS: Sequence[System] = (
         "embedded-cold",
         "the same without a pool: each start makes a worker",
         "embedded",
-        _NO_POOL,
+        _pool_of(0),
         frozenset({"start"}),
     ),
     _ours(
-        "docker-cold", "the same without a pool: each start makes a container", "docker", _NO_POOL, frozenset({"start"})
+        "docker-cold",
+        "the same without a pool: each start makes a container",
+        "docker",
+        _pool_of(0),
+        frozenset({"start"}),
     ),
     _ours(
         "embedded-data", "with numpy, pandas and matplotlib preloaded", "embedded", _PRELOADED, frozenset({"memory"})
@@ -172,3 +181,15 @@ SYSTEMS: Sequence[System] = (
         without=frozenset({"context"}) | _OUR_REST,
     ),
 )
+POOL_SIZES: Sequence[System] = tuple(
+    _ours(
+        f"{engine}-pool-{size}",
+        f"engine {engine}, a pool of {size}",
+        engine,
+        _pool_of(size),
+        frozenset({"start", "load", "churn", "memory"}),
+    )
+    for engine in ("embedded", "docker")
+    for size in (0, 1, 2, 4, 8)
+)
+"""Only for who asks how large a pool should be: not part of a run whose systems nobody named."""
