@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
-from jupyter_client.restarter import KernelRestarter
+from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.services.kernels.handlers import _kernel_id_regex
@@ -41,6 +41,7 @@ from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.identity import OwnerTokens, SandboxIdentityProvider
 from jupyter_sandbox.journal import Journal
+from jupyter_sandbox.kernel_restarts import PromptRestarter
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.pool_metrics import POOL
@@ -82,9 +83,6 @@ class SandboxExtension(ExtensionApp):
         default_value=False,
         help="Refuse to start while the server's configuration leaves a way round the sandbox: native kernels, foreign "
         "kernelspecs, terminals. Server-side nbconvert is closed.",
-    ).tag(config=True)
-    notice_death_s = Float(
-        0.5, help="How often the server looks whether a kernel has died, seconds. Looking costs no I/O."
     ).tag(config=True)
     max_message_mib = Int(
         8,
@@ -175,8 +173,7 @@ class SandboxExtension(ExtensionApp):
             watches=FileWatches(files),
             tokens=self._tokens(sandboxes),
         )
-        if "time_to_dead" not in manager.config.get("KernelRestarter", {}):
-            KernelRestarter.time_to_dead.default_value = self.notice_death_s
+        AsyncIOLoopKernelManager.restarter_class.default_value = PromptRestarter
 
     def _tokens(self, sandboxes: Sandboxes) -> SandboxTokens | None:
         """Begin to take tokens, if the identity provider knows them."""

@@ -36,6 +36,8 @@ from sandbox_worker import messages
 from sandbox_worker.protocol import PORTS, CurveKeys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jupyter_client.connect import KernelConnectionInfo
     from jupyter_client.kernelspec import KernelSpec
 
@@ -142,6 +144,11 @@ class SandboxProvisioner(KernelProvisionerBase):
             return self._lease.loss
         end = self._lease.exits.get(self._seat)
         return end.message if end and end.reason != "requested" else None
+
+    def call_at_end(self, callback: Callable[[], object] | None) -> None:
+        """See Lease.call_at_end; of the kernel that was launched last."""
+        if self._lease is not None:
+            self._lease.call_at_end(self._seat, callback)
 
     def resolve_path(self, path: str) -> str | None:
         """Return the host path of a file of the workspace, or None: other files of a sandbox have none."""

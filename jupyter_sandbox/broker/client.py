@@ -206,6 +206,8 @@ class Lease:
         self.is_kept = False
         """Whether the sandbox stays when the last tenant has left it."""
         self._is_reattaching = False
+        self._at_end: dict[str, Callable[[], object]] = {}
+        self._unwatch: Callable[[], None] | None = None
 
     @classmethod
     async def claim(
@@ -266,7 +268,8 @@ class Lease:
             except errors.ProtocolError:
                 received = None
             if received is None:
-                self._channel.close()
+                self.close()
+                self._tell(*self._at_end)
                 return
             event, descriptors = received
             messages.close_all(descriptors)
@@ -275,8 +278,36 @@ class Lease:
     def _hear(self, event: object) -> None:
         if isinstance(event, verbs.ProcessExited):
             self.exits[event.target] = event
+            self._tell(event.target)
         elif isinstance(event, verbs.SandboxGone):
             self.loss = event.message
+            self._tell(*self._at_end)
+
+    def call_at_end(self, target: str, callback: Callable[[], object] | None) -> None:
+        """Call back when a kernel or command has ended, also with its sandbox, or when the broker has: as it is told.
+
+        The running loop listens then. With None nobody is called any more.
+        """
+        if callback is None:
+            self._at_end.pop(target, None)
+        else:
+            self._at_end[target] = callback
+            if target in self.exits or self.loss is not None or not self.is_connected:
+                self._tell(target)
+        self._watch()
+
+    def _tell(self, *targets: str) -> None:
+        for target in targets:
+            if callback := self._at_end.get(target):
+                callback()
+
+    def _watch(self) -> None:
+        """Let the loop listen exactly while somebody wants to be called and the broker is there."""
+        if bool(self._at_end) and self.is_connected:
+            self._unwatch = self._unwatch or self._channel.watch(self.listen)
+        elif self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
 
     async def hear(self, timeout_s: float) -> None:
         """Wait at most so long for something to arrive, then take in what did."""
@@ -310,6 +341,7 @@ class Lease:
             channel.close()
             raise
         self._channel = channel
+        self._watch()
         for seat in self.tenants - set(attached.running) - set(self.exits):
             self.exits[seat] = verbs.ProcessExited(
                 sandbox=self.sandbox,
@@ -322,3 +354,4 @@ class Lease:
     def close(self) -> None:
         """Give the sandbox back; the broker destroys it."""
         self._channel.close()
+        self._watch()

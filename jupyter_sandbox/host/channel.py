@@ -18,7 +18,7 @@ from jupyter_sandbox.host import processes
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 MAX_SOCKET_PATH: Final = 107
@@ -108,6 +108,20 @@ class Channel:
     async def arrival(self) -> None:
         """Wait until there is something to receive, be it the end. Takes nothing; raises OSError when closed here."""
         await self._ready(write=False)
+
+    def watch(self, notify: Callable[[], object]) -> Callable[[], None]:
+        """Let the running loop call `notify` whenever there is something to receive; return what ends that.
+
+        On a descriptor of its own: a loop knows one reader of each, and that may be `receive` or `arrival`.
+        """
+        loop, descriptor = asyncio.get_running_loop(), os.dup(self._socket.fileno())
+        loop.add_reader(descriptor, notify)
+
+        def end() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+        return end
 
     def hang_up(self) -> None:
         """End the connection in both directions; whoever waits to receive on it sees its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from jupyter_client.restarter import KernelRestarter
 
 from tests.server.brokers import sandboxes
 from tests.server.notebook import FORMATS, V1
@@ -18,6 +19,12 @@ with open('/sandbox/big', 'wb', buffering=0) as file:
     while True:
         file.write(bytes(1 << 16))
 """
+
+
+@pytest.fixture(autouse=True)
+def never_looks(monkeypatch):
+    """A death is told: whoever else looks whether a kernel lives does so once an hour."""
+    monkeypatch.setattr(KernelRestarter.time_to_dead, "default_value", 3600.0)
 
 
 async def epitaph(notebook, code):
@@ -153,11 +160,23 @@ async def test_a_lost_worker_is_replaced_behind_the_same_sockets(new_notebook, j
     assert [sandbox.sandbox for sandbox in await sandboxes()] != before[1]
 
 
-async def test_a_death_is_looked_for_twice_a_second(new_notebook, jp_serverapp):
-    """Stock Jupyter looks every three seconds; what it finds is told by the tests above."""
+async def test_a_death_that_nobody_told_is_found_when_looked_for(monkeypatch, new_notebook, jp_serverapp):
+    monkeypatch.setattr(KernelRestarter.time_to_dead, "default_value", 0.2)
     notebook = await new_notebook()
-    restarter = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)._restarter
-    assert restarter.time_to_dead == 0.5
+    jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id).provisioner.call_at_end(None)
+    await epitaph(notebook, EXIT)
+    await notebook.answers()
+
+
+async def test_a_kernel_that_dies_as_soon_as_it_starts_is_given_up(new_notebook, jp_serverapp):
+    """After as many restarts as stock Jupyter's."""
+    notebook = await new_notebook()
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    manager.kernel_spec.argv = ["sh", "-c", "exit 5"]
+    notebook.start(EXIT)
+    messages = await notebook.receive_until(lambda message: message["content"].get("execution_state") == "dead")
+    states = [message["content"].get("execution_state") for message in messages]
+    assert states.count("restarting") == manager._restarter.restart_limit
 
 
 async def test_a_dead_kernels_interrupt_does_not_reach_the_next_kernel(new_notebook):

@@ -1,0 +1,60 @@
+"""Notices at once that a sandbox kernel has died.
+
+Stock Jupyter looks every three seconds whether a kernel lives, so a cell of a dead one seems to run for that long. The
+broker tells the end of a kernel as it comes; what then happens is stock's. The look now and then stays, for the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jupyter_client.ioloop.restarter import AsyncIOLoopKernelRestarter
+
+from jupyter_sandbox.provisioner import SandboxProvisioner
+
+
+class PromptRestarter(AsyncIOLoopKernelRestarter):
+    """Stock's, which also looks when a sandbox kernel's end is told."""
+
+    _is_looking = _must_look = _has_given_up = False
+
+    def start(self) -> None:
+        """Begin to look and to listen."""
+        super().start()
+        self._listen()
+
+    def stop(self) -> None:
+        """Look and listen no more."""
+        super().stop()
+        self._listen()
+
+    async def poll(self) -> None:  # type: ignore[override]  # as its parent, which stock calls so
+        """Look, unless what we were told of is wanted. Who is told while it looks looks once more."""
+        self._must_look = True
+        if self._is_looking:
+            return
+        self._is_looking = True
+        try:
+            while self._must_look and self._pcallback is not None:
+                self._must_look = False
+                await super().poll()
+        finally:
+            self._is_looking = False
+        if self._has_given_up and (provisioner := self._provisioner):
+            await provisioner.cleanup()  # jupyter_server forgets the kernel and would leave it its sandbox
+
+    def _fire_callbacks(self, event: Any) -> None:
+        super()._fire_callbacks(event)
+        self._has_given_up = event == "dead"
+
+    @property
+    def _provisioner(self) -> SandboxProvisioner | None:
+        provisioner: Any = self.kernel_manager.provisioner
+        return provisioner if isinstance(provisioner, SandboxProvisioner) else None
+
+    def _listen(self) -> None:
+        if provisioner := self._provisioner:
+            provisioner.call_at_end(None if self._pcallback is None else self._look_soon)
+
+    def _look_soon(self) -> None:
+        self.loop.add_callback(self.poll)
