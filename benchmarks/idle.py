@@ -24,7 +24,7 @@ METRICS = (CPU,)
 SETTLE_S = 3.0
 
 
-def _cpu_by_process(server: Server) -> dict[int, float]:
+def cpu_by_process(server: Server) -> dict[int, float]:
     return {process.pid: cpu_seconds(process.pid) for process in server.processes()}
 
 
@@ -54,13 +54,13 @@ async def measure_idle(servers: Sequence[Server], plan: Plan, results: Results) 
                 results.fail(name, "idle", str(error))
         await quiet(plan.quiet_timeout_s)
         await asyncio.sleep(SETTLE_S)
-        before = {server.system.name: _cpu_by_process(server) for server in watched}
+        before = {server.system.name: cpu_by_process(server) for server in watched}
         begin = time.perf_counter()
         await asyncio.sleep(plan.idle_s)
         elapsed_s = time.perf_counter() - begin
         for server in watched:
             earlier = before[server.system.name]
-            used = {pid: seconds - earlier.get(pid, 0.0) for pid, seconds in _cpu_by_process(server).items()}
+            used = {pid: seconds - earlier.get(pid, 0.0) for pid, seconds in cpu_by_process(server).items()}
             results.add(CPU, server.system.name, sum(used.values()) * 100 / elapsed_s)
             busiest = max(used, key=used.__getitem__)
             command = next((p.command for p in server.processes() if p.pid == busiest), "a process that ended")
