@@ -63,6 +63,8 @@ class Server:
     """A running system: how to talk to it, which processes it consists of, and where others can join it."""
 
     system: System
+    url: str
+    token: str
     client: ServerClient
     keeper_pid: int
     directory: Path
@@ -241,9 +243,12 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
                 start_new_session=True,
             )
         try:
-            async with open_client(f"http://127.0.0.1:{port}", token) as client:
+            url = f"http://127.0.0.1:{port}"
+            async with open_client(url, token) as client:
                 server = Server(
                     system=system,
+                    url=url,
+                    token=token,
                     client=client,
                     keeper_pid=keeper.pid,
                     directory=directory,

@@ -18,6 +18,8 @@ _RESERVE_BYTES: Final = 1 << 20
 """For replies and states, which are small and which a client waits for, when output has filled the buffer."""
 _MESSAGE_BYTES: Final = 512
 """What a message costs beside its text."""
+_MAX_UNSENT: Final = 256
+"""Messages that wait for one client. Many small ones are sent at once, and each is then work, all in one turn."""
 _OUTPUT: Final = frozenset({"stream", "display_data", "update_display_data", "execute_result"})
 
 
@@ -31,7 +33,7 @@ class OutputLimits:
     """
 
     max_message_bytes: int = 8 << 20
-    max_unsent_bytes: int = 32 << 20
+    max_unsent_bytes: int = 16 << 20
     slow_reader_s: float = 60
     max_offline_bytes: int = 16 << 20
 
@@ -43,6 +45,7 @@ class Outlet:
         """Start with nothing."""
         self._max_unsent_bytes = max_unsent_bytes
         self.unsent_bytes = 0
+        self._unsent = 0
         self.taken = 0
         """How many messages it took so far: progress."""
         self.is_full = False
@@ -50,7 +53,8 @@ class Outlet:
     def put(self, size_bytes: int) -> bool:
         """Count a message on its way; whether the outlet became full by it."""
         self.unsent_bytes += size_bytes
-        if self.is_full or self.unsent_bytes <= self._max_unsent_bytes:
+        self._unsent += 1
+        if self.is_full or not self._holds_more_than(self._max_unsent_bytes, _MAX_UNSENT):
             return False
         self.is_full = True
         return True
@@ -58,11 +62,15 @@ class Outlet:
     def took(self, size_bytes: int) -> bool:
         """Count a message that is sent; whether the outlet is no longer full. It stays full until half is gone."""
         self.unsent_bytes -= size_bytes
+        self._unsent -= 1
         self.taken += 1
-        if not self.is_full or self.unsent_bytes > self._max_unsent_bytes // 2:
+        if not self.is_full or self._holds_more_than(self._max_unsent_bytes // 2, _MAX_UNSENT // 2):
             return False
         self.is_full = False
         return True
+
+    def _holds_more_than(self, size_bytes: int, messages: int) -> bool:
+        return self.unsent_bytes > size_bytes or self._unsent > messages
 
 
 Item = tuple[str, list[bytes]]

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     Step = Callable[[], bool]
 
-_TURN_S: Final = 0.01
+_TURN_S: Final = 0.002
+_ROUNDS: Final = 5
+"""How often the loop does its other work between two turns: a request takes it several of its rounds."""
 
 
 class Turns:
@@ -40,10 +42,13 @@ class Turns:
     def _call(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._is_called:
             self._is_called = True
-            loop.call_soon(self._take, loop)
+            loop.call_soon(self._take, loop, _ROUNDS)
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop has done its other work: a new turn."""
+    def _take(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+        """When the loop has done its other work begin a new turn."""
+        if rounds > 1:
+            loop.call_soon(self._take, loop, rounds - 1)
+            return
         self._is_called, self._left_s = False, _TURN_S
         self._work()
         if self._steps:

@@ -5,6 +5,8 @@ A second connection of its own kind: GET /refusals tells how many messages of ea
 
 from __future__ import annotations
 
+import gc
+
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
@@ -19,7 +21,7 @@ class Watch(APIHandler):
     async def post(self):
         ticker = Watch.ticker = Ticker()
         ticker.start()
-        self.finish({"rss_mib": _rss_mib()})
+        self.finish({"rss_mib": _rss_mib(), "frozen_objects": gc.get_freeze_count()})
 
     @web.authenticated
     async def delete(self):

@@ -18,7 +18,7 @@ from tests.server.brokers import Tree
 from tests.server.rest import Rest
 from tests.server.server_process import a_server, request
 
-GROWTH_MIB = 100
+GROWTH_MIB = 64
 """What the server may take more while it is attacked, at any moment."""
 BUSY_S = 0.1
 CONFIG = """
