@@ -1,26 +1,28 @@
 """Measurement of REST: an execution and the same over the websocket of the same kernel, one user and many, in turns.
 
 Contexts are made over REST, so each has a sandbox of its own, and JupyterLab's way to them is the websocket that is
-compared with: what REST costs more is the difference of the two, on one kernel, in one run.
+compared with: what REST costs more is the difference of the two, on one kernel, in one run. A websocket is open in its
+own turns only: it would be sent all that is executed over REST, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from benchmarks.client import Channel, KernelFailedError
+from benchmarks.client import KernelFailedError
 from benchmarks.latency import rotated
 from benchmarks.machine import quiet
 from benchmarks.metrics import Metric, Results
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from benchmarks.client import ServerClient
+    from benchmarks.client import Channel, ServerClient
     from benchmarks.plan import Plan
     from benchmarks.server import Server
 
@@ -73,6 +75,19 @@ class Context:
             raise KernelFailedError(f"execution ended with {ended['outcome']}: {ended['error']}")
         return "".join(output["text"] for output in ended["outputs"])
 
+    @asynccontextmanager
+    async def websocket(self) -> AsyncIterator[Channel]:
+        """Open the websocket of its kernel for a while. Raises KernelFailedError."""
+        channel = await self.client.connect(self.kernel_id)
+        try:
+            yield channel
+        finally:
+            await channel.websocket.close()
+
+    def rest(self) -> AbstractAsyncContextManager[Context]:
+        """Nothing has to be opened."""
+        return nullcontext(self)
+
 
 @asynccontextmanager
 async def new_sandbox(client: ServerClient, **claim: object) -> AsyncIterator[str]:
@@ -86,17 +101,13 @@ async def new_sandbox(client: ServerClient, **claim: object) -> AsyncIterator[st
 
 
 @asynccontextmanager
-async def _context(client: ServerClient) -> AsyncIterator[tuple[Context, Channel]]:
-    """Yield both ways to one new kernel, in which x is 0."""
+async def _context(client: ServerClient) -> AsyncIterator[Context]:
+    """Yield a context, in which x is 0."""
     async with new_sandbox(client) as sandbox:
         made = await client.ask("POST", f"{sandbox}/contexts", {})
         context = Context(client=client, path=f"{sandbox}/contexts/{made['id']}")
         await context.execute("x = 0")
-        channel = await client.connect(context.kernel_id)
-        try:
-            yield context, channel
-        finally:
-            await channel.websocket.close()
+        yield context
 
 
 async def _block(way: Way, metric: Metric, name: str, numbers: range, results: Results) -> int:
@@ -114,13 +125,31 @@ async def _block(way: Way, metric: Metric, name: str, numbers: range, results: R
 
 async def _one_user(server: Server, plan: Plan, results: Results) -> None:
     name, size = server.system.name, plan.exec_block_size
-    async with _context(server.client) as (context, channel):
+    async with _context(server.client) as context:
         done = 0
         for turn in range(1 + plan.exec_blocks):
-            for metric, way in ((ROUND_TRIP, context), (WEBSOCKET, channel)):
+            for metric, opened in ((ROUND_TRIP, context.rest), (WEBSOCKET, context.websocket)):
                 counts = results if turn else Results(systems=[name])  # the first turn warms up
-                await _block(way, metric, name, range(done + 1, done + 1 + size), counts)
+                async with opened() as way:
+                    await _block(way, metric, name, range(done + 1, done + 1 + size), counts)
                 done += size
+
+
+async def _load(
+    users: Sequence[Context],
+    opened: Callable[[Context], AbstractAsyncContextManager[Way]],
+    numbers: range,
+    plan: Plan,
+    name: str,
+    counts: Results,
+) -> float:
+    """Let all users execute at once; return how many right answers came in a second."""
+    async with AsyncExitStack() as stack:
+        ways = [await stack.enter_async_context(opened(user)) for user in users]
+        await quiet(plan.quiet_timeout_s)
+        begin = time.perf_counter()
+        right = sum(await asyncio.gather(*(_block(way, LATENCY, name, numbers, counts) for way in ways)))
+        return right / (time.perf_counter() - begin)
 
 
 async def _many_users(server: Server, plan: Plan, results: Results) -> None:
@@ -130,16 +159,10 @@ async def _many_users(server: Server, plan: Plan, results: Results) -> None:
         users = [await stack.enter_async_context(_context(server.client)) for _ in range(plan.load_users)]
         for turn in range(plan.load_rounds):
             rates = {}
-            for part, (metric, which) in enumerate(((RPS, 0), (WEBSOCKET_RPS, 1))):
-                await quiet(plan.quiet_timeout_s)
+            for part, (metric, opened) in enumerate(((RPS, Context.rest), (WEBSOCKET_RPS, Context.websocket))):
                 first = 1 + (2 * turn + part) * each
-                begin = time.perf_counter()
-                blocks = (
-                    _block(user[which], LATENCY, name, range(first, first + each), unshown if which else results)
-                    for user in users
-                )
-                right = sum(await asyncio.gather(*blocks))
-                rates[metric] = right / (time.perf_counter() - begin)
+                counts = unshown if part else results
+                rates[metric] = await _load(users, opened, range(first, first + each), plan, name, counts)
                 results.add(metric, name, rates[metric])
             results.add(RATIO, name, rates[RPS] / max(rates[WEBSOCKET_RPS], 1e-9))
     for failure in unshown.failures:
