@@ -256,6 +256,27 @@ class FileTransferred(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileMoved(Event):
+    """A client gave a file or directory another path."""
+
+    name: ClassVar[str] = "file_moved"
+    sandbox_id: str
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDeleted(Event):
+    """A client deleted a file or directory; not `whole`: that failed or broke off, and part of it may be gone."""
+
+    name: ClassVar[str] = "file_deleted"
+    sandbox_id: str
+    path: str
+    recursive: bool
+    whole: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class RequestRefused(Event):
     """Something was not done: `code` is one of `errors`. `operation` None: the request was none of ours."""
 
@@ -278,6 +299,8 @@ ALL: Final[tuple[type[Event], ...]] = (
     CommandStarted,
     CommandEnded,
     FileTransferred,
+    FileMoved,
+    FileDeleted,
     RequestRefused,
 )
 

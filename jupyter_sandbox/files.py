@@ -23,7 +23,7 @@ from traitlets.config import Configurable
 from jupyter_sandbox import events, owners, request_ids
 from jupyter_sandbox.broker import client
 from jupyter_sandbox.errors import FileRangeError, FileTooLargeError, InvalidRequestError
-from jupyter_sandbox.events import Direction, FileTransferred
+from jupyter_sandbox.events import Direction, FileDeleted, FileMoved, FileTransferred
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import beneath, tasks
 from jupyter_sandbox.host.beneath import Entry, View
@@ -192,17 +192,23 @@ class Files(Configurable):
         old, new = paths.entry(source), paths.entry(target)
         async with self.view(sandbox) as view:
             await _whole(beneath.move, view, old, new, replace=replace)
+        self._emit(FileMoved(sandbox_id=sandbox, path=paths.text(old), target=paths.text(new)))
 
     async def delete(self, sandbox: str, path: str, *, recursive: bool = False) -> None:
         """Delete a file, or a directory with all that is in it if `recursive`. What is cancelled stays in part."""
         names = paths.entry(path)
         async with self.view(sandbox) as view:
             steps = deletion(view, names, recursive=recursive)
+            is_whole = False
             try:
                 while await _whole(_advance, steps):
                     pass
+                is_whole = True
             finally:
                 await _whole(steps.close)
+                if is_whole or recursive:
+                    path = paths.text(names)
+                    self._emit(FileDeleted(sandbox_id=sandbox, path=path, recursive=recursive, whole=is_whole))
 
     @contextlib.asynccontextmanager
     async def view(self, sandbox: str) -> AsyncIterator[View]:

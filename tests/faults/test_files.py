@@ -308,12 +308,16 @@ async def test_a_deletion_that_is_cancelled_stops(files, disk, monkeypatch):
 
     monkeypatch.setattr(deletion, "STEP", 10)
     monkeypatch.setattr(deletion, "_is_gone", counted)
+    told = []
+    monkeypatch.setattr(files, "_emit", told.append)
     task = asyncio.create_task(files.delete(BOX, "dir", recursive=True))
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(os.listdir(disk / "dir")) > 150
+    assert [event.whole for event in told] == [False]
     await files.delete(BOX, "dir", recursive=True)
     assert os.listdir(disk) == []
+    assert [event.whole for event in told] == [False, True]
 
 
 async def test_a_deletion_gives_up_on_a_directory_that_is_filled_as_fast(files, disk, monkeypatch):

@@ -72,6 +72,21 @@ async def scraped(jp_fetch) -> dict[str, float]:
     return {f"{name}{labels}": float(value) for name, labels, value in lines}
 
 
+async def test_what_a_client_does_to_files_is_told(rest, audit):
+    sandbox = (await rest.claimed())["id"]
+    for path in ("a.txt", "d/1", "d/2"):
+        await rest("PUT", sandbox, "files", path, raw=b"12345", params={"parents": "1"})
+    moved = await rest("PATCH", sandbox, "files", "a.txt", body={"path": "d/3"})
+    assert (await rest.delete(sandbox, "files", "d")).code == "file_conflict"
+    gone = await rest.delete(sandbox, "files", "d", params={"recursive": "1"}, headers={"X-Request-Id": "gone-1"})
+    assert (moved.status, gone.status) == (200, 204), (moved, gone)
+    told = await audit.one(events.FileMoved)
+    assert (told["path"], told["target"], told["sandbox_id"]) == ("/sandbox/a.txt", "/sandbox/d/3", sandbox)
+    told = await audit.one(events.FileDeleted)
+    assert (told["path"], told["recursive"], told["whole"]) == ("/sandbox/d", True, True)
+    assert (told["owner"], told["request_id"]) == ("*", "gone-1")
+
+
 async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit, store, jp_fetch):
     before = await scraped(jp_fetch)
     reply = await rest.post(body={"timeout_s": 60}, headers={"X-Request-Id": "claim-1"})
@@ -92,6 +107,8 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
         outcomes = (await rest.post(sandbox, "uploads", body={"files": wanted})).body["files"]
     assert [each["error"] and each["error"]["code"] for each in outcomes] == [None, "url_refused"]
     assert (await rest.get(sandbox, "files", "none", headers={"X-Request-Id": "bad one"})).code == "unknown_file"
+    await rest("PATCH", sandbox, "files", "b", body={"path": "c"})
+    await rest.delete(sandbox, "files", "c")
     await rest.delete(*context.parts)
     await rest.delete(sandbox)
 

@@ -29,6 +29,7 @@ VALUES = {
     "template": "python",
     "kernel_name": "sandbox-python",
     "path": "/sandbox/a\ud800",
+    "target": "/sandbox/b",
     "code_sha256": "0" * 64,
     "argv_sha256": "0" * 64,
     "code": "no_capacity",
