@@ -37,11 +37,19 @@ class PromptRestarter(AsyncIOLoopKernelRestarter):
         try:
             while self._must_look and self._pcallback is not None:
                 self._must_look = False
-                await super().poll()
+                if not await self._has_lost_its_place():
+                    await super().poll()
         finally:
             self._is_looking = False
         if self._has_given_up and (provisioner := self._provisioner):
             await provisioner.cleanup()  # jupyter_server forgets the kernel and would leave it its sandbox
+
+    async def _has_lost_its_place(self) -> bool:
+        """Whether it was a guest in a sandbox that is gone: who looks after sandboxes ends it."""
+        provisioner = self._provisioner
+        if provisioner is None or not provisioner.is_guest or await provisioner.poll() is None:
+            return False
+        return provisioner.lease is not None and provisioner.lease.loss is not None
 
     def _fire_callbacks(self, event: Any) -> None:
         super()._fire_callbacks(event)
