@@ -95,12 +95,17 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     def on_message(self, ws_message: str | bytes) -> None:
         """Pass a message to the kernel."""
-        if self._executions is not None:
-            if isinstance(ws_message, str) and self._is_stock and self._send_text(self._executions, ws_message):
-                return
-            self._executions.sent(ws_message)
+        if self._executions is None:
+            super().on_message(ws_message)
+            return
+        if isinstance(ws_message, str) and self._is_stock and self._send_text(self._executions, ws_message):
+            return
+        read = ws_message
+        if isinstance(ws_message, bytes) and not (self.connection and self.connection.subprotocol):
+            read = open_requests.text_of(ws_message)
+        self._executions.sent(read)
         super().on_message(ws_message)
-        if self._executions is not None and (asked := open_requests.asked(ws_message)):
+        if asked := open_requests.asked(read):
             self._told.sent(*asked)
 
     def _send_text(self, executions: OpenRequests, text: str) -> bool:

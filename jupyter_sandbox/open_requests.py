@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 Header = dict[str, Any]
 
 _MAX_PENDING: Final = 128
-_LOOKED_AT: Final = 512
-_MAX_FRAMES: Final = 1024
 _CONTENT: Final = 3
 """Where the content is among the frames of the binary format."""
 
@@ -42,9 +40,8 @@ class OpenRequests:
 
     def sent(self, message: str | bytes) -> None:
         """Note a message of the client."""
-        if not _mentions(message, "execute_request"):
-            return
-        self.sent_header(_header(message))
+        if _may_be_execution(message):
+            self.sent_header(_header(message))
 
     def sent_header(self, header: object) -> None:
         """Note a message of the client by its header, whatever that is."""
@@ -125,15 +122,25 @@ class OpenRequests:
 
 def asked(message: str | bytes) -> tuple[str, object] | None:
     """Return id and code of a client's message if it is an execute request, whatever the code is; else None."""
-    if not _mentions(message, "execute_request"):
+    if not _may_be_execution(message):
         return None
     header, content = _header(message), _part(message, "content", _CONTENT)
     return (str(header.get("msg_id")), content.get("code")) if header.get("msg_type") == "execute_request" else None
 
 
-def _mentions(message: str | bytes, kind: str) -> bool:
-    """Whether the start of `message` names this type: cheap, and never wrong about a message that has it there."""
-    return kind in message if isinstance(message, str) else kind.encode() in message[:_LOOKED_AT]
+def text_of(message: bytes) -> str:
+    """Return the JSON of a message in the text format that has buffers, and so is sent as bytes. It may be none."""
+    is_followed = int.from_bytes(message[:4], "big") > 1
+    start, end = (int.from_bytes(message[at : at + 4], "big") for at in (4, 8))
+    return message[start : end if is_followed else None].decode(errors="replace")
+
+
+def _may_be_execution(message: str | bytes) -> bool:
+    """Whether to read on: cheap, and never wrong about an execute request, however its type is written."""
+    if isinstance(message, str):
+        return "execute_request" in message or "\\u" in message
+    header = _frame(message, 0)
+    return b"execute_request" in header or b"\\u" in header
 
 
 def _header(message: str | bytes) -> Header:
@@ -144,16 +151,19 @@ def _header(message: str | bytes) -> Header:
 def _part(message: str | bytes, name: str, index: int) -> dict[str, Any]:
     """Return a part of a message by its name or the index of its frame."""
     try:
-        part = json.loads(message)[name] if isinstance(message, str) else json.loads(_frame(message, index))
+        text = message if isinstance(message, str) else _frame(message, index).decode(errors="replace")  # as kernels do
+        part = json.loads(text)[name] if isinstance(message, str) else json.loads(text)
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return part if isinstance(part, dict) else {}
 
 
 def _frame(message: bytes, index: int) -> bytes:
-    """Return a frame of the binary format: a count and as many offsets, 8 bytes each, then the frames."""
-    count = int.from_bytes(message[:8], "little")
-    if not index + 3 <= count <= _MAX_FRAMES:
-        raise ValueError("not this format")
+    """Return a frame of the binary format: a count and as many offsets, 8 bytes each, then the frames.
+
+    It is read as the server reads it who passes it on, however many there are. Nothing if there is no such frame.
+    """
+    if int.from_bytes(message[:8], "little") < index + 3:
+        return b""
     start, end = (int.from_bytes(message[8 * (index + i) : 8 * (index + i + 1)], "little") for i in (2, 3))
     return message[start:end]

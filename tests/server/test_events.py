@@ -14,6 +14,7 @@ from traitlets.config import Config
 from jupyter_sandbox import events
 from tests.attacks.far_ends import far_end, saying
 from tests.conftest import eventually, stop_broker
+from tests.server.notebook import V1
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -167,6 +168,32 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     assert grown['file_bytes_total{direction="in",with_url="yes"}'] == 3
     assert grown['refusals_total{code="url_refused"}'] == 1
     assert grown["dropped_events_total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "usual", "unusual"),
+    [(None, "execute_request", "execute\\u005frequest"), (V1, b"execute_request", b"execute\\u005frequest")],
+    ids=["text", "v1"],
+)
+async def test_code_is_told_however_its_request_is_written(new_notebook, audit, protocol, usual, unusual):
+    notebook = await new_notebook(protocol=protocol)
+    write = notebook._websocket.write_message
+
+    def rewritten(frame, binary=False):
+        if usual not in frame:
+            return write(frame, binary=binary)
+        changed = frame.replace(usual, unusual)
+        if binary:  # the frames behind it begin so much later
+            count, grown = int.from_bytes(frame[:8], "little"), len(unusual) - len(usual)
+            offsets = [int.from_bytes(frame[8 * n : 8 * n + 8], "little") for n in range(1, count + 1)]
+            moved = [offset + grown * (number > 1) for number, offset in enumerate(offsets)]
+            changed = b"".join(number.to_bytes(8, "little") for number in (count, *moved)) + changed[8 * (count + 1) :]
+        return write(changed, binary=binary)
+
+    notebook._websocket.write_message = rewritten
+    assert await notebook.run("print(6 * 7)") == "42\n"
+    run = await audit.one(events.ExecutionStarted, code_characters=len("print(6 * 7)"))
+    assert (await audit.one(events.ExecutionEnded, execution_id=run["execution_id"]))["outcome"] == "ok"
 
 
 async def test_a_notebooks_kernel_tells_as_much(new_notebook, audit, jp_fetch):

@@ -11,7 +11,7 @@ from jupyter_client.session import Session
 from jupyter_server.services.kernels.connection.base import serialize_binary_message, serialize_msg_to_ws_v1
 
 from jupyter_sandbox.guards.kernel_messages import Judged
-from jupyter_sandbox.open_requests import OpenRequests
+from jupyter_sandbox.open_requests import OpenRequests, asked, text_of
 
 pytestmark = pytest.mark.unit
 
@@ -179,6 +179,32 @@ def test_garbage_is_ignored(message):
     executions.sent(_v1(request, "shell"))
     executions.sent(message)
     assert executions.take_oldest()["msg_id"] == request["header"]["msg_id"]
+
+
+def _forms_of(request: dict) -> dict[str, str | bytes]:
+    """Ways to write a request that the server or the kernel reads as well as the usual one."""
+    escaped = json.dumps(request["header"], default=str).replace("execute_request", "execute\\u005frequest").encode()
+    unclean = json.dumps(request["header"] | {"username": "X"}, default=str).encode().replace(b'"X"', b'"\xff"')
+    rest = [SESSION.pack(request[name]) for name in ("parent_header", "metadata", "content")]
+    message = json.loads(_legacy(request, "shell")) | {"buffers": [b"x"]}
+    return {
+        "escapes": serialize_msg_to_ws_v1([escaped, *rest], "shell"),
+        "escapes, as text": _legacy(request, "shell").replace("execute_request", "execute\\u005frequest"),
+        "bytes that are no UTF-8": serialize_msg_to_ws_v1([unclean, *rest], "shell"),
+        "many frames": serialize_msg_to_ws_v1([SESSION.pack(request["header"]), *rest, *[b""] * 5000], "shell"),
+        "a long channel": serialize_msg_to_ws_v1([SESSION.pack(request["header"]), *rest], "shell" + " " * 5000),
+        "buffers": text_of(serialize_binary_message(message)),
+    }
+
+
+@pytest.mark.parametrize("form", list(_forms_of(_request())))
+def test_a_request_is_known_however_it_is_written(form):
+    request = _request(code="1 + 1")
+    message = _forms_of(request)[form]
+    assert asked(message) == (request["header"]["msg_id"], "1 + 1")
+    executions = OpenRequests()
+    executions.sent(message)
+    assert executions.header(request["header"]["msg_id"])
 
 
 def _with_buffers() -> bytes:
