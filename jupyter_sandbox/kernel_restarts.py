@@ -37,7 +37,9 @@ class PromptRestarter(AsyncIOLoopKernelRestarter):
         try:
             while self._must_look and self._pcallback is not None:
                 self._must_look = False
-                if not await self._has_lost_its_place():
+                if (provisioner := self._provisioner) and not provisioner.has_process:
+                    self.stop()  # a restart that was under way when its kernel was ended for good has started us
+                elif not await self._has_lost_its_place():
                     await super().poll()
         finally:
             self._is_looking = False

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox.errors import UnknownContextError
 from sandbox_worker.protocol import PYTHON
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _FORKABLE: Final = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
 EXECUTED: Final = (PYTHON, *_FORKABLE)
@@ -58,6 +60,33 @@ def wants_curve(policy: str, metadata: Mapping[str, object]) -> bool:
     stated = [stated] if isinstance(stated, str) else stated
     able = isinstance(stated, list | tuple) and any(str(item).strip().lower() == "curve" for item in stated)
     return policy == "required" or (policy == "auto" and able)
+
+
+class Ends:
+    """When a kernel was ended for good: jupyter_client lets that come while the kernel starts, or restarts."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._count = 0
+        self._before_restart: int | None = None
+
+    def add(self) -> None:
+        """It is ended for good, or until somebody starts it anew."""
+        self._count += 1
+
+    def note_restart(self) -> None:
+        """It has ended and is about to start again."""
+        self._before_restart = self._count
+
+    @contextlib.contextmanager
+    def none_meanwhile(self, kernel_id: str) -> Iterator[None]:
+        """Raise UnknownContextError if an end comes while this is open, or came between the halves of a restart."""
+        ends = self._count if self._before_restart is None else self._before_restart
+        self._before_restart = None
+        if self._count == ends:
+            yield
+        if self._count != ends:
+            raise UnknownContextError(f"kernel {kernel_id} was shut down while it started")
 
 
 def _replace(argument: str, replacements: Mapping[str, str]) -> str:

@@ -97,6 +97,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self.launches = 0
         """How often a kernel was started: who waits for one that was replaced can tell."""
         self._place: Place | None = None
+        self._ends = launch.Ends()
         self._shutdown_requested = False
         self._asked_when_dead = False
         self._broker_away_since: float | None = None
@@ -167,7 +168,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             self.parent, "transport_encryption", "disabled"
         )
         if self._curve is None and launch.wants_curve(str(encryption).lower(), self._spec.metadata):
-            self._curve = _new_curve_keys()
+            public, secret = zmq.curve_keypair()
+            self._curve = CurveKeys(public=public.decode(), secret=secret.decode())
         self._place = kwargs.pop("place", None)
         extra = kwargs.pop("extra_arguments", None) or []
         replacements = {"prefix": sys.prefix, "resource_dir": workspace.KERNELSPEC}
@@ -185,7 +187,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             self.environment_names,
         )
         try:
-            prefix = await self._start(environment, kwargs.get("cwd"))
+            with self._ends.none_meanwhile(self.kernel_id):
+                prefix = await self._start(environment, kwargs.get("cwd"))
         except SandboxError as error:
             await self._give_back()
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
@@ -254,8 +257,11 @@ class SandboxProvisioner(KernelProvisionerBase):
     async def cleanup(self, restart: bool = False) -> None:
         """Release the sandbox, unless the kernel is being restarted in it; quiet when done twice."""
         if not restart:
+            self._ends.add()
             await self._give_back()
-        elif self._asked_when_dead:
+            return
+        self._ends.note_restart()
+        if self._asked_when_dead:
             self._asked_when_dead = False
             await asyncio.sleep(_LINGER_S)  # or the next kernel, behind the same sockets, would obey
 
@@ -392,8 +398,3 @@ class SandboxProvisioner(KernelProvisionerBase):
             return KernelEnd.LOST
         end = self._lease.exits.get(self._seat)
         return KernelEnd.REQUESTED if end is None or self._shutdown_requested else kernel_end(end.reason)
-
-
-def _new_curve_keys() -> CurveKeys:
-    public, secret = zmq.curve_keypair()
-    return CurveKeys(public=public.decode(), secret=secret.decode())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from jupyter_client.restarter import KernelRestarter
+from tornado.web import HTTPError
 
+from jupyter_sandbox.broker import client
 from tests.server.brokers import sandboxes
 from tests.server.notebook import FORMATS, V1
 
@@ -177,6 +179,48 @@ async def test_a_kernel_that_dies_as_soon_as_it_starts_is_given_up(new_notebook,
     messages = await notebook.receive_until(lambda message: message["content"].get("execution_state") == "dead")
     states = [message["content"].get("execution_state") for message in messages]
     assert states.count("restarting") == manager._restarter.restart_limit
+
+
+async def test_nobody_restarts_a_kernel_that_was_deleted(new_notebook, jp_serverapp, jp_fetch):
+    """A restart that comes to its end after the deletion begins to look after the kernel again."""
+    notebook = await new_notebook()
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    await jp_fetch("api", "kernels", notebook.kernel_id, method="DELETE")
+    manager._restarter.start()
+    await manager._restarter.poll()
+    assert manager._restarter._pcallback is None
+    assert await sandboxes() == []
+
+
+async def test_a_kernel_that_is_ended_between_the_halves_of_its_restart_claims_nothing(new_notebook, jp_serverapp):
+    notebook = await new_notebook()
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    manager.stop_restarter()
+    provisioner = manager.provisioner
+    await provisioner.shutdown_requested(restart=True)
+    await provisioner.cleanup(restart=True)
+    await provisioner.cleanup()
+    with pytest.raises(HTTPError, match="was shut down while it started"):
+        await provisioner.launch_kernel(["python"], env={})
+    assert await sandboxes() == []
+
+
+async def test_a_kernel_that_is_ended_while_it_starts_gives_its_sandbox_back(new_notebook, jp_serverapp, monkeypatch):
+    notebook = await new_notebook()
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    manager.stop_restarter()
+    provisioner, claim = manager.provisioner, client.Lease.claim
+    await provisioner.cleanup()
+
+    async def overtaken(*arguments):
+        lease = await claim(*arguments)
+        await provisioner.cleanup()
+        return lease
+
+    monkeypatch.setattr(client.Lease, "claim", overtaken)
+    with pytest.raises(HTTPError, match="was shut down while it started"):
+        await provisioner.launch_kernel(["python"], env={})
+    assert await sandboxes() == []
 
 
 async def test_a_dead_kernels_interrupt_does_not_reach_the_next_kernel(new_notebook):
