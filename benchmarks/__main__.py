@@ -18,7 +18,7 @@ from benchmarks.plan import FULL, QUICK
 from benchmarks.report import print_table
 from benchmarks.run import MEASUREMENTS, Run, progress, until_done_or_terminated
 from benchmarks.server import REPOSITORY, NotInstalledError
-from benchmarks.systems import POOL_SIZES, SYSTEMS, System
+from benchmarks.systems import BY_NAME, SYSTEMS, System
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,8 +30,6 @@ EXIT_INTERRUPTED = 130
 PAGE = REPOSITORY / "docs/benchmarks.md"
 FIGURES = REPOSITORY / "docs/benchmarks/figures.jsonl"
 
-_BY_NAME = {system.name: system for system in (*SYSTEMS, *POOL_SIZES)}
-
 _DESCRIPTION = """\
 Compare ways to get a Jupyter kernel, each through a real jupyter_server on 127.0.0.1.
 
@@ -42,7 +40,7 @@ is checked.
 
 
 def _epilog() -> str:
-    systems = "\n".join(f"  {system.name:17}{system.summary}" for system in _BY_NAME.values())
+    systems = "\n".join(f"  {system.name:17}{system.summary}" for system in BY_NAME.values())
     return f"""\
 systems:
 {systems}
@@ -87,8 +85,8 @@ def _names(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def _server_option(text: str) -> tuple[str, str]:
     system, separator, option = text.partition("=")
-    if not separator or system not in _BY_NAME:
-        raise argparse.ArgumentTypeError(f"{text!r} is not SYSTEM=OPTION with SYSTEM one of {', '.join(_BY_NAME)}")
+    if not separator or system not in BY_NAME:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SYSTEM=OPTION with SYSTEM one of {', '.join(BY_NAME)}")
     return system, option
 
 
@@ -103,7 +101,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--systems",
-        type=_names(list(_BY_NAME)),
+        type=_names(list(BY_NAME)),
         metavar="A,B",
         help="systems to compare (default: all there are here, without -pool-N)",
     )
@@ -138,7 +136,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def chosen_systems(wanted: list[str] | None) -> list[System]:
     """Return the systems to run. Raises NotInstalledError if a wanted one is missing."""
     chosen = []
-    for system in SYSTEMS if wanted is None else map(_BY_NAME.__getitem__, wanted):
+    for system in SYSTEMS if wanted is None else map(BY_NAME.__getitem__, wanted):
         if lack := system.lack():
             message = f"system {system.name} cannot run here: {lack}"
             if wanted is not None:

@@ -6,19 +6,19 @@ proportional set size of everything that belongs to the system. `python -m bench
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from benchmarks import by_hand
 from benchmarks.client import Kernels
 from benchmarks.idle import SETTLE_S, cpu_by_process
 from benchmarks.memory import MIB, footprint
 from benchmarks.metrics import Results
-from benchmarks.server import NotInstalledError, running
-from benchmarks.systems import SYSTEMS
+from benchmarks.server import running
+from benchmarks.systems import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ _REPORT = (
 
 async def run(system_name: str, count: int, idle_s: float) -> int:
     """Start the kernels, tell what they cost; return how much was wrong. Raises NotInstalledError."""
-    system = next(system for system in SYSTEMS if system.name == system_name).with_small_disks()
+    system = BY_NAME[system_name].with_small_disks()
     results, channels = Results(systems=(system_name,)), dict[int, "Channel"]()
 
     async def add(kernels: Kernels, numbers: Iterator[int]) -> None:
@@ -65,25 +65,16 @@ async def run(system_name: str, count: int, idle_s: float) -> int:
     }
     print(json.dumps(figures | {"by_role_mib": {role: round(size / MIB) for role, size in taken.by_role.items()}}))
     print(_REPORT.format(**figures))
-    for remark in (*results.failures, *results.notes):
-        print(remark.text, file=sys.stderr)
-    return len(results.failures)
+    return by_hand.tell(results)
 
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.density", description=__doc__)
-    parser.add_argument(
-        "--system", default="embedded-data", help="a row of benchmarks.systems (default: embedded-data)"
-    )
+    parser = by_hand.parser("density", __doc__, system="embedded-data")
     parser.add_argument("--kernels", type=int, default=200, help="how many kernels live at once (default: 200)")
     parser.add_argument("--idle", type=float, default=60.0, metavar="S", help="seconds of watching (default: 60)")
     options = parser.parse_args()
-    try:
-        return min(1, asyncio.run(run(options.system, options.kernels, options.idle)))
-    except NotInstalledError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return by_hand.exit_status(run(options.system, options.kernels, options.idle))
 
 
 if __name__ == "__main__":

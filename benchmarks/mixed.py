@@ -8,7 +8,6 @@ within a minute hangs. This is no measurement of speed: `python -m benchmarks.mi
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import dataclasses
@@ -19,10 +18,11 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import by_hand
 from benchmarks.client import Channel, KernelFailedError, ServerClient
 from benchmarks.metrics import Results
-from benchmarks.server import NotInstalledError, running
-from benchmarks.systems import SYSTEMS
+from benchmarks.server import running
+from benchmarks.systems import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -208,7 +208,7 @@ async def _work(user: User, numbers: Sequence[int], done: Counter[str], wrong: l
 
 async def run(system_name: str, calls: int, users: int, seed: int) -> int:
     """Make the calls and tell the result; return how many went wrong. Raises NotInstalledError."""
-    system = next(system for system in SYSTEMS if system.name == system_name)
+    system = BY_NAME[system_name]
     template = f"max_total = {users + _ROOM}\n"
     system = dataclasses.replace(system, files={"config/sandbox-templates/python.toml": template})
     results, done, wrong = Results(systems=(system_name,)), Counter[str](), list[str]()
@@ -225,24 +225,17 @@ async def run(system_name: str, calls: int, users: int, seed: int) -> int:
     report = {"calls": calls, "seconds": round(elapsed_s, 1), "right": dict(done), "refused": refused}
     print(json.dumps(report | {"wrong": wrong[:50]}))
     print(f"{done.total()} of {calls} calls ended as they should, {len(wrong)} did not; seed {seed}")
-    for remark in (*results.failures, *results.notes):
-        print(remark.text, file=sys.stderr)
-    return len(wrong) + len(results.failures)
+    return len(wrong) + by_hand.tell(results)
 
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mixed", description=__doc__)
-    parser.add_argument("--system", default="embedded", help="a row of benchmarks.systems (default: embedded)")
+    parser = by_hand.parser("mixed", __doc__, system="embedded")
     parser.add_argument("--calls", type=int, default=10_000, help="how many calls in all (default: 10000)")
     parser.add_argument("--users", type=int, default=20, help="how many users at once (default: 20)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30), help="repeats the calls of a run")
     options = parser.parse_args()
-    try:
-        return min(1, asyncio.run(run(options.system, options.calls, options.users, options.seed)))
-    except NotInstalledError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return by_hand.exit_status(run(options.system, options.calls, options.users, options.seed))
 
 
 if __name__ == "__main__":

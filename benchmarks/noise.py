@@ -17,10 +17,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from benchmarks import by_hand
 from benchmarks.client import KernelFailedError, open_client
 from benchmarks.metrics import Results
-from benchmarks.server import REPOSITORY, NotInstalledError, running
-from benchmarks.systems import SYSTEMS
+from benchmarks.server import REPOSITORY, running
+from benchmarks.systems import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -65,6 +66,8 @@ async def _flooded(server: Server, code: str) -> AsyncIterator[None]:
         if not await loud.stdout.readline():
             raise KernelFailedError("the flood did not begin")
         yield
+        if loud.returncode is not None:
+            raise KernelFailedError("the flood ended before it was measured")
     finally:
         loud.stdin.close()
         await loud.wait()
@@ -78,15 +81,18 @@ async def _flood(kernel_name: str) -> None:
         await channel.send(order["code"])
         print("flooding", flush=True)
         ended = loop.run_in_executor(None, sys.stdin.readline)
-        while not ended.done():
-            await asyncio.wait(
-                [ended, asyncio.ensure_future(channel.websocket.receive())], return_when="FIRST_COMPLETED"
-            )
+        reading = asyncio.ensure_future(_read_all(channel))
+        await asyncio.wait([ended, reading], return_when="FIRST_COMPLETED")
+
+
+async def _read_all(channel: Channel) -> None:
+    async for _ in channel.websocket:
+        pass
 
 
 async def run(system_name: str, count: int) -> int:
     """Measure each flood and print what it did; return how many answers were wrong. Raises NotInstalledError."""
-    system = next(system for system in SYSTEMS if system.name == system_name)
+    system = BY_NAME[system_name]
     results = Results(systems=(system_name,))
     async with running(system, (), results) as server:
         client, kind = server.client, system.kernel_name
@@ -98,38 +104,26 @@ async def run(system_name: str, count: int) -> int:
                     await asyncio.sleep(_SETTLE_S)
                     beside = _percentiles(await _latencies(quiet, count, results, system_name))
                 figures = {
-                    "flood": flood,
                     "alone_p50_ms": alone[0],
                     "beside_p50_ms": beside[0],
                     "alone_p99_ms": alone[1],
                     "beside_p99_ms": beside[1],
                     "p99_ratio": beside[1] / alone[1],
                 }
-                print(
-                    json.dumps(
-                        {name: value if isinstance(value, str) else round(value, 2) for name, value in figures.items()}
-                    )
-                )
-    for remark in (*results.failures, *results.notes):
-        print(remark.text, file=sys.stderr)
-    return len(results.failures)
+                print(json.dumps({"flood": flood} | {name: round(value, 2) for name, value in figures.items()}))
+    return by_hand.tell(results)
 
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.noise", description=__doc__)
-    parser.add_argument("--system", default="embedded", help="a row of benchmarks.systems (default: embedded)")
+    parser = by_hand.parser("noise", __doc__, system="embedded")
     parser.add_argument("--flood", metavar="KERNEL", help=argparse.SUPPRESS)
     parser.add_argument("--executions", type=int, default=500, help="of the quiet user, of each kind (default: 500)")
     options = parser.parse_args()
     if options.flood:
         asyncio.run(_flood(options.flood))
         return 0
-    try:
-        return min(1, asyncio.run(run(options.system, options.executions)))
-    except NotInstalledError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return by_hand.exit_status(run(options.system, options.executions))
 
 
 if __name__ == "__main__":

@@ -193,3 +193,5 @@ POOL_SIZES: Sequence[System] = tuple(
     for size in (0, 1, 2, 4, 8)
 )
 """Only for who asks how large a pool should be: not part of a run whose systems nobody named."""
+
+BY_NAME: Mapping[str, System] = {system.name: system for system in (*SYSTEMS, *POOL_SIZES)}
