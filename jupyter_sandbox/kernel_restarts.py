@@ -29,7 +29,7 @@ class PromptRestarter(AsyncIOLoopKernelRestarter):
         self._listen()
 
     async def poll(self) -> None:  # type: ignore[override]  # as its parent, which stock calls so
-        """Look, unless what we were told of is wanted. Who is told while it looks looks once more."""
+        """Look, and once more if we are told of something meanwhile; not at all when nobody is to look any more."""
         self._must_look = True
         if self._is_looking:
             return

@@ -137,10 +137,8 @@ def text_of(message: bytes) -> str:
 
 def _may_be_execution(message: str | bytes) -> bool:
     """Whether to read on: cheap, and never wrong about an execute request, however its type is written."""
-    if isinstance(message, str):
-        return "execute_request" in message or "\\u" in message
-    header = _frame(message, 0)
-    return b"execute_request" in header or b"\\u" in header
+    text = message if isinstance(message, str) else _frame(message, 0)
+    return "execute_request" in text or "\\u" in text
 
 
 def _header(message: str | bytes) -> Header:
@@ -151,19 +149,19 @@ def _header(message: str | bytes) -> Header:
 def _part(message: str | bytes, name: str, index: int) -> dict[str, Any]:
     """Return a part of a message by its name or the index of its frame."""
     try:
-        text = message if isinstance(message, str) else _frame(message, index).decode(errors="replace")  # as kernels do
-        part = json.loads(text)[name] if isinstance(message, str) else json.loads(text)
+        part = json.loads(message)[name] if isinstance(message, str) else json.loads(_frame(message, index))
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return part if isinstance(part, dict) else {}
 
 
-def _frame(message: bytes, index: int) -> bytes:
+def _frame(message: bytes, index: int) -> str:
     """Return a frame of the binary format: a count and as many offsets, 8 bytes each, then the frames.
 
-    It is read as the server reads it who passes it on, however many there are. Nothing if there is no such frame.
+    It is found as the server finds it that passes it on, however many there are, and decoded as kernels decode it.
+    Nothing if there is no such frame.
     """
     if int.from_bytes(message[:8], "little") < index + 3:
-        return b""
+        return ""
     start, end = (int.from_bytes(message[8 * (index + i) : 8 * (index + i + 1)], "little") for i in (2, 3))
-    return message[start:end]
+    return message[start:end].decode(errors="replace")

@@ -201,6 +201,20 @@ def test_nothing_of_a_kernel_that_has_ended_counts_in_the_limits_of_the_next(cla
     assert said(box, "print('again')") == "again"
 
 
+def test_nothing_of_a_kernel_that_ends_beside_a_command_counts_either(claim, broker):
+    """What is not its own stays, so its group alone is waited for."""
+    box = claim()
+    said(box, CROWD.format(hides=False), timeout=40)
+    agent = broker.record(box.id)["pid"]
+    command = threading.Thread(target=box.command, args=[["sleep", "5"]])
+    command.start()
+    wait_until(lambda: len(_processes_beside(agent)) == 103)
+    box.submit("os._exit(0)")
+    assert box.end()["reason"] == "finished"
+    assert len(_processes_beside(agent)) == 2
+    command.join()
+
+
 CROWD = """
 import os, time
 for _ in range(100):
