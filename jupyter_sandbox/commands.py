@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from jupyter_sandbox.command import NewCommand
     from jupyter_sandbox.events import Emit
     from jupyter_sandbox.owners import Owner
-    from jupyter_sandbox.sandboxes import Sandbox, Sandboxes
+    from jupyter_sandbox.sandbox import Sandbox
+    from jupyter_sandbox.sandboxes import Sandboxes
     from sandbox_worker.protocol import TerminalSize
 
 MAX_INPUT_BYTES: Final = pipes.MAX_PENDING_BYTES

@@ -56,6 +56,13 @@ class UnknownContextError(SandboxError):
     status = 404
 
 
+class UnknownSessionError(SandboxError):
+    """No session of that name: it was released, or nobody used it for too long, or nobody ever did."""
+
+    code = "unknown_session"
+    status = 404
+
+
 class UnknownExecutionError(SandboxError):
     """No execution of that id in the context; results are kept of detached ones only, and not for ever."""
 

@@ -51,8 +51,9 @@ from jupyter_sandbox.quotas import Quotas
 from jupyter_sandbox.rates import Rates
 from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
+from jupyter_sandbox.services import Services
+from jupyter_sandbox.sessions import Sessions
 from jupyter_sandbox.surfaces.native import handlers, models, operations
-from jupyter_sandbox.surfaces.native.answers import Services
 from jupyter_sandbox.web import EMIT
 
 _WAKING_S: Final = 3
@@ -168,6 +169,7 @@ class SandboxExtension(ExtensionApp):
             sandboxes=sandboxes,
             contexts=contexts,
             executions=executions,
+            sessions=Sessions(sandboxes, contexts, executions),
             commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit),
             files=files,
             transfers=FileTransfers(files, parent=self, emit=emit),

@@ -12,9 +12,8 @@ import contextlib
 import contextvars
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox import events, owners
@@ -24,6 +23,7 @@ from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxRe
 from jupyter_sandbox.kernel_events import sandbox_ended
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Held, Quotas
+from jupyter_sandbox.sandbox import Sandbox, SandboxState, SandboxView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.events import Emit
     from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.sandbox import Claim, Filter
 
 _MAX_ENDS: Final = 4096
 """Of how many sandboxes that are gone we know whose they were and why."""
@@ -39,74 +40,6 @@ _TICK_S: Final = 0.5
 _CHECK_S: Final = 5
 
 log = logging.getLogger(__name__)
-
-
-class SandboxState(StrEnum):
-    """What an owner can do with a sandbox: everything, or wait."""
-
-    READY = "ready"
-    ENDING = "ending"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """What is wanted. Two claims with the same idempotency key must be equal."""
-
-    template: str
-    timeout_s: float
-    metadata: dict[str, str] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SandboxView:
-    """A sandbox as its owner sees it. `contexts` are kernel ids; `expires_at` is None for a kernel's sandbox."""
-
-    id: str
-    template: str
-    state: SandboxState
-    origin: Origin
-    created_at: datetime
-    expires_at: datetime | None
-    metadata: dict[str, str]
-    contexts: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Which sandboxes of an owner are listed: all those that have everything that is named here."""
-
-    state: str | None = None
-    template: str | None = None
-    metadata: tuple[tuple[str, str], ...] = ()
-
-    def fits(self, view: SandboxView) -> bool:
-        """Whether a sandbox is one of them."""
-        return (
-            self.state in (None, view.state)
-            and self.template in (None, view.template)
-            and all(view.metadata.get(name) == value for name, value in self.metadata)
-        )
-
-
-@dataclass(eq=False, kw_only=True)
-class Sandbox:
-    """A sandbox and what is known of it here. `ends_at` is on our clock; None: it has no time limit."""
-
-    lease: client.Lease
-    owner: Owner | None
-    origin: Origin
-    claim: Claim | None = None
-    key: str | None = None
-    ends_at: float | None = None
-    expires_at: datetime | None = None
-    kernels: tuple[str, ...] = ()
-    reattaching: asyncio.Task[None] | None = None
-
-    @property
-    def id(self) -> str:
-        """The id."""
-        return self.lease.sandbox
 
 
 @dataclass(frozen=True)
@@ -207,6 +140,12 @@ class Sandboxes:
         self._set_time(sandbox, timeout_s)
         self._emit(SandboxRenewed(owner=owner, sandbox_id=sandbox.id, timeout_s=timeout_s))
         return self._view(sandbox)
+
+    def extend(self, owner: Owner, sandbox_id: str, timeout_s: float) -> None:
+        """Let a claimed sandbox live at least so long from now on; quiet when there is none, or it lives longer."""
+        sandbox = self._claimed.get(sandbox_id)
+        if sandbox is not None and sandbox.owner == owner and (sandbox.ends_at or 0) < self._clock() + timeout_s:
+            self._set_time(sandbox, timeout_s)
 
     async def release(self, owner: Owner, sandbox_id: str) -> None:
         """End a sandbox and every kernel in it; quiet when it ended before."""

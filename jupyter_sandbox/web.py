@@ -38,6 +38,7 @@ HINTS: Final[dict[str, str]] = {
     "unknown_template": "The message lists the templates that exist.",
     "unknown_sandbox": "It ended, or it never was yours; GET /api/sandboxes lists yours.",
     "unknown_context": "It ended; list those of the sandbox.",
+    "unknown_session": "Its next use makes a new one, without the variables and files that it had.",
     "unknown_execution": "Ask for detached executions soon after they ended.",
     "unknown_command": "Ask for detached commands soon after they ended.",
     "unknown_file": "GET the directory that it should be in.",
@@ -203,6 +204,8 @@ class ServiceHandler(TokenRoute, APIHandler):
 
     methods: tuple[str, ...] = ()
     """What the resource knows, for the header Allow."""
+    max_body_bytes = MAX_BODY_BYTES
+    """Of a body that is no file."""
     incoming: Incoming | None = None
     """The body, when it is a file."""
 
@@ -219,7 +222,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         self._is_gone = False
         length = self.request.headers.get("Content-Length", "0")
         limit = self.file_limit()
-        if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or MAX_BODY_BYTES):
+        if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or self.max_body_bytes):
             raise web.HTTPError(413)
         await super().prepare()
         if limit is not None:
@@ -242,7 +245,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         if self.incoming is not None:
             return self.incoming.put(chunk)
         self._body_bytes += len(chunk)
-        if self._body_bytes <= MAX_BODY_BYTES:
+        if self._body_bytes <= self.max_body_bytes:
             self._body.append(chunk)
         else:
             self._body.clear()
@@ -250,8 +253,8 @@ class ServiceHandler(TokenRoute, APIHandler):
 
     def body(self) -> bytes:
         """Return the body; raises BodyTooLargeError."""
-        if self._body_bytes > MAX_BODY_BYTES:
-            raise errors.BodyTooLargeError(f"the body has more than {MAX_BODY_BYTES} bytes")
+        if self._body_bytes > self.max_body_bytes:
+            raise errors.BodyTooLargeError(f"the body has more than {self.max_body_bytes} bytes")
         return b"".join(self._body)
 
     def when_gone(self, callback: Callable[[], object]) -> None:
@@ -352,7 +355,11 @@ class ServiceHandler(TokenRoute, APIHandler):
         if error.status == 405:
             self.set_header("Allow", ", ".join(self.methods))
         self._tell(error)
-        self.finish(encoded({"code": error.code, "message": str(error), "hint": HINTS[error.code]}))
+        self.finish(encoded(self.problem(error)))
+
+    def problem(self, error: errors.SandboxError) -> object:
+        """Return the body of a refusal."""
+        return {"code": error.code, "message": str(error), "hint": HINTS[error.code]}
 
     def _tell(self, error: errors.SandboxError) -> None:
         emit: Emit = self.settings.get(EMIT, events.ignore)
@@ -384,5 +391,5 @@ class ServiceHandler(TokenRoute, APIHandler):
             case 405:
                 return "the resource does not know this method"
             case 413:
-                return f"the body has more than {MAX_BODY_BYTES} bytes"
+                return f"the body has more than {self.max_body_bytes} bytes"
         return f"the server failed inside; its log says more of request {request_ids.of(self.request)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from jupyter_sandbox.errors import InvalidRequestError
-from jupyter_sandbox.sandboxes import Filter
+from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.surfaces.native import models
 from jupyter_sandbox.web import Form, Incoming
 
@@ -16,37 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
-    from jupyter_sandbox.commands import Commands
-    from jupyter_sandbox.contexts import Contexts
     from jupyter_sandbox.execution import Execution
     from jupyter_sandbox.execution_fold import OutputEvent
-    from jupyter_sandbox.executions import Executions
-    from jupyter_sandbox.file_transfers import FileTransfers
-    from jupyter_sandbox.file_watches import FileWatches
-    from jupyter_sandbox.files import Files, Reading
+    from jupyter_sandbox.files import Reading
     from jupyter_sandbox.guards.ranges import ByteRange
     from jupyter_sandbox.owners import Bearer, Owner
-    from jupyter_sandbox.sandbox_tokens import SandboxTokens
-    from jupyter_sandbox.sandboxes import Sandboxes
+    from jupyter_sandbox.services import Services
 
 ROOT: Final = "/api/sandboxes"
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Services:
-    """What operations call."""
-
-    sandboxes: Sandboxes
-    contexts: Contexts
-    executions: Executions
-    commands: Commands
-    files: Files
-    transfers: FileTransfers
-    watches: FileWatches
-    tokens: SandboxTokens | None
-    """None: the server takes no tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from jupyter_sandbox.command import Command, Follower
-    from jupyter_sandbox.surfaces.native.answers import Call, Services
+    from jupyter_sandbox.services import Services
+    from jupyter_sandbox.surfaces.native.answers import Call
 
 
 async def start_command(services: Services, call: Call) -> Answer:

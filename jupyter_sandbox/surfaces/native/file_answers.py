@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.file_transfers import Outcome
     from jupyter_sandbox.guards.paths import Names
-    from jupyter_sandbox.surfaces.native.answers import Call, Services
+    from jupyter_sandbox.services import Services
+    from jupyter_sandbox.surfaces.native.answers import Call
 
 HEARTBEAT_S: Final = 15
 """Proxies close connections that are silent for a minute or less."""

@@ -21,7 +21,7 @@ from jupyter_sandbox.errors import (
 )
 from jupyter_sandbox.guards import ranges, shapes
 from jupyter_sandbox.surfaces.native import models, openapi
-from jupyter_sandbox.surfaces.native.answers import ROOT, Call, Services
+from jupyter_sandbox.surfaces.native.answers import ROOT, Call
 from jupyter_sandbox.web import SILENCE_S, Form, Incoming, ServiceHandler, form_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.files import Reading
     from jupyter_sandbox.guards.ranges import ByteRange
+    from jupyter_sandbox.services import Services
     from jupyter_sandbox.surfaces.native.operation import Operation
 
 _JUPYTERS_OWN: Final = re.compile(r"token|_xsrf|[0-9]+")

@@ -10,7 +10,7 @@ from jupyter_sandbox.events import Origin
 from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecution
 from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Nullable, Number, Record, Table, Text, Whole
-from jupyter_sandbox.sandboxes import Claim, SandboxState, SandboxView
+from jupyter_sandbox.sandbox import Claim, SandboxState, SandboxView
 from jupyter_sandbox.surfaces.native import file_models, schemas, template_models, token_models
 from jupyter_sandbox.template_shape import ENVIRONMENT
 

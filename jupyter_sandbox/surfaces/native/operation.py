@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox import errors
     from jupyter_sandbox.guards.shapes import Record
-    from jupyter_sandbox.surfaces.native.answers import Answer, Call, Services
+    from jupyter_sandbox.services import Services
+    from jupyter_sandbox.surfaces.native.answers import Answer, Call
 
 
 @dataclass(frozen=True, kw_only=True)

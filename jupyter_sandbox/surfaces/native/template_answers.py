@@ -9,7 +9,8 @@ from jupyter_sandbox.surfaces.native import template_models
 from jupyter_sandbox.surfaces.native.answers import ROOT, Answer
 
 if TYPE_CHECKING:
-    from jupyter_sandbox.surfaces.native.answers import Call, Services
+    from jupyter_sandbox.services import Services
+    from jupyter_sandbox.surfaces.native.answers import Call
 
 
 async def list_templates(_: Services, __: Call) -> Answer:

@@ -11,7 +11,8 @@ from jupyter_sandbox.tokens import SCOPES
 
 if TYPE_CHECKING:
     from jupyter_sandbox.sandbox_tokens import SandboxTokens
-    from jupyter_sandbox.surfaces.native.answers import Call, Services
+    from jupyter_sandbox.services import Services
+    from jupyter_sandbox.surfaces.native.answers import Call
 
 
 def _known(services: Services) -> SandboxTokens:

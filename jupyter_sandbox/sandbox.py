@@ -1,0 +1,83 @@
+"""One sandbox: what is wanted, how its owner sees it, which are listed. It knows no broker's verbs and no time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from datetime import datetime
+
+    from jupyter_sandbox.broker.client import Lease
+    from jupyter_sandbox.events import Origin
+    from jupyter_sandbox.owners import Owner
+
+
+class SandboxState(StrEnum):
+    """What an owner can do with a sandbox: everything, or wait."""
+
+    READY = "ready"
+    ENDING = "ending"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What is wanted. Two claims with the same idempotency key must be equal."""
+
+    template: str
+    timeout_s: float
+    metadata: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxView:
+    """A sandbox as its owner sees it. `contexts` are kernel ids; `expires_at` is None for a kernel's sandbox."""
+
+    id: str
+    template: str
+    state: SandboxState
+    origin: Origin
+    created_at: datetime
+    expires_at: datetime | None
+    metadata: dict[str, str]
+    contexts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which sandboxes of an owner are listed: all those that have everything that is named here."""
+
+    state: str | None = None
+    template: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def fits(self, view: SandboxView) -> bool:
+        """Whether a sandbox is one of them."""
+        return (
+            self.state in (None, view.state)
+            and self.template in (None, view.template)
+            and all(view.metadata.get(name) == value for name, value in self.metadata)
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class Sandbox:
+    """A sandbox and what is known of it here. `ends_at` is on our clock; None: it has no time limit."""
+
+    lease: Lease
+    owner: Owner | None
+    origin: Origin
+    claim: Claim | None = None
+    key: str | None = None
+    ends_at: float | None = None
+    expires_at: datetime | None = None
+    kernels: tuple[str, ...] = ()
+    reattaching: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The id."""
+        return self.lease.sandbox

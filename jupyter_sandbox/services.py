@@ -1,0 +1,33 @@
+"""The services of one server, as surfaces get them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.commands import Commands
+    from jupyter_sandbox.contexts import Contexts
+    from jupyter_sandbox.executions import Executions
+    from jupyter_sandbox.file_transfers import FileTransfers
+    from jupyter_sandbox.file_watches import FileWatches
+    from jupyter_sandbox.files import Files
+    from jupyter_sandbox.sandbox_tokens import SandboxTokens
+    from jupyter_sandbox.sandboxes import Sandboxes
+    from jupyter_sandbox.sessions import Sessions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """All of them."""
+
+    sandboxes: Sandboxes
+    contexts: Contexts
+    executions: Executions
+    sessions: Sessions
+    commands: Commands
+    files: Files
+    transfers: FileTransfers
+    watches: FileWatches
+    tokens: SandboxTokens | None
+    """None: the server takes no tokens."""

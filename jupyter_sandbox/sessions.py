@@ -1,0 +1,167 @@
+"""Sessions: sandboxes with one context in each, known by a name, made when the name is first used.
+
+They serve clients that know no more than a name of their own making: they claim nothing and release little. What nobody
+uses for a time is given back, and what crashed or does not obey is replaced by the next use. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from jupyter_sandbox.contexts import NewContext
+from jupyter_sandbox.errors import SandboxError, UnknownSessionError
+from jupyter_sandbox.execution_fold import Outcome
+from jupyter_sandbox.sandbox import Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jupyter_sandbox.contexts import Contexts
+    from jupyter_sandbox.execution import ExecutionView, NewExecution
+    from jupyter_sandbox.executions import Executions
+    from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.sandboxes import Sandboxes
+
+METADATA: Final = "session"
+"""What the name of a session is called in its sandbox's metadata."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSession:
+    """What is wanted. `idle_s`: how long it stays when nobody uses it. `cwd` None: where kernels start."""
+
+    template: str
+    language: str
+    idle_s: float
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One of them, while it lives."""
+
+    owner: Owner
+    name: str
+    wanted: NewSession
+    sandbox_id: str
+    context_id: str
+    made_at: datetime
+
+
+class Sessions:
+    """The sessions of one server."""
+
+    def __init__(self, sandboxes: Sandboxes, contexts: Contexts, executions: Executions) -> None:
+        """Start with none."""
+        self._sandboxes, self._contexts, self._executions = sandboxes, contexts, executions
+        self._tasks: dict[tuple[Owner, str], asyncio.Task[Session]] = {}
+
+    async def enter(self, owner: Owner, name: str, wanted: NewSession) -> Session:
+        """Return the session with that name, made anew if there is none that lives; raises SandboxError.
+
+        Who asks at the same time gets the same one.
+        """
+        task = self._tasks.get((owner, name))
+        if task is None or (task.done() and not self._lives(task)):
+            left = _result(task)
+            self._tasks = {key: each for key, each in self._tasks.items() if not each.done() or self._lives(each)}
+            task = asyncio.create_task(self._make(owner, name, wanted, left), name=f"session {name}")
+            self._tasks[owner, name] = task
+        session = await asyncio.shield(task)
+        self._touch(session, 0)
+        return session
+
+    def find(self, owner: Owner, name: str) -> Session:
+        """Return a session that lives; raises UnknownSessionError."""
+        session = _result(task) if (task := self._tasks.get((owner, name))) and self._lives(task) else None
+        if session is None:
+            raise UnknownSessionError(f"no session {name[:60]!r}")
+        self._touch(session, 0)
+        return session
+
+    def all_of(self, owner: Owner) -> list[Session]:
+        """Return the sessions of `owner` that live, oldest first."""
+        living = [_result(task) for (whose, _), task in self._tasks.items() if whose == owner and self._lives(task)]
+        return [session for session in living if session is not None]
+
+    async def release(self, owner: Owner, name: str) -> None:
+        """End a session, its files and its kernel; raises UnknownSessionError."""
+        session = self.find(owner, name)
+        self._tasks.pop((owner, name), None)
+        await self._sandboxes.release(owner, session.sandbox_id)
+
+    async def execute(
+        self, session: Session, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
+    ) -> ExecutionView:
+        """Run code and wait for its end; `when_gone` hears what to do when nobody waits for it any more.
+
+        When the code did not end in time, or the kernel died, the session is over: the next use makes a new one.
+        """
+        execution = self._executions.start(session.owner, session.sandbox_id, session.context_id, wanted)
+        self._touch(session, wanted.timeout_s)
+        when_gone(execution.cancel)
+        view = await execution.ended()
+        if is_ruined(view):
+            await self._drop(session)
+        else:
+            self._touch(session, 0)
+        return view
+
+    async def _drop(self, session: Session) -> None:
+        if _result(self._tasks.get((session.owner, session.name))) is session:
+            del self._tasks[session.owner, session.name]
+        with contextlib.suppress(SandboxError):
+            await self._sandboxes.release(session.owner, session.sandbox_id)
+
+    async def _make(self, owner: Owner, name: str, wanted: NewSession, left: Session | None) -> Session:
+        """Make a session; `left` is the one of that name that has no kernel any more, but perhaps its sandbox."""
+        if left is not None:
+            await self._drop(left)
+        claim = Claim(template=wanted.template, timeout_s=wanted.idle_s, metadata={METADATA: name})
+        sandbox = await self._sandboxes.claim(owner, claim)
+        try:
+            context = await self._contexts.create(
+                owner, sandbox.id, NewContext(language=wanted.language, cwd=wanted.cwd)
+            )
+        except BaseException:
+            with contextlib.suppress(SandboxError):
+                await self._sandboxes.release(owner, sandbox.id)
+            raise
+        return Session(
+            owner=owner,
+            name=name,
+            wanted=wanted,
+            sandbox_id=sandbox.id,
+            context_id=context.id,
+            made_at=datetime.now(UTC),
+        )
+
+    def _lives(self, task: asyncio.Task[Session]) -> bool:
+        session = _result(task)
+        if session is None:
+            return False
+        try:
+            self._sandboxes.find_ready(session.owner, session.sandbox_id)
+            self._contexts.get(session.owner, session.sandbox_id, session.context_id)
+        except SandboxError:
+            return False
+        return True
+
+    def _touch(self, session: Session, more_s: float) -> None:
+        self._sandboxes.extend(session.owner, session.sandbox_id, session.wanted.idle_s + more_s)
+
+
+def is_ruined(view: ExecutionView) -> bool:
+    """Whether an execution has left its kernel dead, or busy with what nobody waits for."""
+    return view.started_at is not None and view.outcome in (Outcome.TIMEOUT, Outcome.DIED)
+
+
+def _result(task: asyncio.Task[Session] | None) -> Session | None:
+    """Return the session that a task has made; None when it makes it still, or failed."""
+    if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+        return None
+    return task.result()

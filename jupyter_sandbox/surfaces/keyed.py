@@ -1,0 +1,133 @@
+"""Handlers for programs that bring the server's token, or one of ours, in a header of their own, and never a cookie.
+
+So pages of other origins may be let in: nothing that a browser sends by itself opens anything here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_core.utils import ensure_async
+from jupyter_server.auth.decorator import allow_unauthenticated
+from tornado import web
+
+from jupyter_sandbox import errors, owners
+from jupyter_sandbox.errors import SandboxError, ScopeError
+from jupyter_sandbox.web import ServiceHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.services import Services
+
+CORS_MAX_AGE_S: Final = 600
+
+
+class KeyedHandler(ServiceHandler):
+    """Base of one resource: a subclass says how its clients bring their token, and what they may ask.
+
+    A subclass has coroutines `on_get`, `on_post`, `on_delete` for what its resource knows.
+    """
+
+    open_to_pages = False
+    """Whether pages of other origins may ask, when they bring a token."""
+    key_header = "Authorization"
+
+    def initialize(self, services: Services, **settings: Any) -> None:
+        """`settings`: what else the surface wants its handlers to know."""
+        self.services = services
+        self.settings_of_surface = settings
+        self.methods = tuple(m for m in ("GET", "POST", "DELETE") if hasattr(self, f"on_{m.lower()}"))
+
+    def key(self) -> str | None:
+        """Return the token that the client brings in its own way; None: it brings none."""
+        return basic_password(self.request.headers.get("Authorization", ""))
+
+    async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
+        """Put the token where Jupyter looks for it, and forget cookies before anybody does."""
+        self.request.headers.pop("Cookie", None)
+        if self.request.method != "OPTIONS" and (key := self.key()) is not None:
+            self.request.headers["Authorization"] = f"token {key}"
+        await super().prepare()
+
+    def check_origin(self, origin_to_satisfy_tornado: str = "") -> bool:
+        """See Jupyter: whoever brings a token may come from anywhere, if the surface is open."""
+        return self._is_open() or super().check_origin(origin_to_satisfy_tornado)
+
+    def set_cors_headers(self) -> None:
+        """Say who may read the answers: everybody, because nobody gets one without a token."""
+        if not self._is_open():
+            super().set_cors_headers()
+            return
+        self.tell(
+            {
+                "Access-Control-Allow-Origin": "*",
+                "Access-Control-Allow-Methods": ", ".join((*self.methods, "OPTIONS")),
+                "Access-Control-Allow-Headers": f"Content-Type, {self.key_header}",
+                "Access-Control-Max-Age": str(CORS_MAX_AGE_S),
+            }
+        )
+
+    def _is_open(self) -> bool:
+        return self.open_to_pages and bool(self.identity_provider.auth_enabled)
+
+    # -- methods
+
+    @allow_unauthenticated
+    def options(self, *_: Any, **__: Any) -> None:
+        """Tell a browser what a page may send."""
+        self.set_status(204)
+        self.finish()
+
+    @web.authenticated
+    async def get(self, *ids: str) -> None:
+        """Serve."""
+        await self._serve(ids)
+
+    @web.authenticated
+    async def post(self, *ids: str) -> None:
+        """Serve."""
+        await self._serve(ids)
+
+    @web.authenticated
+    async def delete(self, *ids: str) -> None:
+        """Serve."""
+        await self._serve(ids)
+
+    async def _serve(self, ids: tuple[str, ...]) -> None:
+        serve: Callable[..., Awaitable[None]] | None = getattr(self, f"on_{str(self.request.method).lower()}", None)
+        try:
+            if serve is None:
+                raise errors.MethodError("the resource does not know this method")
+            await serve(*ids)
+        except SandboxError as error:
+            self.refuse(error)
+
+    # -- what subclasses use
+
+    async def owner(self, resource: str, action: str) -> Owner:
+        """Return who asks, if it may do that; raises SandboxError and HTTPError.
+
+        A token that is bound to one sandbox is for nothing here: these surfaces make and end sandboxes.
+        """
+        user = self.current_user
+        if isinstance(user, owners.Bearer) and user.sandbox_id is not None:
+            raise ScopeError(f"token {user.token_id} reaches sandbox {user.sandbox_id} and nothing else")
+        if not await ensure_async(self.authorizer.is_authorized(self, user, action, resource)):
+            raise errors.ForbiddenError(f"who asks may not do this ({action} {resource})")
+        return owners.of(self)
+
+
+def basic_password(header: str) -> str | None:
+    """Return the password of HTTP's Basic authentication; None when the header is none, or has none."""
+    scheme, _, text = header.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return password if colon and password and password.isascii() and password.isprintable() else None
