@@ -127,7 +127,7 @@ def basic_password(header: str) -> str | None:
     if scheme.lower() != "basic":
         return None
     try:
-        user, colon, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
+        _, colon, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return None
     return password if colon and password and password.isascii() and password.isprintable() else None
