@@ -63,6 +63,13 @@ class UnknownSessionError(SandboxError):
     status = 404
 
 
+class SessionLostError(SandboxError):
+    """A session's code did not end in time, or its kernel died: it is given up, and the next use makes a new one."""
+
+    code = "session_lost"
+    status = 503
+
+
 class UnknownExecutionError(SandboxError):
     """No execution of that id in the context; results are kept of detached ones only, and not for ever."""
 

@@ -53,6 +53,7 @@ from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.services import Services
 from jupyter_sandbox.sessions import Sessions
+from jupyter_sandbox.surfaces.interpreter import handlers as interpreter
 from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.web import EMIT
 
@@ -76,7 +77,15 @@ class SandboxExtension(ExtensionApp):
     version = __version__
     description = "Every kernel in an isolated worker with its own disk and its own firewall"
     load_other_extensions = True
-    classes = [SandboxProvisioner, Files, FileTransfers, Quotas, Rates, SandboxIdentityProvider]
+    classes = [
+        SandboxProvisioner,
+        Files,
+        FileTransfers,
+        Quotas,
+        Rates,
+        SandboxIdentityProvider,
+        interpreter.CodeInterpreter,
+    ]
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
     _event_log: EventLog | None = None
@@ -217,6 +226,8 @@ class SandboxExtension(ExtensionApp):
             if isinstance(self.serverapp.authorizer, OwnerAuthorizer):  # type: ignore[union-attr]
                 self.handlers[:0] = jupyter_routes.rules(self._services.contexts, limits)
             self.handlers.extend(handlers.rules(operations.table(times), self._services))
+            settings = interpreter.CodeInterpreter(parent=self)
+            self.handlers.extend(interpreter.rules(self._services, settings))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -94,9 +95,13 @@ class FileTransfers(Configurable):
             raise TraitError(f"FileTransfers: {error}") from error
         return value
 
-    async def upload(self, sandbox: str, items: Sequence[Item]) -> tuple[Outcome, ...]:
-        """Bring each item's file from its URL to its path, whole or not at all; directories are made."""
-        return await self._batch("upload_files", sandbox, items, self._upload)
+    async def upload(self, sandbox: str, items: Sequence[Item], *, max_bytes: int | None = None) -> tuple[Outcome, ...]:
+        """Bring each item's file from its URL to its path, whole or not at all; directories are made.
+
+        `max_bytes`: the most of one file, if that is less than the server's own limit.
+        """
+        work = functools.partial(self._upload, max_bytes)
+        return await self._batch("upload_files", sandbox, items, work)
 
     async def export(self, sandbox: str, items: Sequence[Item]) -> tuple[Outcome, ...]:
         """Send the file at each item's path to its URL, by PUT, or by POST of a form when it has fields."""
@@ -136,15 +141,17 @@ class FileTransfers(Configurable):
         finally:
             self._batches -= 1
 
-    async def _upload(self, sandbox: str, item: Item, budget: _Budget) -> int:
+    async def _upload(self, max_bytes: int | None, sandbox: str, item: Item, budget: _Budget) -> int:
         paths.entry(item.path)
         async with self._transfers.fetching(item.url) as (size, content):
+            if max_bytes is not None and (size or 0) > max_bytes:
+                raise FileTooLargeError(f"the file has {size} bytes; {max_bytes} are accepted")
             if size is None:
                 content = budget.counted(content)
             else:
                 budget.take(size)  # no more than was announced is read
             host = urls.named_host(item.url)
-            entry = await self._files.write(sandbox, item.path, content, parents=True, host=host)
+            entry = await self._files.write(sandbox, item.path, content, parents=True, max_bytes=max_bytes, host=host)
         return entry.size_bytes
 
     async def _export(self, sandbox: str, item: Item, budget: _Budget) -> int:

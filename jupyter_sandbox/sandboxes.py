@@ -141,10 +141,10 @@ class Sandboxes:
         self._emit(SandboxRenewed(owner=owner, sandbox_id=sandbox.id, timeout_s=timeout_s))
         return self._view(sandbox)
 
-    def extend(self, owner: Owner, sandbox_id: str, timeout_s: float) -> None:
-        """Let a claimed sandbox live at least so long from now on; quiet when there is none, or it lives longer."""
+    def keep(self, owner: Owner, sandbox_id: str, timeout_s: float) -> None:
+        """Let a claimed sandbox live so long from now on, as `renew` does; tells nobody, and is quiet without one."""
         sandbox = self._claimed.get(sandbox_id)
-        if sandbox is not None and sandbox.owner == owner and (sandbox.ends_at or 0) < self._clock() + timeout_s:
+        if sandbox is not None and sandbox.owner == owner:
             self._set_time(sandbox, timeout_s)
 
     async def release(self, owner: Owner, sandbox_id: str) -> None:
@@ -170,16 +170,17 @@ class Sandboxes:
         """Return whose each sandbox is, by its id."""
         return {sandbox.id: sandbox.owner for sandbox in self._all()}
 
-    async def check(self) -> None:
-        """Raise SandboxError unless a broker answers; one that went because nobody needed it is started, as by a claim.
+    async def check(self) -> verbs.StatusReport:
+        """Return what the broker says; raises SandboxError unless one answers.
 
+        One that went because nobody needed it is started, as by a claim.
         It is asked once for all who want to know at the same time.
         """
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport))
         try:
             async with asyncio.timeout(_CHECK_S):
-                await asyncio.shield(self._checking)
+                return await asyncio.shield(self._checking)
         except TimeoutError as error:
             raise BrokerUnavailableError(f"no broker answered within {_CHECK_S} s") from error
 

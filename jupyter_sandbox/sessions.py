@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.contexts import NewContext
-from jupyter_sandbox.errors import SandboxError, UnknownSessionError
+from jupyter_sandbox.errors import (
+    BusyError,
+    InvalidRequestError,
+    SandboxError,
+    SessionLostError,
+    UnknownContextError,
+    UnknownSandboxError,
+    UnknownSessionError,
+)
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.sandbox import Claim
 
@@ -28,6 +36,8 @@ if TYPE_CHECKING:
 
 METADATA: Final = "session"
 """What the name of a session is called in its sandbox's metadata."""
+MAX_WAITING: Final = 16
+"""How many executions one session takes at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +50,9 @@ class NewSession:
     cwd: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Session:
-    """One of them, while it lives."""
+    """One of them, while it lives. `waiting`: how many executions wait for their turn, or have it."""
 
     owner: Owner
     name: str
@@ -50,6 +60,10 @@ class Session:
     sandbox_id: str
     context_id: str
     made_at: datetime
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+    runs_s: float = 0
+    """How long the code may take that runs now."""
 
 
 class Sessions:
@@ -72,7 +86,7 @@ class Sessions:
             task = asyncio.create_task(self._make(owner, name, wanted, left), name=f"session {name}")
             self._tasks[owner, name] = task
         session = await asyncio.shield(task)
-        self._touch(session, 0)
+        self._touch(session)
         return session
 
     def find(self, owner: Owner, name: str) -> Session:
@@ -80,7 +94,7 @@ class Sessions:
         session = _result(task) if (task := self._tasks.get((owner, name))) and self._lives(task) else None
         if session is None:
             raise UnknownSessionError(f"no session {name[:60]!r}")
-        self._touch(session, 0)
+        self._touch(session)
         return session
 
     def all_of(self, owner: Owner) -> list[Session]:
@@ -97,18 +111,43 @@ class Sessions:
     async def execute(
         self, session: Session, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
     ) -> ExecutionView:
-        """Run code and wait for its end; `when_gone` hears what to do when nobody waits for it any more.
+        """Run code when its turn has come, and wait for its end; its time counts from then on.
 
-        When the code did not end in time, or the kernel died, the session is over: the next use makes a new one.
+        `when_gone` hears what to do when nobody waits for the end any more. When the code did not end in time, or the
+        kernel died, the session is over: the next use makes a new one. Raises SandboxError; BusyError when too many
+        wait, SessionLostError when the session ended meanwhile.
         """
-        execution = self._executions.start(session.owner, session.sandbox_id, session.context_id, wanted)
-        self._touch(session, wanted.timeout_s)
+        if session.waiting >= MAX_WAITING:
+            raise BusyError(f"{session.waiting} executions wait in session {session.name[:60]!r}", retry_after_s=1)
+        is_gone = asyncio.Event()
+        when_gone(is_gone.set)
+        session.waiting += 1
+        try:
+            async with session.turn:
+                if is_gone.is_set():
+                    raise InvalidRequestError("the client hung up before its code had its turn")
+                return await self._execute(session, wanted, when_gone)
+        finally:
+            session.waiting -= 1
+
+    async def _execute(
+        self, session: Session, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
+    ) -> ExecutionView:
+        try:
+            execution = self._executions.start(session.owner, session.sandbox_id, session.context_id, wanted)
+        except (UnknownSandboxError, UnknownContextError) as error:
+            raise SessionLostError(f"session {session.name[:60]!r} ended before the code had its turn") from error
+        session.runs_s = wanted.timeout_s
+        self._touch(session)
         when_gone(execution.cancel)
-        view = await execution.ended()
+        try:
+            view = await execution.ended()
+        finally:
+            session.runs_s = 0
         if is_ruined(view):
             await self._drop(session)
         else:
-            self._touch(session, 0)
+            self._touch(session)
         return view
 
     async def _drop(self, session: Session) -> None:
@@ -151,8 +190,8 @@ class Sessions:
             return False
         return True
 
-    def _touch(self, session: Session, more_s: float) -> None:
-        self._sandboxes.extend(session.owner, session.sandbox_id, session.wanted.idle_s + more_s)
+    def _touch(self, session: Session) -> None:
+        self._sandboxes.keep(session.owner, session.sandbox_id, session.wanted.idle_s + session.runs_s)
 
 
 def is_ruined(view: ExecutionView) -> bool:

@@ -39,6 +39,7 @@ HINTS: Final[dict[str, str]] = {
     "unknown_sandbox": "It ended, or it never was yours; GET /api/sandboxes lists yours.",
     "unknown_context": "It ended; list those of the sandbox.",
     "unknown_session": "Its next use makes a new one, without the variables and files that it had.",
+    "session_lost": "Its next use makes a new one; give long work to the background, or less of it at once.",
     "unknown_execution": "Ask for detached executions soon after they ended.",
     "unknown_command": "Ask for detached commands soon after they ended.",
     "unknown_file": "GET the directory that it should be in.",

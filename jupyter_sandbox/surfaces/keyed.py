@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.services import Services
 
-CORS_MAX_AGE_S: Final = 600
+_CORS_MAX_AGE_S: Final = 600
 
 
 class KeyedHandler(ServiceHandler):
@@ -35,22 +35,44 @@ class KeyedHandler(ServiceHandler):
     open_to_pages = False
     """Whether pages of other origins may ask, when they bring a token."""
     key_header = "Authorization"
+    """In which header the token comes."""
+    operation: str | None = None
+    """What a request is called in events."""
 
-    def initialize(self, services: Services, **settings: Any) -> None:
-        """`settings`: what else the surface wants its handlers to know."""
-        self.services = services
-        self.settings_of_surface = settings
-        self.methods = tuple(m for m in ("GET", "POST", "DELETE") if hasattr(self, f"on_{m.lower()}"))
+    def initialize(self, services: Services, surface: Any = None) -> None:
+        """Say at once who may read the answers: everybody, because nobody gets one without a token.
 
-    def key(self) -> str | None:
-        """Return the token that the client brings in its own way; None: it brings none."""
-        return basic_password(self.request.headers.get("Authorization", ""))
+        `surface`: what the operator has set for it.
+        """
+        self.services, self.surface = services, surface
+        self.methods = tuple(name for name in ("GET", "POST", "DELETE") if hasattr(self, f"on_{name.lower()}"))
+        if self._is_open():
+            self.tell(
+                {
+                    "Access-Control-Allow-Origin": "*",
+                    "Access-Control-Allow-Methods": ", ".join((*self.methods, "OPTIONS")),
+                    "Access-Control-Allow-Headers": f"Content-Type, {self.key_header}",
+                    "Access-Control-Max-Age": str(_CORS_MAX_AGE_S),
+                }
+            )
+
+    def operation_name(self) -> str | None:
+        """See ServiceHandler."""
+        return self.operation
+
+    def authorization(self) -> str | None:
+        """Return the header Authorization as Jupyter is to see it; None: the client brings no token."""
+        given = self.request.headers.get("Authorization")
+        password = basic_password(given or "")
+        return given if password is None else f"token {password}"
 
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
-        """Put the token where Jupyter looks for it, and forget cookies before anybody does."""
-        self.request.headers.pop("Cookie", None)
-        if self.request.method != "OPTIONS" and (key := self.key()) is not None:
-            self.request.headers["Authorization"] = f"token {key}"
+        """Put the token where Jupyter looks for it, and forget cookies before anybody sees them."""
+        authorization = self.authorization()
+        for name in ("Authorization", "Cookie"):
+            self.request.headers.pop(name, None)
+        if authorization is not None:
+            self.request.headers["Authorization"] = authorization
         await super().prepare()
 
     def check_origin(self, origin_to_satisfy_tornado: str = "") -> bool:
@@ -58,21 +80,26 @@ class KeyedHandler(ServiceHandler):
         return self._is_open() or super().check_origin(origin_to_satisfy_tornado)
 
     def set_cors_headers(self) -> None:
-        """Say who may read the answers: everybody, because nobody gets one without a token."""
+        """See Jupyter: what an open surface says was said before."""
         if not self._is_open():
             super().set_cors_headers()
-            return
-        self.tell(
-            {
-                "Access-Control-Allow-Origin": "*",
-                "Access-Control-Allow-Methods": ", ".join((*self.methods, "OPTIONS")),
-                "Access-Control-Allow-Headers": f"Content-Type, {self.key_header}",
-                "Access-Control-Max-Age": str(CORS_MAX_AGE_S),
-            }
-        )
 
     def _is_open(self) -> bool:
         return self.open_to_pages and bool(self.identity_provider.auth_enabled)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Who is not known is told what to bring."""
+        cause = getattr(kwargs.get("exc_info", (None, None))[1], "__cause__", None)
+        if status_code == 403 and self.current_user is None and self.check_host():
+            known = cause if isinstance(cause, errors.TokenError) else None
+            self.refuse_stranger(known or errors.TokenError("the token is missing, or it is not right"))
+            return
+        super().write_error(status_code, **kwargs)
+
+    def refuse_stranger(self, error: SandboxError) -> None:
+        """Refuse who brings no good token."""
+        self.tell({"WWW-Authenticate": 'Basic realm="jupyter-sandbox", charset="UTF-8"'})
+        self.refuse(error, 401)
 
     # -- methods
 

@@ -1,0 +1,276 @@
+"""The code interpreter's API: every row, field and error of its tables, as its clients send and read them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import uuid
+
+import pytest
+from traitlets.config import Config
+
+from jupyter_sandbox import sessions
+from jupyter_sandbox.surfaces.interpreter import answers
+from tests.server.brokers import nothing_is_claimed, sandboxes
+
+PLOT = """
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from IPython.display import Image, display
+plt.plot([1, 2])
+plt.savefig("/sandbox/plot.png")
+print("this is not shown")
+display(Image("/sandbox/plot.png"))
+"""
+
+
+class Interpreter:
+    """A client: it knows a token and a user, and nothing else."""
+
+    def __init__(self, fetch, token: str) -> None:
+        self._fetch, self.token, self.user = fetch, token, str(uuid.uuid4())
+
+    async def __call__(self, method, *path, body=None, raw=None, user=..., headers=None):
+        params = {} if user is None else {"user_uuid": self.user if user is ... else user}
+        return await self._fetch(
+            *("api", "v1", *path),
+            method=method,
+            body=raw if raw is not None else None if body is None else json.dumps(body),
+            params=params,
+            headers={"X-Auth-Token": self.token, "Authorization": ""} | (headers or {}),
+            allow_nonstandard_methods=True,
+            raise_error=False,
+            request_timeout=60,
+        )
+
+    async def execute(self, code, **how):
+        response = await self("POST", "execute", body={"code": code}, **how)
+        assert response.code == 200, response.body
+        return json.loads(response.body)
+
+    async def detail(self, *request, **how):
+        """The status and the words of a refusal."""
+        response = await self(*request, **how)
+        body = json.loads(response.body)
+        assert set(body) == {"detail"}, body
+        return response.code, body["detail"]
+
+
+@pytest.fixture
+def jp_server_config(jp_server_config, request):
+    """With the settings that `@pytest.mark.parametrize("settings", …)` names, if a test does."""
+    if "settings" in request.fixturenames:
+        jp_server_config.merge(Config({"CodeInterpreter": request.getfixturevalue("settings")}))
+    return jp_server_config
+
+
+@pytest.fixture
+def interpreter(jp_serverapp, jp_fetch, jp_asyncio_loop):
+    client = Interpreter(jp_fetch, jp_serverapp.identity_provider.token)
+    yield client
+    jp_asyncio_loop.run_until_complete(client("POST", "release"))
+
+
+async def test_variables_stay_between_executions_and_text_comes_in_order(interpreter):
+    said = await interpreter.execute("x = 41")
+    assert said == {"result_text": "", "result_base64": None, "worker_id": said["worker_id"]}
+    code = "import sys; print('out', flush=True); print('err', file=sys.stderr, flush=True); print('out again', flush=True); x + 1"
+    said = await interpreter.execute(code)
+    assert said["result_text"] == "out\nerr\nout again\n42"
+    (sandbox,) = await sandboxes()
+    assert said["worker_id"] == sandbox.sandbox
+
+
+async def test_each_user_has_a_session_of_its_own(interpreter):
+    await interpreter.execute("x = 1")
+    other = str(uuid.uuid4())
+    said = await interpreter.execute("x", user=other)
+    assert said["result_text"] == "Python Execution Error: NameError: name 'x' is not defined"
+    assert (await interpreter("POST", "release", user=other)).code == 204
+    assert (await interpreter.execute("x", user=interpreter.user.upper()))["result_text"] == "1"
+
+
+async def test_many_first_requests_of_one_user_make_one_session(interpreter):
+    said = await asyncio.gather(*(interpreter.execute("1") for _ in range(5)))
+    assert len({each["worker_id"] for each in said}) == 1
+    assert len(await sandboxes()) == 1
+
+
+async def test_an_image_replaces_all_text_and_the_last_one_wins(interpreter):
+    said = await interpreter.execute(PLOT)
+    assert said["result_text"] is None
+    assert base64.b64decode(said["result_base64"]).startswith(b"\x89PNG")
+    said = await interpreter.execute("display(Image(b'\\x89PNG one')); display(Image(b'\\x89PNG two')); 'text'")
+    assert base64.b64decode(said["result_base64"]) == b"\x89PNG two"
+
+
+async def test_an_exception_is_a_success_without_what_was_printed(interpreter):
+    said = await interpreter.execute("print('before'); {}['key']")
+    assert said["result_text"] == "Python Execution Error: KeyError: 'key'"
+    said = await interpreter.execute("input()")
+    assert said["result_text"].startswith("Python Execution Error: StdinNotImplementedError")
+
+
+@pytest.mark.parametrize("settings", [{"execution_timeout_s": 1}])
+async def test_code_that_does_not_end_takes_its_session_along(interpreter, settings):
+    first = (await interpreter.execute("x = 1"))["worker_id"]
+    assert await interpreter.detail("POST", "execute", body={"code": "while True: pass"}) == (503, answers.RESET)
+    said = await interpreter.execute("'x' in globals()")
+    assert (said["result_text"], said["worker_id"] == first) == ("False", False)
+    assert len(await sandboxes()) == 1
+
+
+async def test_a_kernel_that_crashes_takes_its_session_along(interpreter):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert await interpreter.detail("POST", "execute", body={"code": code}) == (503, answers.RESET)
+    assert (await interpreter.execute("6 * 7"))["result_text"] == "42"
+    assert len(await sandboxes()) == 1
+
+
+@pytest.mark.parametrize("settings", [{"execution_timeout_s": 2}])
+async def test_the_time_of_code_counts_from_its_turn(interpreter, settings):
+    await interpreter.execute("import time; order = []")
+    code = "time.sleep(1.2); order.append({}); print(order)"
+    said = await asyncio.gather(*(interpreter.execute(code.format(i)) for i in range(3)))
+    assert [each["result_text"] for each in said] == ["[0]\n", "[0, 1]\n", "[0, 1, 2]\n"]
+
+
+@pytest.mark.parametrize("settings", [{"execution_timeout_s": 1}])
+async def test_code_that_waited_in_a_session_that_was_lost_is_told_so(interpreter, settings):
+    await interpreter.execute("1")
+    request = ("POST", "execute")
+    found = await asyncio.gather(*(interpreter.detail(*request, body={"code": "while True: pass"}) for _ in range(3)))
+    assert found == [(503, answers.RESET)] * 3
+
+
+async def test_only_so_many_executions_of_one_user_may_wait(interpreter, monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_WAITING", 3)
+    await interpreter.execute("import time")
+    asked = [interpreter("POST", "execute", body={"code": "time.sleep(0.3)"}) for _ in range(5)]
+    answered = await asyncio.gather(*asked)
+    assert sorted(each.code for each in answered) == [200] * 3 + [503] * 2
+    assert {each.headers.get("Retry-After") for each in answered if each.code == 503} == {"1"}
+
+
+@pytest.mark.parametrize("settings", [{"max_output_mib": 1}])
+async def test_output_beyond_the_limit_is_cut_and_counted(interpreter, settings):
+    text = (await interpreter.execute("print('x' * 3_000_000, flush=True)"))["result_text"]
+    assert "The output was too large" in text
+    assert len(text) < 1_100_000
+
+
+@pytest.mark.parametrize("settings", [{"idle_timeout_s": 1}])
+async def test_a_session_that_nobody_uses_is_given_back(interpreter, settings):
+    await interpreter.execute("import time; kept = 1; time.sleep(1.5)")
+    assert (await interpreter.execute("kept"))["result_text"] == "1"  # it was used, so it lives
+    await nothing_is_claimed()
+    assert "NameError" in (await interpreter.execute("kept"))["result_text"]
+
+
+async def test_release_ends_a_session_once(interpreter):
+    await interpreter.execute("1")
+    response = await interpreter("POST", "release")
+    assert (response.code, response.body) == (204, b"")
+    assert await sandboxes() == []
+    assert await interpreter.detail("POST", "release") == (404, "No active session found for user")
+
+
+async def test_a_session_shows_among_the_sandboxes_and_kernels_of_its_owner(interpreter, rest, jp_fetch):
+    worker = (await interpreter.execute("y = 2"))["worker_id"]
+    (shown,) = (await rest.get()).body["sandboxes"]
+    assert (shown["id"], shown["metadata"]) == (worker, {"session": interpreter.user})
+    kernels = json.loads((await jp_fetch("api", "kernels")).body)
+    assert [kernel["id"] for kernel in kernels] == shown["contexts"]
+
+
+async def test_status_counts_workers(interpreter):
+    response = await interpreter("GET", "status", user=None)
+    idle = json.loads(response.body)
+    assert (response.code, set(idle)) == (200, {"total_workers", "busy_workers", "is_initializing"})
+    assert (idle["busy_workers"], idle["is_initializing"]) == (0, False)
+    await interpreter.execute("1")
+    busy = json.loads((await interpreter("GET", "status", user=None)).body)
+    assert busy["busy_workers"] == 1
+    assert busy["total_workers"] >= 1
+
+
+UNPROCESSABLE = {
+    "no user": ("POST", ["execute"], {"code": "1"}, None, ("missing", ["query", "user_uuid"])),
+    "a user that is no uuid": ("POST", ["execute"], {"code": "1"}, "me", ("uuid_parsing", ["query", "user_uuid"])),
+    "no code": ("POST", ["execute"], {}, ..., ("missing", ["body", "code"])),
+    "code that is no text": ("POST", ["execute"], {"code": 1}, ..., ("string_type", ["body", "code"])),
+    "an unknown field": ("POST", ["execute"], {"code": "", "x": 1}, ..., ("extra_forbidden", ["body", "x"])),
+    "a body that is no object": ("POST", ["execute"], [], ..., ("model_attributes_type", ["body"])),
+    "no files": ("POST", ["files"], {}, ..., ("missing", ["body", "files"])),
+    "an empty batch": ("POST", ["files"], {"files": []}, ..., ("too_short", ["body", "files"])),
+    "101 files": ("DELETE", ["files"], {"files": [{}] * 101}, ..., ("too_long", ["body", "files"])),
+    "a path outside": (
+        *("POST", ["files", "export"], {"files": [{"path": "/sandbox/../etc", "name": "a", "upload_url": "http://a"}]}),
+        *(..., ("string_pattern_mismatch", ["body", "files", 0, "path"])),
+    ),
+    "a name that leads away": (
+        *("DELETE", ["files"], {"files": [{"path": "/sandbox", "name": ".."}]}),
+        *(..., ("value_error", ["body", "files", 0, "name"])),
+    ),
+    "no url": (
+        *("POST", ["files"], {"files": [{"path": "/sandbox", "name": "a"}]}),
+        *(..., ("missing", ["body", "files", 0, "download_url"])),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNPROCESSABLE)
+async def test_what_cannot_be_meant_is_told_field_by_field(interpreter, case):
+    method, path, body, user, (kind, location) = UNPROCESSABLE[case]
+    status, (problem, *_) = await interpreter.detail(method, *path, body=body, user=user)
+    assert (status, problem["type"], problem["loc"]) == (422, kind, location)
+    assert problem["msg"]
+    assert await sandboxes() == []
+
+
+async def test_all_that_is_wrong_is_told_at_once(interpreter):
+    status, problems = await interpreter.detail("POST", "execute", body={"x": 1}, user="me")
+    assert status == 422
+    assert [problem["type"] for problem in problems] == ["uuid_parsing", "missing", "extra_forbidden"]
+
+
+async def test_without_the_header_the_header_is_missing_and_a_wrong_token_is_refused(interpreter, jp_fetch):
+    status, (problem,) = await interpreter.detail("GET", "status", headers={"X-Auth-Token": ""})
+    assert (status, problem["type"], problem["loc"]) == (422, "missing", ["header", "x-auth-token"])
+    wrong = await interpreter.detail("GET", "status", headers={"X-Auth-Token": "wrong"})
+    assert wrong == (401, "Invalid or missing authentication token")
+    other_header = {"X-Auth-Token": "", "Authorization": f"token {interpreter.token}"}
+    assert (await interpreter("GET", "status", headers=other_header)).code == 422
+
+
+async def test_a_page_of_any_origin_may_ask_with_a_token(interpreter):
+    preflight = await interpreter(
+        "OPTIONS",
+        "execute",
+        headers={
+            "X-Auth-Token": "",
+            "Origin": "null",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type,x-auth-token",
+        },
+    )
+    assert preflight.code == 204
+    assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+    assert "X-Auth-Token" in preflight.headers["Access-Control-Allow-Headers"]
+    assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+    answer = await interpreter("POST", "execute", body={"code": "1"}, headers={"Origin": "https://page.example"})
+    assert (answer.code, answer.headers["Access-Control-Allow-Origin"]) == (200, "*")
+    refused = await interpreter("GET", "status", headers={"Origin": "null", "X-Auth-Token": "wrong"})
+    assert (refused.code, refused.headers["Access-Control-Allow-Origin"]) == (401, "*")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "execute"), ("POST", "status"), ("DELETE", "release")])
+async def test_other_methods_are_not_known(interpreter, method, path):
+    raw = "{}" if method == "POST" else None
+    assert await interpreter.detail(method, path, raw=raw) == (405, "Method Not Allowed")
+
+
+async def test_what_is_nothing_is_not_found(interpreter):
+    assert await interpreter.detail("GET", "files", "other") == (404, "Not Found")
