@@ -12,6 +12,7 @@ from traitlets.config import Config
 
 from jupyter_sandbox.host import places
 from tests.server.brokers import Tree, nothing_is_claimed
+from tests.server.interpreter import Interpreter
 from tests.server.notebook import Notebook
 from tests.server.rest import Rest
 
@@ -137,6 +138,14 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def interpreter(jp_serverapp, jp_fetch, jp_asyncio_loop):
+    """A user of the code interpreter's API; what it has made is released."""
+    client = Interpreter(jp_fetch, jp_serverapp.identity_provider.token)
+    yield client
+    jp_asyncio_loop.run_until_complete(client("POST", "release"))
 
 
 @pytest.fixture

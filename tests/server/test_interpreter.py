@@ -26,51 +26,12 @@ display(Image("/sandbox/plot.png"))
 """
 
 
-class Interpreter:
-    """A client: it knows a token and a user, and nothing else."""
-
-    def __init__(self, fetch, token: str) -> None:
-        self._fetch, self.token, self.user = fetch, token, str(uuid.uuid4())
-
-    async def __call__(self, method, *path, body=None, raw=None, user=..., headers=None):
-        params = {} if user is None else {"user_uuid": self.user if user is ... else user}
-        return await self._fetch(
-            *("api", "v1", *path),
-            method=method,
-            body=raw if raw is not None else None if body is None else json.dumps(body),
-            params=params,
-            headers={"X-Auth-Token": self.token, "Authorization": ""} | (headers or {}),
-            allow_nonstandard_methods=True,
-            raise_error=False,
-            request_timeout=60,
-        )
-
-    async def execute(self, code, **how):
-        response = await self("POST", "execute", body={"code": code}, **how)
-        assert response.code == 200, response.body
-        return json.loads(response.body)
-
-    async def detail(self, *request, **how):
-        """The status and the words of a refusal."""
-        response = await self(*request, **how)
-        body = json.loads(response.body)
-        assert set(body) == {"detail"}, body
-        return response.code, body["detail"]
-
-
 @pytest.fixture
 def jp_server_config(jp_server_config, request):
     """With the settings that `@pytest.mark.parametrize("settings", …)` names, if a test does."""
     if "settings" in request.fixturenames:
         jp_server_config.merge(Config({"CodeInterpreter": request.getfixturevalue("settings")}))
     return jp_server_config
-
-
-@pytest.fixture
-def interpreter(jp_serverapp, jp_fetch, jp_asyncio_loop):
-    client = Interpreter(jp_fetch, jp_serverapp.identity_provider.token)
-    yield client
-    jp_asyncio_loop.run_until_complete(client("POST", "release"))
 
 
 async def test_variables_stay_between_executions_and_text_comes_in_order(interpreter):
