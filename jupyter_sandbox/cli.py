@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from jupyter_sandbox import cli_files, cli_logs, cli_templates, cli_tokens
+from jupyter_sandbox import cli_files, cli_logs, cli_serve, cli_templates, cli_tokens
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("argv", nargs="+", metavar="ARGUMENT", help="after `--`: the program and its arguments")
 
-    for declare in (cli_files.declare, cli_logs.declare, cli_templates.declare):
+    for declare in (cli_serve.declare, cli_files.declare, cli_logs.declare, cli_templates.declare):
         declare(functools.partial(_add, commands))
 
     command = _add(commands, "release", _release, "Destroy sandboxes; their kernels die and their files are gone.")

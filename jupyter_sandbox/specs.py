@@ -113,7 +113,7 @@ class Ceiling:
         tmp_mib=1024,
         shm_mib=1024,
     )
-    min_idle: int = 4
+    min_idle: int = 16
     max_total: int = 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_server.base.handlers import JupyterHandler
 from traitlets import Float, Int, Unicode
 from traitlets.config import Configurable
 
@@ -14,7 +15,7 @@ from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.file_transfers import Item
 from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.sessions import NewSession, is_ruined
-from jupyter_sandbox.surfaces.interpreter import answers, models
+from jupyter_sandbox.surfaces.interpreter import answers, models, page
 from jupyter_sandbox.surfaces.keyed import KeyedHandler
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ TOKEN_HEADER: Final = "X-Auth-Token"  # noqa: S105 - the name of a header
 _MOST: Final = 10_000
 _MAX_CODE: Final = 16 << 20
 
-Rule = tuple[str, type[KeyedHandler], dict[str, Any]]
+Rule = tuple[str, type[JupyterHandler], dict[str, Any]]
 
 
 class CodeInterpreter(Configurable):
@@ -237,7 +238,10 @@ def rules(services: Services, interpreter: CodeInterpreter) -> list[Rule]:
         "(?:execute|release|status|files)/.*": NowhereHandler,
     }
     arguments = {"services": services, "surface": interpreter}
-    return [(f"{ROOT}/{path}/?", handler, arguments) for path, handler in served.items()]
+    return [
+        (page.ROUTE, page.PageHandler, {}),
+        *((f"{ROOT}/{path}/?", each, arguments) for path, each in served.items()),
+    ]
 
 
 def _items(files: Sequence[FileName]) -> list[Item]:

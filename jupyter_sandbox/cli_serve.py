@@ -1,0 +1,193 @@
+"""`jupyter sandbox serve`: a code interpreter for programs, with the options that its API's first server had.
+
+It defines a template for the sandboxes, keeps a token in a file, and becomes a Jupyter server that runs nothing outside
+sandboxes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from jupyter_core.paths import jupyter_data_dir
+
+from jupyter_sandbox import template_service, template_shape, terminal
+from jupyter_sandbox.errors import ConflictError, InvalidRequestError, TokenFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEMPLATE: Final = "code-interpreter"
+PORT: Final = 3874
+CONFIG: Final = Path(__file__).with_name("serve_config.py")
+_TOKEN_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+_LEAST_TOKEN: Final = 16
+_PRELOADED: Final = ("numpy", "pandas", "matplotlib")
+_EPILOG: Final = """\
+Clients send the token in the header X-Auth-Token:
+
+  curl -H "X-Auth-Token: TOKEN" -H "Content-Type: application/json" -d '{"code": "6 * 7"}' \\
+    "http://127.0.0.1:3874/api/v1/execute?user_uuid=$(uuidgen)"
+
+/sandbox/try is a page to try it in a browser. All else that this package serves is there, too: JupyterLab, if it is
+installed, Jupyter's own API, and /api/sandboxes, with `Authorization: token TOKEN`. Ctrl-C ends the server and every
+sandbox that it started. The template `code-interpreter`, which sandboxes are made from, stays until the next start or
+`jupyter sandbox template delete`. Settings of the Jupyter server can follow: jupyter sandbox serve -- --ServerApp...
+"""
+
+
+def declare(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command; `add` takes name, function and summary."""
+    command = add("serve", _serve, "Serve a code interpreter over HTTP: a session for each user, idle workers at hand.")
+    command.formatter_class = terminal.Help
+    command.epilog = _EPILOG
+    command.add_argument("--ip", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: %(default)s)")
+    command.add_argument("--port", type=_port, default=PORT, help="(default: %(default)s)")
+    command.add_argument(
+        "--min-idle-workers", type=_whole(0), default=2, metavar="N", help="kept ready (default: %(default)s)"
+    )
+    command.add_argument(
+        "--max-total-workers",
+        type=_whole(1),
+        default=8,
+        metavar="N",
+        help="the most, idle or busy (default: %(default)s)",
+    )
+    command.add_argument(
+        "--worker-cpu", type=_positive, default=1.0, metavar="CPUS", help="processors of each (default: %(default)s)"
+    )
+    command.add_argument(
+        "--worker-ram-mb", type=_whole(64), default=1024, metavar="MIB", help="memory of each (default: %(default)s)"
+    )
+    command.add_argument(
+        "--worker-disk-mb", type=_whole(16), default=500, metavar="MIB", help="disk of each (default: %(default)s)"
+    )
+    command.add_argument(
+        "--execution-timeout",
+        type=_positive,
+        default=120.0,
+        metavar="SECONDS",
+        help="code that takes longer loses its session (default: %(default)s)",
+    )
+    command.add_argument(
+        "--idle-timeout",
+        type=_positive,
+        default=3600.0,
+        metavar="SECONDS",
+        help="a session that nobody uses for so long is given back (default: %(default)s)",
+    )
+    command.add_argument(
+        "--token-file",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="holds the token; made when it is not there (default: in Jupyter's data directory)",
+    )
+    command.add_argument("settings", metavar="SETTING", nargs="*", help="after `--`: settings of the Jupyter server")
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    if options.min_idle_workers > options.max_total_workers:
+        raise InvalidRequestError("--min-idle-workers is more than --max-total-workers")
+    path = options.token_file or Path(jupyter_data_dir(), "code_interpreter_token")
+    token = kept_token(path)
+    await _define(options)
+    url = f"http://{options.ip}:{options.port}"
+    print(f"Code interpreter: {url}/api/v1")
+    print(f"X-Auth-Token: {token}   (kept in {path})")
+    print(f"Page to try it: {url}/sandbox/try#token={token}", flush=True)
+    _become_server(options, token)
+
+
+async def _define(options: argparse.Namespace) -> None:
+    """Define the template of the sandboxes, or replace it by what is wanted now."""
+    values = {
+        "description": "Sessions of the code interpreter",
+        "limits": {
+            "cpus": options.worker_cpu,
+            "memory_mib": options.worker_ram_mb,
+            "disk_mib": options.worker_disk_mb,
+        },
+        "preload": [name for name in _PRELOADED if importlib.util.find_spec(name)],
+        "min_idle": options.min_idle_workers,
+        "max_total": options.max_total_workers,
+    }
+    try:
+        definition = template_shape.DEFINITION.judge(values, "the workers")
+        await template_service.define(TEMPLATE, definition, replace=True)
+    except ConflictError as error:
+        raise ConflictError(f"{error}; BrokerApp.template_ceiling raises that") from error
+
+
+def kept_token(path: Path) -> str:
+    """Return the token that a file holds, made now if there is none. Raises TokenFileError."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return _known_token(path)
+        token = secrets.token_urlsafe(32)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token + "\n")
+        return token
+    except OSError as error:
+        raise TokenFileError(f"the token cannot be kept in {path}: {error.strerror}") from error
+
+
+def _known_token(path: Path) -> str:
+    with path.open("rb") as file:
+        is_private = os.fstat(file.fileno()).st_mode & 0o077 == 0
+        token = file.read(1024).decode("ascii", "replace").strip()
+    if not is_private:
+        raise TokenFileError(f"{path} can be read by others: chmod 600 it, or delete it for a new token")
+    if len(token) < _LEAST_TOKEN or not set(token) <= _TOKEN_CHARACTERS:
+        raise TokenFileError(
+            f"{path} holds no token: at least {_LEAST_TOKEN} letters, digits, - and _; delete it for a new one"
+        )
+    return token
+
+
+def _become_server(options: argparse.Namespace, token: str) -> NoReturn:
+    """Go on as the server: it has our pid, so signals and supervisors find it."""
+    arguments: list[Any] = [
+        *(sys.executable, "-m", "jupyter_server", f"--config={CONFIG}"),
+        *(f"--ServerApp.ip={options.ip}", f"--ServerApp.port={options.port}"),
+        f"--CodeInterpreter.template={TEMPLATE}",
+        f"--CodeInterpreter.execution_timeout_s={options.execution_timeout}",
+        f"--CodeInterpreter.idle_timeout_s={options.idle_timeout}",
+        *(("--allow-root",) if os.geteuid() == 0 else ()),
+        *options.settings,
+    ]
+    os.execve(sys.executable, arguments, os.environ | {"JUPYTER_TOKEN": token})
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def judge(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) < 1 << 32:
+            raise argparse.ArgumentTypeError(f"not a whole number of at least {least}: {text!r}")
+        return int(text)
+
+    return judge
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value < 1e9:
+        raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = _whole(1)(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"not a port: {text!r}")
+    return value
