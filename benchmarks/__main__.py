@@ -52,6 +52,7 @@ measurements:
   load           {FULL.load_users} users x {FULL.load_requests} requests, sessions created inside the run, then existing
   churn          create, use and destroy, {FULL.churn_parallel} at a time
   rest           one execution, then the load, over REST and over websockets of the same kernels
+  interpreter    the load with sessions created inside the run, over the code interpreter's API
   transfer       {FULL.transfer_mib} MiB into a sandbox and out of it over HTTP
   notebook       nbclient executes a small notebook
   context        a second kernel in the same sandbox

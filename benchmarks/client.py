@@ -272,7 +272,7 @@ async def open_client(url: str, token: str) -> AsyncIterator[ServerClient]:
     """Open a client with its own connections."""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
-        headers={"Authorization": f"token {token}"},
+        headers={"Authorization": f"token {token}", "X-Auth-Token": token},
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
     ) as http:
         yield ServerClient(url, http)

@@ -47,6 +47,7 @@ _NEW = "25 users × 100 requests, kernels made in the run"
 _READY = "25 users × 100 requests, kernels exist"
 _REST = "one execution over REST, one user"
 _REST_LOAD = "25 users × 100 requests over REST, beside the same over websockets"
+_INTERPRETER = "25 users × 100 requests over the code interpreter's API, sessions made in the run"
 _TRANSFER = "1 GiB over HTTP"
 _CHURN = "create, run, destroy, 3 at a time"
 
@@ -72,6 +73,10 @@ GOALS: Sequence[Goal] = (
     Goal(what=_CHURN, metric="churn.kernels", system="docker", limit=300.0),
     Goal(what=_REST, metric="rest.round_trip", system="embedded", limit=5.0),
     Goal(what=_REST_LOAD, metric="rest.load.ratio", system="embedded", limit=0.9),
+    Goal(what=_INTERPRETER, metric="interpreter.rps", system="embedded", limit=200.0),
+    Goal(what=_INTERPRETER, metric="interpreter.rps", system="docker", limit=200.0),
+    Goal(what=_INTERPRETER, metric="interpreter.latency", system="embedded", limit=150.0, statistic="p95"),
+    Goal(what=_INTERPRETER, metric="interpreter.latency", system="docker", limit=150.0, statistic="p95"),
     Goal(what=f"{_TRANSFER}, into a sandbox", metric="transfer.up", system="embedded", limit=500.0),
     Goal(what=f"{_TRANSFER}, out of it", metric="transfer.down", system="embedded", limit=500.0),
     Goal(what=f"{_TRANSFER}, memory of the server", metric="transfer.memory", system="embedded", limit=64.0),

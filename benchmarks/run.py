@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import idle, latency, load, memory, programs, rest, scale, transfer
+from benchmarks import idle, interpreter, latency, load, memory, programs, rest, scale, transfer
 from benchmarks.containers import EngineError
 from benchmarks.machine import condition, quiet
 from benchmarks.metrics import Results
@@ -35,6 +35,7 @@ TOGETHER: Mapping[str, Callable[[Sequence[Server], Plan, Results], Awaitable[Non
     "load": load.measure_load,
     "churn": load.measure_churn,
     "rest": rest.measure_rest,
+    "interpreter": interpreter.measure_interpreter,
     "transfer": transfer.measure_transfer,
     "notebook": programs.measure_notebook,
     "context": programs.measure_context,
@@ -49,6 +50,7 @@ METRICS: Sequence[Metric] = (
     *latency.METRICS,
     *load.METRICS,
     *rest.METRICS,
+    *interpreter.METRICS,
     *transfer.METRICS,
     *programs.METRICS,
     *idle.METRICS,

@@ -56,17 +56,10 @@ class UnknownContextError(SandboxError):
     status = 404
 
 
-class UnknownSessionError(SandboxError):
-    """No session of that name: it was released, or nobody used it for too long, or nobody ever did."""
+class SandboxLostError(SandboxError):
+    """A named sandbox was given up: its code did not end in time, or its kernel died. The next use makes a new one."""
 
-    code = "unknown_session"
-    status = 404
-
-
-class SessionLostError(SandboxError):
-    """A session's code did not end in time, or its kernel died: it is given up, and the next use makes a new one."""
-
-    code = "session_lost"
+    code = "sandbox_lost"
     status = 503
 
 

@@ -44,6 +44,7 @@ from jupyter_sandbox.identity import OwnerTokens, SandboxIdentityProvider
 from jupyter_sandbox.journal import Journal
 from jupyter_sandbox.kernel_restarts import PromptRestarter
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
+from jupyter_sandbox.named_sandboxes import NamedSandboxes
 from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.pool_metrics import POOL
 from jupyter_sandbox.provisioner import SandboxProvisioner
@@ -52,7 +53,6 @@ from jupyter_sandbox.rates import Rates
 from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.services import Services
-from jupyter_sandbox.sessions import Sessions
 from jupyter_sandbox.surfaces.interpreter import handlers as interpreter
 from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.web import EMIT
@@ -178,7 +178,7 @@ class SandboxExtension(ExtensionApp):
             sandboxes=sandboxes,
             contexts=contexts,
             executions=executions,
-            sessions=Sessions(sandboxes, contexts, executions),
+            named=NamedSandboxes(sandboxes, contexts, executions),
             commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit),
             files=files,
             transfers=FileTransfers(files, parent=self, emit=emit),

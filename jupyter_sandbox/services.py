@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from jupyter_sandbox.file_transfers import FileTransfers
     from jupyter_sandbox.file_watches import FileWatches
     from jupyter_sandbox.files import Files
+    from jupyter_sandbox.named_sandboxes import NamedSandboxes
     from jupyter_sandbox.sandbox_tokens import SandboxTokens
     from jupyter_sandbox.sandboxes import Sandboxes
-    from jupyter_sandbox.sessions import Sessions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Services:
     sandboxes: Sandboxes
     contexts: Contexts
     executions: Executions
-    sessions: Sessions
+    named: NamedSandboxes
     commands: Commands
     files: Files
     transfers: FileTransfers

@@ -10,7 +10,7 @@ import uuid
 import pytest
 from traitlets.config import Config
 
-from jupyter_sandbox import sessions
+from jupyter_sandbox import named_sandboxes
 from jupyter_sandbox.surfaces.interpreter import answers
 from tests.server.brokers import nothing_is_claimed, sandboxes
 
@@ -107,7 +107,7 @@ async def test_code_that_waited_in_a_session_that_was_lost_is_told_so(interprete
 
 
 async def test_only_so_many_executions_of_one_user_may_wait(interpreter, monkeypatch):
-    monkeypatch.setattr(sessions, "MAX_WAITING", 3)
+    monkeypatch.setattr(named_sandboxes, "MAX_WAITING", 3)
     await interpreter.execute("import time")
     asked = [interpreter("POST", "execute", body={"code": "time.sleep(0.3)"}) for _ in range(5)]
     answered = await asyncio.gather(*asked)
@@ -141,7 +141,7 @@ async def test_release_ends_a_session_once(interpreter):
 async def test_a_session_shows_among_the_sandboxes_and_kernels_of_its_owner(interpreter, rest, jp_fetch):
     worker = (await interpreter.execute("y = 2"))["worker_id"]
     (shown,) = (await rest.get()).body["sandboxes"]
-    assert (shown["id"], shown["metadata"]) == (worker, {"session": interpreter.user})
+    assert (shown["id"], shown["metadata"]) == (worker, {"name": interpreter.user})
     kernels = json.loads((await jp_fetch("api", "kernels")).body)
     assert [kernel["id"] for kernel in kernels] == shown["contexts"]
 

@@ -20,8 +20,8 @@ NO_SESSION: Final = "No active session found for user"
 BAD_TOKEN: Final = "Invalid or missing authentication token"  # noqa: S105 - words of an answer
 
 DETAILS: Final[dict[str, tuple[int, str | None]]] = {
-    "unknown_session": (404, NO_SESSION),
-    "session_lost": (503, RESET),
+    "unknown_sandbox": (404, NO_SESSION),
+    "sandbox_lost": (503, RESET),
     "unknown_route": (404, "Not Found"),
     "method_not_allowed": (405, "Method Not Allowed"),
     "file_refused": (400, None),

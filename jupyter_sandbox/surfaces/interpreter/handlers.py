@@ -9,12 +9,12 @@ from traitlets import Float, Int, Unicode
 from traitlets.config import Configurable
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.errors import BusyError, SandboxError, UnknownSessionError
+from jupyter_sandbox.errors import BusyError, SandboxError, UnknownSandboxError
 from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.file_transfers import Item
+from jupyter_sandbox.named_sandboxes import NewNamedSandbox, is_ruined
 from jupyter_sandbox.sandbox import Filter
-from jupyter_sandbox.sessions import NewSession, is_ruined
 from jupyter_sandbox.surfaces.interpreter import answers, models, page
 from jupyter_sandbox.surfaces.keyed import KeyedHandler
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jupyter_sandbox.file_transfers import Outcome as FileOutcome
+    from jupyter_sandbox.named_sandboxes import NamedSandbox
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.services import Services
-    from jupyter_sandbox.sessions import Session
     from jupyter_sandbox.surfaces.interpreter.models import FileName, Problem
 
 ROOT: Final = "/api/v1"
@@ -50,9 +50,9 @@ class CodeInterpreter(Configurable):
     ).tag(config=True)
     max_file_mib = Int(100, min=1, help="The largest file that is brought from a URL, MiB.").tag(config=True)
 
-    def session(self) -> NewSession:
+    def session(self) -> NewNamedSandbox:
         """Return what a new session is."""
-        return NewSession(template=self.template, language="python", idle_s=self.idle_timeout_s)
+        return NewNamedSandbox(template=self.template, language="python", idle_s=self.idle_timeout_s)
 
     def execution(self, code: str) -> NewExecution:
         """Return what an execution is."""
@@ -95,13 +95,13 @@ class InterpreterHandler(KeyedHandler):
             raise models.UnprocessableError(found)
         return name
 
-    async def may_enter(self, owner: Owner, name: str) -> Session:
+    async def may_enter(self, owner: Owner, name: str) -> NamedSandbox:
         """Return the session, made anew if who asks may make kernels."""
         try:
-            return self.services.sessions.find(owner, name)
-        except UnknownSessionError:
+            return self.services.named.find(owner, name)
+        except UnknownSandboxError:
             await self.owner("kernels", "write")
-        return await self.services.sessions.enter(owner, name, self.surface.session())
+        return await self.services.named.enter(owner, name, self.surface.session())
 
 
 class ExecuteHandler(InterpreterHandler):
@@ -115,11 +115,11 @@ class ExecuteHandler(InterpreterHandler):
         owner = await self.owner("kernels", "execute")
         code, problems = models.code(self.body(), _MAX_CODE)
         name = self.user(problems)
-        sessions = self.services.sessions
-        session = await sessions.enter(owner, name, self.surface.session())
-        view = await sessions.execute(session, self.surface.execution(code), self.when_gone)
+        named = self.services.named
+        session = await named.enter(owner, name, self.surface.session())
+        view = await named.execute(session, self.surface.execution(code), self.when_gone)
         if is_ruined(view):
-            raise errors.SessionLostError("its code did not end in time, or its kernel died")
+            raise errors.SandboxLostError("its code did not end in time, or its kernel died")
         if view.outcome in (Outcome.TIMEOUT, Outcome.DIED):
             raise BusyError(view.message or answers.NOT_RUN, retry_after_s=1)
         self.answer(200, answers.result(view) | {"worker_id": session.sandbox_id})
@@ -133,7 +133,7 @@ class ReleaseHandler(InterpreterHandler):
     async def on_post(self) -> None:
         """End the user's session, its files and its kernel."""
         owner = await self.owner("kernels", "write")
-        await self.services.sessions.release(owner, self.user())
+        await self.services.named.release(owner, self.user())
         self.answer(204, None)
 
 
@@ -181,7 +181,7 @@ class FilesHandler(InterpreterHandler):
         """Delete files of the user's session."""
         owner = await self.owner("contents", "write")
         files, problems = models.names(self.body())
-        session = self.services.sessions.find(owner, self.user(problems))
+        session = self.services.named.find(owner, self.user(problems))
         failed: list[SandboxError] = []
         for each in files:
             try:
@@ -209,7 +209,7 @@ class ExportHandler(FilesHandler):
         """Send files of the user's session to URLs."""
         owner = await self.owner("contents", "read")
         files, problems = models.exports(self.body())
-        session = self.services.sessions.find(owner, self.user(problems))
+        session = self.services.named.find(owner, self.user(problems))
         found = await self.services.transfers.export(session.sandbox_id, _items(files))
         self._settle("Export", found)
         pairs = zip(files, found, strict=True)

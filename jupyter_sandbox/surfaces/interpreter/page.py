@@ -35,6 +35,8 @@ class PageHandler(JupyterHandler):
         self.set_header("Content-Type", "text/html; charset=UTF-8")
         self.finish(_PAGE)
 
+    head = get
+
 
 def _policy() -> str:
     hashes = {}

@@ -1,7 +1,7 @@
-"""Sessions: sandboxes with one context in each, known by a name, made when the name is first used.
+"""Named sandboxes: each has one context and a name of its owner's making, and is made when the name is first used.
 
-They serve clients that know no more than a name of their own making: they claim nothing and release little. What nobody
-uses for a time is given back, and what crashed or does not obey is replaced by the next use. It knows no HTTP.
+They serve clients that know no more than the name: they claim nothing and release little. What nobody uses for a time
+is given back, and what crashed or does not obey is replaced by the next use. It knows no HTTP.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from jupyter_sandbox.errors import (
     BusyError,
     InvalidRequestError,
     SandboxError,
-    SessionLostError,
+    SandboxLostError,
     UnknownContextError,
     UnknownSandboxError,
-    UnknownSessionError,
 )
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.sandbox import Claim
@@ -34,14 +33,14 @@ if TYPE_CHECKING:
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.sandboxes import Sandboxes
 
-METADATA: Final = "session"
-"""What the name of a session is called in its sandbox's metadata."""
+METADATA: Final = "name"
+"""What the name is called in the sandbox's metadata."""
 MAX_WAITING: Final = 16
-"""How many executions one session takes at a time."""
+"""How many executions one of them takes at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewSession:
+class NewNamedSandbox:
     """What is wanted. `idle_s`: how long it stays when nobody uses it. `cwd` None: where kernels start."""
 
     template: str
@@ -51,12 +50,12 @@ class NewSession:
 
 
 @dataclass(eq=False, kw_only=True)
-class Session:
+class NamedSandbox:
     """One of them, while it lives. `waiting`: how many executions wait for their turn, or have it."""
 
     owner: Owner
     name: str
-    wanted: NewSession
+    wanted: NewNamedSandbox
     sandbox_id: str
     context_id: str
     made_at: datetime
@@ -66,16 +65,16 @@ class Session:
     """How long the code may take that runs now."""
 
 
-class Sessions:
-    """The sessions of one server."""
+class NamedSandboxes:
+    """The named sandboxes of one server."""
 
     def __init__(self, sandboxes: Sandboxes, contexts: Contexts, executions: Executions) -> None:
         """Start with none."""
         self._sandboxes, self._contexts, self._executions = sandboxes, contexts, executions
-        self._tasks: dict[tuple[Owner, str], asyncio.Task[Session]] = {}
+        self._tasks: dict[tuple[Owner, str], asyncio.Task[NamedSandbox]] = {}
 
-    async def enter(self, owner: Owner, name: str, wanted: NewSession) -> Session:
-        """Return the session with that name, made anew if there is none that lives; raises SandboxError.
+    async def enter(self, owner: Owner, name: str, wanted: NewNamedSandbox) -> NamedSandbox:
+        """Return the sandbox with that name, made anew if there is none that lives; raises SandboxError.
 
         Who asks at the same time gets the same one.
         """
@@ -83,81 +82,81 @@ class Sessions:
         if task is None or (task.done() and not self._lives(task)):
             left = _result(task)
             self._tasks = {key: each for key, each in self._tasks.items() if not each.done() or self._lives(each)}
-            task = asyncio.create_task(self._make(owner, name, wanted, left), name=f"session {name}")
+            task = asyncio.create_task(self._make(owner, name, wanted, left), name=f"named sandbox {name}")
             self._tasks[owner, name] = task
-        session = await asyncio.shield(task)
-        self._touch(session)
-        return session
+        named = await asyncio.shield(task)
+        self._touch(named)
+        return named
 
-    def find(self, owner: Owner, name: str) -> Session:
-        """Return a session that lives; raises UnknownSessionError."""
-        session = _result(task) if (task := self._tasks.get((owner, name))) and self._lives(task) else None
-        if session is None:
-            raise UnknownSessionError(f"no session {name[:60]!r}")
-        self._touch(session)
-        return session
+    def find(self, owner: Owner, name: str) -> NamedSandbox:
+        """Return one that lives; raises UnknownSandboxError."""
+        named = _result(task) if (task := self._tasks.get((owner, name))) and self._lives(task) else None
+        if named is None:
+            raise UnknownSandboxError(f"no sandbox has the name {name[:60]!r}")
+        self._touch(named)
+        return named
 
-    def all_of(self, owner: Owner) -> list[Session]:
-        """Return the sessions of `owner` that live, oldest first."""
+    def all_of(self, owner: Owner) -> list[NamedSandbox]:
+        """Return those of `owner` that live, oldest first."""
         living = [_result(task) for (whose, _), task in self._tasks.items() if whose == owner and self._lives(task)]
-        return [session for session in living if session is not None]
+        return [named for named in living if named is not None]
 
     async def release(self, owner: Owner, name: str) -> None:
-        """End a session, its files and its kernel; raises UnknownSessionError."""
-        session = self.find(owner, name)
+        """End one, its files and its kernel; raises UnknownSandboxError."""
+        named = self.find(owner, name)
         self._tasks.pop((owner, name), None)
-        await self._sandboxes.release(owner, session.sandbox_id)
+        await self._sandboxes.release(owner, named.sandbox_id)
 
     async def execute(
-        self, session: Session, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
+        self, named: NamedSandbox, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
     ) -> ExecutionView:
         """Run code when its turn has come, and wait for its end; its time counts from then on.
 
         `when_gone` hears what to do when nobody waits for the end any more. When the code did not end in time, or the
-        kernel died, the session is over: the next use makes a new one. Raises SandboxError; BusyError when too many
-        wait, SessionLostError when the session ended meanwhile.
+        kernel died, the sandbox is given back: the next use makes a new one. Raises SandboxError; BusyError when too
+        many wait, SandboxLostError when it ended meanwhile.
         """
-        if session.waiting >= MAX_WAITING:
-            raise BusyError(f"{session.waiting} executions wait in session {session.name[:60]!r}", retry_after_s=1)
+        if named.waiting >= MAX_WAITING:
+            raise BusyError(f"{named.waiting} executions wait in sandbox {named.name[:60]!r}", retry_after_s=1)
         is_gone = asyncio.Event()
         when_gone(is_gone.set)
-        session.waiting += 1
+        named.waiting += 1
         try:
-            async with session.turn:
+            async with named.turn:
                 if is_gone.is_set():
                     raise InvalidRequestError("the client hung up before its code had its turn")
-                return await self._execute(session, wanted, when_gone)
+                return await self._execute(named, wanted, when_gone)
         finally:
-            session.waiting -= 1
+            named.waiting -= 1
 
     async def _execute(
-        self, session: Session, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
+        self, named: NamedSandbox, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
     ) -> ExecutionView:
         try:
-            execution = self._executions.start(session.owner, session.sandbox_id, session.context_id, wanted)
+            execution = self._executions.start(named.owner, named.sandbox_id, named.context_id, wanted)
         except (UnknownSandboxError, UnknownContextError) as error:
-            raise SessionLostError(f"session {session.name[:60]!r} ended before the code had its turn") from error
-        session.runs_s = wanted.timeout_s
-        self._touch(session)
+            raise SandboxLostError(f"sandbox {named.name[:60]!r} ended before the code had its turn") from error
+        named.runs_s = wanted.timeout_s
+        self._touch(named)
         when_gone(execution.cancel)
         try:
             view = await execution.ended()
         finally:
-            session.runs_s = 0
+            named.runs_s = 0
         if is_ruined(view):
-            await self._drop(session)
+            await self._drop(named)
         else:
-            self._touch(session)
+            self._touch(named)
         return view
 
-    async def _drop(self, session: Session) -> None:
-        if _result(self._tasks.get((session.owner, session.name))) is session:
-            del self._tasks[session.owner, session.name]
+    async def _drop(self, named: NamedSandbox) -> None:
+        if _result(self._tasks.get((named.owner, named.name))) is named:
+            del self._tasks[named.owner, named.name]
         with contextlib.suppress(SandboxError):
-            await self._sandboxes.release(session.owner, session.sandbox_id)
+            await self._sandboxes.release(named.owner, named.sandbox_id)
 
-    async def _make(self, owner: Owner, name: str, wanted: NewSession, left: Session | None) -> Session:
-        """Make a session; `left` is the one of that name that has no kernel any more, but perhaps its sandbox."""
+    async def _make(self, owner: Owner, name: str, wanted: NewNamedSandbox, left: NamedSandbox | None) -> NamedSandbox:
+        """Make one; `left` is the one of that name that has no kernel any more, but perhaps its sandbox."""
         if left is not None:
             await self._drop(left)
         claim = Claim(template=wanted.template, timeout_s=wanted.idle_s, metadata={METADATA: name})
@@ -170,7 +169,7 @@ class Sessions:
             with contextlib.suppress(SandboxError):
                 await self._sandboxes.release(owner, sandbox.id)
             raise
-        return Session(
+        return NamedSandbox(
             owner=owner,
             name=name,
             wanted=wanted,
@@ -179,19 +178,19 @@ class Sessions:
             made_at=datetime.now(UTC),
         )
 
-    def _lives(self, task: asyncio.Task[Session]) -> bool:
-        session = _result(task)
-        if session is None:
+    def _lives(self, task: asyncio.Task[NamedSandbox]) -> bool:
+        named = _result(task)
+        if named is None:
             return False
         try:
-            self._sandboxes.find_ready(session.owner, session.sandbox_id)
-            self._contexts.get(session.owner, session.sandbox_id, session.context_id)
+            self._sandboxes.find_ready(named.owner, named.sandbox_id)
+            self._contexts.get(named.owner, named.sandbox_id, named.context_id)
         except SandboxError:
             return False
         return True
 
-    def _touch(self, session: Session) -> None:
-        self._sandboxes.keep(session.owner, session.sandbox_id, session.wanted.idle_s + session.runs_s)
+    def _touch(self, named: NamedSandbox) -> None:
+        self._sandboxes.keep(named.owner, named.sandbox_id, named.wanted.idle_s + named.runs_s)
 
 
 def is_ruined(view: ExecutionView) -> bool:
@@ -199,8 +198,8 @@ def is_ruined(view: ExecutionView) -> bool:
     return view.started_at is not None and view.outcome in (Outcome.TIMEOUT, Outcome.DIED)
 
 
-def _result(task: asyncio.Task[Session] | None) -> Session | None:
-    """Return the session that a task has made; None when it makes it still, or failed."""
+def _result(task: asyncio.Task[NamedSandbox] | None) -> NamedSandbox | None:
+    """Return the sandbox that a task has made; None when it makes it still, or failed."""
     if task is None or not task.done() or task.cancelled() or task.exception() is not None:
         return None
     return task.result()
