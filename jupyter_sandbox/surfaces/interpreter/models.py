@@ -27,17 +27,18 @@ _MAX_NAME: Final = 255
 _PATH: Final = r"^/sandbox(/[\w\-]+(\.[\w\-]+)*)*/?$"
 _NAME: Final = r"^[\w\-\.]+$"
 _ECHO: Final = 100
+_MAX_PROBLEMS: Final = 100
 
 
 class UnprocessableError(InvalidRequestError):
-    """A request whose fields are not what they should be; `problems` says which."""
+    """A request whose fields are not what they should be; `problems` says which, the first hundred."""
 
     status = 422
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         """There is at least one problem."""
         super().__init__("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:5]))
-        self.problems = tuple(problems)
+        self.problems = tuple(problems[:_MAX_PROBLEMS])
 
 
 @dataclass(frozen=True, kw_only=True)
