@@ -294,6 +294,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         UnknownTemplateError,
         UnknownSandboxError,
         UnknownContextError,
+        SandboxLostError,
         UnknownExecutionError,
         UnknownCommandError,
         UnknownRouteError,

@@ -67,6 +67,26 @@ async def test_an_image_replaces_all_text_and_the_last_one_wins(interpreter):
     assert base64.b64decode(said["result_base64"]) == b"\x89PNG two"
 
 
+async def test_a_walk_through_as_clients_of_the_api_do_it(interpreter):
+    """A variable, its use in the next request, a plot as everybody shows one, the status, the release."""
+    assert (await interpreter.execute("amount = 100"))["result_text"] == ""
+    assert (await interpreter.execute("total = amount * 5\nprint(total)"))["result_text"] == "500\n"
+    plot = """
+import matplotlib.pyplot as plt
+import numpy as np
+
+x = np.linspace(0, 6, 50)
+plt.plot(x, np.sin(x))
+plt.title("sine")
+plt.show()
+"""
+    said = await interpreter.execute(plot)
+    assert said["result_text"] is None
+    assert base64.b64decode(said["result_base64"]).startswith(b"\x89PNG")
+    assert (await interpreter("GET", "status", user=None)).code == 200
+    assert (await interpreter("POST", "release")).code == 204
+
+
 async def test_an_exception_is_a_success_without_what_was_printed(interpreter):
     said = await interpreter.execute("print('before'); {}['key']")
     assert said["result_text"] == "Python Execution Error: KeyError: 'key'"

@@ -20,6 +20,7 @@ from jupyter_sandbox.identity import OwnerTokens
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Quotas
 from jupyter_sandbox.rates import Rates
+from jupyter_sandbox.surfaces.interpreter.handlers import CodeInterpreter
 
 pytestmark = pytest.mark.unit
 
@@ -80,7 +81,17 @@ def test_every_error_code_is_explained_once_with_its_status():
     assert sorted((code, int(status)) for code, status in rows) == sorted((kind.code, kind.status) for kind in kinds)
 
 
-SETTINGS = [BrokerApp, SandboxProvisioner, SandboxExtension, Files, FileTransfers, OwnerTokens, Quotas, Rates]
+SETTINGS = [
+    BrokerApp,
+    SandboxProvisioner,
+    SandboxExtension,
+    Files,
+    FileTransfers,
+    OwnerTokens,
+    Quotas,
+    Rates,
+    CodeInterpreter,
+]
 
 
 @pytest.mark.parametrize("application", SETTINGS)

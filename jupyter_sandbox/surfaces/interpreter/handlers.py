@@ -9,7 +9,7 @@ from traitlets import Float, Int, Unicode
 from traitlets.config import Configurable
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.errors import BusyError, SandboxError, UnknownSandboxError
+from jupyter_sandbox.errors import BusyError, InvalidRequestError, SandboxError, UnknownSandboxError
 from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.file_transfers import Item
@@ -65,6 +65,8 @@ class InterpreterHandler(KeyedHandler):
     surface: CodeInterpreter
     open_to_pages = True
     key_header = TOKEN_HEADER
+    problems: tuple[Problem, ...] = ()
+    """What is wrong with the request's fields."""
 
     def authorization(self) -> str | None:
         """See KeyedHandler: this API knows one header, and no other way."""
@@ -76,23 +78,23 @@ class InterpreterHandler(KeyedHandler):
         if self.request.headers.get(TOKEN_HEADER):
             self.refuse(errors.TokenError(answers.BAD_TOKEN), 401)
         else:
-            self.refuse(models.UnprocessableError([models.missing("header", TOKEN_HEADER.lower())]))
+            self.problems = (models.missing("header", TOKEN_HEADER.lower()),)
+            self.refuse(error)
 
     def refuse(self, error: SandboxError, status: int | None = None) -> None:
         """See ServiceHandler."""
-        super().refuse(error, status or answers.detail(error)[0])
+        super().refuse(error, status or (422 if self.problems else answers.detail(error)[0]))
 
     def problem(self, error: SandboxError) -> object:
         """See ServiceHandler."""
-        if isinstance(error, models.UnprocessableError):
-            return {"detail": error.problems}
-        return {"detail": answers.detail(error)[1]}
+        return {"detail": self.problems or answers.detail(error)[1]}
 
-    def user(self, problems: list[Problem] | None = None) -> str:
-        """Return the name of the session that is meant; raises UnprocessableError, with these other problems."""
+    def user(self, problems: Sequence[Problem] = ()) -> str:
+        """Return the name of the session that is meant; raises InvalidRequestError, with these other problems."""
         name, wrong = models.user(self.request.query_arguments.get("user_uuid", []))
-        if found := [*wrong, *(problems or [])]:
-            raise models.UnprocessableError(found)
+        self.problems = (*wrong, *problems)[: models.MAX_PROBLEMS]
+        if self.problems:
+            raise InvalidRequestError(models.words(self.problems))
         return name
 
     async def may_enter(self, owner: Owner, name: str) -> NamedSandbox:

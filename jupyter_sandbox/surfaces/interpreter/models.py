@@ -22,23 +22,13 @@ Location = tuple[str | int, ...]
 
 MAX_FILES: Final = 100
 MAX_URL: Final = 8192
+MAX_PROBLEMS: Final = 100
+"""How many are told of one request."""
 _MAX_PATH: Final = 1024
 _MAX_NAME: Final = 255
 _PATH: Final = r"^/sandbox(/[\w\-]+(\.[\w\-]+)*)*/?$"
 _NAME: Final = r"^[\w\-\.]+$"
 _ECHO: Final = 100
-_MAX_PROBLEMS: Final = 100
-
-
-class UnprocessableError(InvalidRequestError):
-    """A request whose fields are not what they should be; `problems` says which, the first hundred."""
-
-    status = 422
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        """There is at least one problem."""
-        super().__init__("; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:5]))
-        self.problems = tuple(problems[:_MAX_PROBLEMS])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +41,11 @@ class FileName:
     url: str = field(default="", repr=False)
     form: Mapping[str, str] | None = field(default=None, repr=False)
     """The fields of a presigned POST; None: the file is PUT."""
+
+
+def words(problems: Sequence[Problem]) -> str:
+    """Return in a sentence what is wrong."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:5])
 
 
 def missing(*location: str | int) -> Problem:
