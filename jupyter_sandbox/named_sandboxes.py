@@ -195,7 +195,8 @@ class NamedSandboxes:
 
 def is_ruined(view: ExecutionView) -> bool:
     """Whether an execution has left its kernel dead, or busy with what nobody waits for."""
-    return view.started_at is not None and view.outcome in (Outcome.TIMEOUT, Outcome.DIED)
+    is_deaf = view.outcome is Outcome.INTERRUPTED and view.message is not None
+    return view.started_at is not None and (is_deaf or view.outcome in (Outcome.TIMEOUT, Outcome.DIED))
 
 
 def _result(task: asyncio.Task[NamedSandbox] | None) -> NamedSandbox | None:
