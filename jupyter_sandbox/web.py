@@ -208,6 +208,7 @@ class ServiceHandler(TokenRoute, APIHandler):
     """Of a body that is no file."""
     incoming: Incoming | None = None
     """The body, when it is a file."""
+    _body_bytes = 0
 
     def set_default_headers(self) -> None:
         """As Jupyter does it; and every answer names its request."""
@@ -242,9 +243,9 @@ class ServiceHandler(TokenRoute, APIHandler):
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Keep what fits of a body; the rest of one that does not fit is read and dropped."""
+        self._body_bytes += len(chunk)
         if self.incoming is not None:
             return self.incoming.put(chunk)
-        self._body_bytes += len(chunk)
         if self._body_bytes <= self.max_body_bytes:
             self._body.append(chunk)
         else:
@@ -256,6 +257,16 @@ class ServiceHandler(TokenRoute, APIHandler):
         if self._body_bytes > self.max_body_bytes:
             raise errors.BodyTooLargeError(f"the body has more than {self.max_body_bytes} bytes")
         return b"".join(self._body)
+
+    def finish(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """As Jupyter does it; and say that the connection ends, if it is answered before the body has come."""
+        headers = self.request.headers
+        length = headers.get("Content-Length", "0")
+        is_whole = length.isdigit() and self._body_bytes >= int(length[:20])
+        if not is_whole or ("Transfer-Encoding" in headers and self.get_status() >= 400):
+            self.set_header("Connection", "close")  # tornado hangs up without a word
+        finished: asyncio.Future[Any] = super().finish(*args, **kwargs)
+        return finished
 
     def when_gone(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the client hangs up before it has its answer; at once when it did already."""

@@ -204,6 +204,20 @@ async def test_a_body_that_is_too_large_is_refused_before_it_came(world, rest):
     assert (reply.status, reply.code) == (413, "body_too_large")
 
 
+async def test_who_is_answered_before_his_body_came_hears_that_the_connection_ends(world):
+    """He would send his next request over it, and find it closed."""
+    address = urlsplit(world)
+    head = "POST /api/sandboxes HTTP/1.1\r\nHost: localhost\r\nAuthorization: token {}\r\nContent-Length: {}\r\n\r\n"
+    for token, length, status in (("alice", 3 << 20, b" 413 "), ("nobody", 2, b" 403 ")):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(head.format(token, length).encode())
+        async with asyncio.timeout(30):
+            answer = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        assert status in answer.partition(b"\r\n")[0]
+        assert b"\r\nConnection: close\r\n" in answer
+
+
 async def test_a_body_without_end_takes_no_memory(world):
     """Chunks for ever: they are dropped as they come, and the answer is the same."""
     address = urlsplit(world)
