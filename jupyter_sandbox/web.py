@@ -17,7 +17,7 @@ from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from jupyter_sandbox import errors, events, request_ids
+from jupyter_sandbox import errors, events, hints, request_ids
 from jupyter_sandbox.guards import ids
 
 if TYPE_CHECKING:
@@ -32,47 +32,6 @@ FILE: Final = "application/octet-stream"
 EMIT: Final = "jupyter_sandbox_emit"
 """The name of the server's setting that says where handlers tell what happened."""
 
-HINTS: Final[dict[str, str]] = {
-    "invalid_request": "Mend the request, trying again does not help; /api/sandboxes/openapi.json says how.",
-    "workspace_unavailable": "Ask for another workspace.",
-    "unknown_template": "The message lists the templates that exist.",
-    "unknown_sandbox": "It ended, or it never was yours; GET /api/sandboxes lists yours.",
-    "unknown_context": "It ended; list those of the sandbox.",
-    "sandbox_lost": "Its next use makes a new one. Give it less to do at once, or more time.",
-    "unknown_execution": "Ask for detached executions soon after they ended.",
-    "unknown_command": "Ask for detached commands soon after they ended.",
-    "unknown_file": "GET the directory that it should be in.",
-    "file_conflict": "The message says what is in the way.",
-    "file_refused": "Only regular files and directories are used from outside; code in the sandbox can do the rest.",
-    "file_changed": "Try again when the sandbox has left it alone.",
-    "file_range": "GET it without download=1: the answer says how large it is.",
-    "file_too_large": "Send it in pieces, and let code in the sandbox put them together.",
-    "url_refused": "Give a public http or https URL, or ask the operator to allow the host.",
-    "transfer_failed": "The message says what the other end did.",
-    "disk_full": "Delete files in the sandbox.",
-    "unknown_route": "/api/sandboxes/openapi.json lists what there is.",
-    "method_not_allowed": "The header Allow lists the methods.",
-    "invalid_token": "Ask who issued it for another one.",
-    "wrong_scope": "Use a token with the scope that the message names, or one that is not bound to another sandbox.",
-    "unknown_token": "It was revoked, or its time is over; list those of the sandbox.",
-    "invalid_token_file": "Tell the operator: the server's log says what is wrong with the file of tokens.",
-    "rate_limited": "Ask again after the seconds in Retry-After; RateLimit says how much is left.",
-    "quota_exceeded": "Release a sandbox or delete contexts that are not needed, or ask the operator for more.",
-    "forbidden": "Send the token, or the cookie with its XSRF token, of a user who may do this.",
-    "conflict": "The message says what it contradicts.",
-    "body_too_large": f"A body may have {MAX_BODY_BYTES} bytes.",
-    "busy": "Try again after the seconds in Retry-After.",
-    "no_capacity": "End what is not needed, or try again later.",
-    "no_disk_space": "Tell the operator: the host has no room for another disk.",
-    "isolation_unavailable": "Tell the operator: `jupyter sandbox doctor` says what to change.",
-    "engine_unavailable": "Try again later; what lives goes on.",
-    "broker_unavailable": "Tell the operator: `jupyter sandbox status` says more.",
-    "start_failed": "Try again; if it stays, the broker's log says more.",
-    "program_missing": "The kernelspec names a program that sandboxes do not have.",
-    "invalid_template": "Tell the operator: a template file is wrong.",
-    "protocol_error": "Restart broker and server: they are not of one version.",
-    "internal_error": "This is a bug; the server's log says more.",
-}
 _BY_STATUS: Final[dict[int, type[errors.SandboxError]]] = {
     400: errors.InvalidRequestError,
     403: errors.ForbiddenError,
@@ -370,7 +329,7 @@ class ServiceHandler(TokenRoute, APIHandler):
 
     def problem(self, error: errors.SandboxError) -> object:
         """Return the body of a refusal."""
-        return {"code": error.code, "message": str(error), "hint": HINTS[error.code]}
+        return {"code": error.code, "message": str(error), "hint": hints.HINTS[error.code]}
 
     def _tell(self, error: errors.SandboxError) -> None:
         emit: Emit = self.settings.get(EMIT, events.ignore)
