@@ -9,9 +9,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from jupyter_sandbox import errors
+from jupyter_sandbox.hints import HINTS
+from jupyter_sandbox.services import Services
 from jupyter_sandbox.surfaces.native import handlers, models, openapi, operations
-from jupyter_sandbox.surfaces.native.answers import Services
-from jupyter_sandbox.web import HINTS, Form, form_of
+from jupyter_sandbox.web import Form, form_of
 
 pytestmark = pytest.mark.unit
 
