@@ -22,6 +22,7 @@ NOBODY = Services(
     sandboxes=None,
     contexts=None,
     executions=None,
+    named=None,
     commands=None,
     files=None,
     transfers=None,
