@@ -27,6 +27,8 @@ PORT: Final = 3874
 CONFIG: Final = Path(__file__).with_name("serve_config.py")
 _TOKEN_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 _LEAST_TOKEN: Final = 16
+_PREFIX: Final = "e2b_"
+"""Some of E2B's SDKs take no key without it; for the others it is a token like any."""
 _INODES: Final = 65_536
 _INODES_PER_MIB: Final = 128
 """As many as twice the usual: on a small disk they would take more room than files."""
@@ -36,6 +38,9 @@ Clients send the token in the header X-Auth-Token:
 
   curl -H "X-Auth-Token: TOKEN" -H "Content-Type: application/json" -d '{"code": "6 * 7"}' \\
     "http://127.0.0.1:3874/api/v1/execute?user_uuid=$(uuidgen)"
+
+Programs for E2B run here with E2B_API_URL=http://127.0.0.1:3874/e2b, E2B_SANDBOX_URL=http://127.0.0.1:3874/e2b/sbx and
+E2B_API_KEY=TOKEN: docs/e2b.md.
 
 /sandbox/try is a page to try it in a browser. All else that this package serves is there, too: JupyterLab, if it is
 installed, Jupyter's own API, and /api/sandboxes, with `Authorization: token TOKEN`. Ctrl-C ends the server and every
@@ -136,7 +141,7 @@ def kept_token(path: Path) -> str:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             return _known_token(path)
-        token = secrets.token_urlsafe(32)
+        token = _PREFIX + secrets.token_hex(32)
         with os.fdopen(descriptor, "w") as file:
             file.write(token + "\n")
         return token
@@ -163,6 +168,7 @@ def _become_server(options: argparse.Namespace, token: str) -> NoReturn:
         *(sys.executable, "-m", "jupyter_server", f"--config={CONFIG}"),
         *(f"--ServerApp.ip={options.ip}", f"--ServerApp.port={options.port}"),
         f"--CodeInterpreter.template={TEMPLATE}",
+        f"--E2b.template={TEMPLATE}",
         f"--CodeInterpreter.execution_timeout_s={options.execution_timeout}",
         f"--CodeInterpreter.idle_timeout_s={options.idle_timeout}",
         *(("--allow-root",) if os.geteuid() == 0 else ()),

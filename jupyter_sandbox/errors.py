@@ -91,6 +91,20 @@ class MethodError(SandboxError):
     status = 405
 
 
+class NotSupportedError(SandboxError):
+    """A part of another product's API that this server does not have."""
+
+    code = "not_supported"
+    status = 501
+
+
+class UnknownUserError(SandboxError):
+    """A user of a sandbox that it does not have."""
+
+    code = "unknown_user"
+    status = 401
+
+
 class ForbiddenError(SandboxError):
     """Who asks is not known, or may not do this."""
 
@@ -299,6 +313,8 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         UnknownCommandError,
         UnknownRouteError,
         MethodError,
+        NotSupportedError,
+        UnknownUserError,
         ForbiddenError,
         TokenError,
         ScopeError,

@@ -53,6 +53,8 @@ from jupyter_sandbox.rates import Rates
 from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.services import Services
+from jupyter_sandbox.surfaces.e2b import routes as e2b
+from jupyter_sandbox.surfaces.e2b.held import E2b
 from jupyter_sandbox.surfaces.interpreter import handlers as interpreter
 from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.web import EMIT
@@ -85,6 +87,7 @@ class SandboxExtension(ExtensionApp):
         Rates,
         SandboxIdentityProvider,
         interpreter.CodeInterpreter,
+        E2b,
     ]
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
@@ -228,6 +231,7 @@ class SandboxExtension(ExtensionApp):
             self.handlers.extend(handlers.rules(operations.table(times), self._services))
             settings = interpreter.CodeInterpreter(parent=self)
             self.handlers.extend(interpreter.rules(self._services, settings))
+            self.handlers.extend(e2b.rules(self._services, E2b(parent=self)))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""

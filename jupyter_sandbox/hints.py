@@ -24,6 +24,8 @@ HINTS: Final[dict[str, str]] = {
     "disk_full": "Delete files in the sandbox.",
     "unknown_route": "/api/sandboxes/openapi.json lists what there is.",
     "method_not_allowed": "The header Allow lists the methods.",
+    "not_supported": "The documentation of this API says what is served.",
+    "unknown_user": "Leave the user out.",
     "invalid_token": "Ask who issued it for another one.",
     "wrong_scope": "Use a token with the scope that the message names, or one that is not bound to another sandbox.",
     "unknown_token": "It was revoked, or its time is over; list those of the sandbox.",

@@ -150,11 +150,21 @@ class KeyedHandler(ServiceHandler):
 
 def basic_password(header: str) -> str | None:
     """Return the password of HTTP's Basic authentication; None when the header is none, or has none."""
+    password = _basic(header)[1]
+    return password if password and password.isascii() and password.isprintable() else None
+
+
+def basic_user(header: str) -> str:
+    """Return the name of HTTP's Basic authentication; empty when the header is none, or has none."""
+    return _basic(header)[0]
+
+
+def _basic(header: str) -> tuple[str, str]:
     scheme, _, text = header.partition(" ")
     if scheme.lower() != "basic":
-        return None
+        return "", ""
     try:
-        _, colon, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
+        user, _, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
-        return None
-    return password if colon and password and password.isascii() and password.isprintable() else None
+        return "", ""
+    return user, password

@@ -1,0 +1,196 @@
+"""The code interpreter of a sandbox: code runs in contexts, and what it says comes as lines of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.contexts import NewContext
+from jupyter_sandbox.errors import InvalidRequestError, SandboxError, UnknownContextError
+from jupyter_sandbox.execution import NewExecution
+from jupyter_sandbox.guards import processes, shapes
+from jupyter_sandbox.surfaces.e2b import results, words
+from jupyter_sandbox.surfaces.e2b.data import DataHandler
+from jupyter_sandbox.web import Form
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from jupyter_sandbox.contexts import ContextView
+    from jupyter_sandbox.execution import Execution
+
+KEEPALIVE_S: Final = 5.0
+_ALIASES: Final = {"js": "javascript", "ts": "typescript", "py": "python", "python3": "python"}
+_LANGUAGES: Final = ("python", "javascript", "typescript", "r", "java", "bash")
+
+
+class CodeHandler(DataHandler):
+    """Base: errors are text here."""
+
+    def refuse(self, error: SandboxError, status: int | None = None) -> None:
+        """See ServiceHandler."""
+        self.set_header("Content-Type", "text/plain; charset=UTF-8")
+        super().refuse(error, status)
+
+    def table(self) -> dict[str, Any]:
+        """Return the body, a JSON object."""
+        value = shapes.decode(self.body() or b"{}")
+        if not isinstance(value, dict):
+            raise InvalidRequestError("the body is a JSON object")
+        return value
+
+    def known(self, context_id: str) -> ContextView:
+        """Return a context of the sandbox; raises UnknownContextError in E2B's words."""
+        for context in self.surface.contexts(self.box):
+            if context.id == context_id:
+                return context
+        raise UnknownContextError(f"Context {context_id[:60]} not found")
+
+
+class ExecuteHandler(CodeHandler):
+    """`POST /execute`."""
+
+    operation = "execute"
+    max_body_bytes = 16 << 20
+
+    async def on_post(self) -> None:
+        """Run code; what it says is sent as it comes. Who hangs up interrupts it."""
+        await self.may("kernels", "execute")
+        table = self.table()
+        code, context_id, language = table.get("code"), table.get("context_id"), table.get("language")
+        if not isinstance(code, str):
+            raise InvalidRequestError("code must be a text")
+        if context_id is not None and language is not None:
+            raise InvalidRequestError("Only one of context_id or language can be provided")
+        if context_id is not None:
+            context_id = self.known(str(context_id)).id
+        else:
+            context_id = await self.surface.context(self.box, _language(language))
+        variables = table.get("env_vars") or {}
+        if variables:
+            code = with_variables(code, processes.environment(_texts(variables)))
+        wanted = NewExecution(
+            code=code,
+            timeout_s=self.surface.settings.max_execution_s,
+            max_output_bytes=int(self.surface.settings.max_output_mib * (1 << 20)),
+        )
+        execution = self.services.executions.start(self.box.owner, self.box.sandbox_id, context_id, wanted)
+        self.when_gone(execution.cancel)
+        await self.stream(Form.NDJSON, _events(execution))
+
+
+async def _events(execution: Execution) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield what code says as it comes, and that it still runs whenever it said nothing for a while."""
+    outputs = execution.events()
+    coming = asyncio.ensure_future(anext(outputs, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait([coming], timeout=KEEPALIVE_S)
+            if not done:
+                yield {"type": "keepalive"}
+                continue
+            output = coming.result()
+            if output is None:
+                break
+            if (told := results.of_output(output, datetime.now(UTC))) is not None:
+                yield told
+            coming = asyncio.ensure_future(anext(outputs, None))
+        for last in results.end_of(await execution.ended()):
+            yield last
+    finally:
+        coming.cancel()
+
+
+class ContextsHandler(CodeHandler):
+    """`POST` and `GET /contexts`."""
+
+    operation = "create_context"
+
+    async def on_post(self) -> None:
+        """Start a context."""
+        await self.may("kernels", "write")
+        table = self.table()
+        cwd = words.our_path(table["cwd"]) if isinstance(table.get("cwd"), str) else None
+        wanted = NewContext(language=_language(table.get("language")), cwd=cwd)
+        made = await self.services.contexts.create(self.box.owner, self.box.sandbox_id, wanted)
+        self.answer(200, _model(made))
+
+    async def on_get(self) -> None:
+        """List the contexts; there is always the usual one of Python."""
+        await self.may("kernels", "read")
+        await self.surface.context(self.box, "python")
+        self.answer(200, [_model(each) for each in self.surface.contexts(self.box)])
+
+
+class ContextHandler(CodeHandler):
+    """`DELETE /contexts/{id}`, `POST /contexts/{id}/restart`."""
+
+    operation = "delete_context"
+
+    async def on_delete(self, context_id: str) -> None:
+        """End a context."""
+        await self.may("kernels", "write")
+        await self.services.contexts.delete(self.box.owner, self.box.sandbox_id, self.known(context_id).id)
+        self.answer(200, None)
+
+
+class RestartHandler(CodeHandler):
+    """`POST /contexts/{id}/restart`."""
+
+    operation = "restart_context"
+
+    async def on_post(self, context_id: str) -> None:
+        """Replace its kernel by a new one."""
+        await self.may("kernels", "write")
+        await self.services.contexts.restart(self.box.owner, self.box.sandbox_id, self.known(context_id).id)
+        self.answer(200, None)
+
+
+_WITH_VARIABLES: Final = """
+import os
+from IPython import get_ipython
+before = {name: os.environ.get(name) for name in new}
+os.environ.update(new)
+events = get_ipython().events
+def restore(*_):
+    events.unregister("post_run_cell", restore)
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+events.register("post_run_cell", restore)
+"""
+
+
+def with_variables(code: str, variables: dict[str, str]) -> str:
+    """Return Python code that has these environment variables while it runs, and those of before afterwards.
+
+    One line comes before it, as far indented as it is; with a magic of the whole cell there is no place for one.
+    """
+    first = next((line for line in code.split("\n") if line.strip()), "")
+    if first.startswith("%%"):
+        raise InvalidRequestError("env_vars and a magic of the whole cell do not go together")
+    indent = first[: len(first) - len(first.lstrip())]
+    return f"{indent}exec({_WITH_VARIABLES!r}, {{'new': {variables!r}}})\n{code}"
+
+
+def _model(context: ContextView) -> dict[str, Any]:
+    return {"id": context.id, "language": context.language, "cwd": words.their_path(context.cwd or "/sandbox")}
+
+
+def _language(value: object) -> str:
+    if value is None:
+        return "python"
+    name = str(value).strip().lower()[:40]
+    name = _ALIASES.get(name, name)
+    if name not in _LANGUAGES:
+        raise InvalidRequestError(f"no language {name!r}; there are: {', '.join(_LANGUAGES)}")
+    return name
+
+
+def _texts(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise InvalidRequestError("env_vars must be an object of texts")
+    return value

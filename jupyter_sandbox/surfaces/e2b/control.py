@@ -1,0 +1,201 @@
+"""The control plane: sandboxes are made, found, kept and ended, with an API key in a header."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, unquote
+
+from jupyter_sandbox import errors, template_service
+from jupyter_sandbox.errors import InvalidRequestError, SandboxError
+from jupyter_sandbox.events import Origin
+from jupyter_sandbox.guards import shapes
+from jupyter_sandbox.sandbox import Claim, Filter
+from jupyter_sandbox.surfaces.e2b import words
+from jupyter_sandbox.surfaces.keyed import KeyedHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.sandbox import SandboxView
+    from jupyter_sandbox.surfaces.e2b.held import Held, HeldSandboxes
+
+KEY_HEADER: Final = "X-API-Key"
+_USUAL_S: Final = 300
+_MOST_METADATA: Final = 64
+_TEXT: Final = shapes.Text(max_length=4096)
+_MOST: Final = 1000
+
+
+_THEIRS: Final = frozenset({"base", "code-interpreter-v1", "code-interpreter", "code-interpreter-beta", "python"})
+
+
+class ControlHandler(KeyedHandler):
+    """Base of the resources."""
+
+    surface: HeldSandboxes
+    key_header = KEY_HEADER
+    open_to_pages = True
+
+    def authorization(self) -> str | None:
+        """See KeyedHandler."""
+        key = self.request.headers.get(KEY_HEADER)
+        return f"token {key}" if key else None
+
+    def refuse_stranger(self, error: SandboxError) -> None:
+        """See KeyedHandler."""
+        self.refuse(error, 401)
+
+    def refuse(self, error: SandboxError, status: int | None = None) -> None:
+        """See ServiceHandler; SDKs try again by themselves unless they are told that it does not help."""
+        if error.retry_after_s is None and (status or error.status) >= 500:
+            self.set_header("Should-Retry", "false")
+        super().refuse(error, status)
+
+    def problem(self, error: SandboxError) -> object:
+        """See ServiceHandler."""
+        return words.problem(self.get_status(), error)
+
+    def table(self) -> dict[str, Any]:
+        """Return the body, a JSON object; raises InvalidRequestError."""
+        value = shapes.decode(self.body() or b"{}")
+        if not isinstance(value, dict):
+            raise InvalidRequestError("the body is a JSON object")
+        return value
+
+    def timeout(self, table: dict[str, Any], usual: float = _USUAL_S) -> float:
+        """Return how long a sandbox is to live."""
+        value = table.get("timeout", usual)
+        most = self.surface.settings.max_timeout_s
+        return shapes.Number(minimum=0, maximum=most).judge(usual if value is None else value, "timeout")
+
+    def model(self, held: Held) -> dict[str, Any]:
+        """Return a sandbox as who makes or connects to it gets it."""
+        return {
+            "templateID": held.template,
+            "alias": held.template,
+            "sandboxID": words.sandbox_id(held.sandbox_id),
+            "clientID": words.CLIENT_ID,
+            "envdVersion": words.ENVD_VERSION,
+            "envdAccessToken": held.token,
+            "trafficAccessToken": held.token,
+            "domain": None,
+        }
+
+    async def found(self, owner: Owner, theirs: str) -> Held:
+        """Return a sandbox of `owner`; raises UnknownSandboxError in E2B's words."""
+        view = self.services.sandboxes.get(owner, words.our_id(theirs))
+        return self.surface.of(owner, view.id, view.template)
+
+
+class SandboxesHandler(ControlHandler):
+    """`POST /sandboxes` and `GET /sandboxes`, in both versions."""
+
+    operation = "claim_sandbox"
+
+    async def on_post(self) -> None:
+        """Make a sandbox."""
+        owner = await self.owner("sandboxes", "write")
+        table = self.table()
+        asked = _TEXT.judge(table.get("templateID", ""), "templateID")
+        template = self.surface.settings.template if asked in _THEIRS else asked
+        if table.get("autoPause") or table.get("volumeMounts") or table.get("iam"):
+            raise errors.NotSupportedError("autoPause, volumeMounts and iam are not supported here")
+        wanted = Claim(
+            template=template,
+            timeout_s=self.timeout(table),
+            metadata=_texts(table.get("metadata"), "metadata"),
+            env={"HOME": words.USER_HOME} | _texts(table.get("envVars"), "envVars"),
+        )
+        key = self.request.headers.get("Idempotency-Key")
+        view = await self.services.sandboxes.claim(owner, wanted, key[:128] if key else None)
+        self.answer(201, self.model(self.surface.of(owner, view.id, asked)))
+
+    async def on_get(self) -> None:
+        """List sandboxes."""
+        owner = await self.owner("sandboxes", "read")
+        states = ",".join(self.get_arguments("state"))
+        if states and "running" not in states.split(","):
+            self.answer(200, [])
+            return
+        metadata = tuple((unquote(k), unquote(v)) for k, v in parse_qsl(self.get_argument("metadata", "")))
+        given = self.get_argument("limit", "100")
+        limit = shapes.Whole(minimum=1, maximum=_MOST).judge(int(given[:9]) if given.isdigit() else given, "limit")
+        after = words.our_id(self.get_argument("nextToken", ""))
+        views, has_more = self.services.sandboxes.page(owner, Filter(metadata=metadata), limit, after)
+        if has_more:
+            self.set_header("X-Next-Token", words.sandbox_id(views[-1].id))
+        limits = {report.name: report.limits for report in await template_service.listing()}
+        self.answer(200, [_listed(view, limits) for view in views if view.origin is Origin.CLAIM])
+
+
+class SandboxHandler(ControlHandler):
+    """`GET` and `DELETE /sandboxes/{id}`."""
+
+    operation = "get_sandbox"
+
+    async def on_get(self, theirs: str) -> None:
+        """Tell about a sandbox."""
+        owner = await self.owner("sandboxes", "read")
+        held = await self.found(owner, theirs)
+        view = self.services.sandboxes.get(owner, held.sandbox_id)
+        limits = {report.name: report.limits for report in await template_service.listing()}
+        self.answer(200, _listed(view, limits) | {"envdAccessToken": held.token, "domain": None})
+
+    async def on_delete(self, theirs: str) -> None:
+        """End a sandbox."""
+        owner = await self.owner("sandboxes", "write")
+        held = await self.found(owner, theirs)
+        await self.services.sandboxes.release(owner, held.sandbox_id)
+        self.answer(204, None)
+
+
+class TimeoutHandler(ControlHandler):
+    """`POST /sandboxes/{id}/timeout` and `/refreshes`."""
+
+    operation = "renew_sandbox"
+
+    async def on_post(self, theirs: str) -> None:
+        """Let a sandbox live so long from now on."""
+        owner = await self.owner("sandboxes", "write")
+        table = self.table()
+        seconds = self.timeout({"timeout": table.get("timeout", table.get("duration"))})
+        self.services.sandboxes.renew(owner, words.our_id(theirs), seconds)
+        self.answer(204, None)
+
+
+class ConnectHandler(ControlHandler):
+    """`POST /sandboxes/{id}/connect`."""
+
+    operation = "renew_sandbox"
+
+    async def on_post(self, theirs: str) -> None:
+        """Return a sandbox that runs, which lives at least so long from now on."""
+        owner = await self.owner("sandboxes", "write")
+        held = await self.found(owner, theirs)
+        seconds = self.timeout(self.table())
+        view = self.services.sandboxes.get(owner, held.sandbox_id)
+        if view.expires_at is not None and (view.expires_at - datetime.now(UTC)).total_seconds() < seconds:
+            self.services.sandboxes.renew(owner, held.sandbox_id, seconds)
+        self.answer(200, self.model(held))
+
+
+class NotSupportedHandler(ControlHandler):
+    """What E2B has and this server does not."""
+
+    async def on_get(self, *_: str) -> None:
+        """Say so."""
+        await self.owner("sandboxes", "read")
+        raise errors.NotSupportedError("this part of E2B's API is not supported here; see docs/e2b.md")
+
+    on_post = on_delete = on_get
+
+
+def _texts(value: object, where: str) -> dict[str, str]:
+    table = shapes.Table(names=_TEXT, values=_TEXT, max_entries=_MOST_METADATA, max_characters=16_384)
+    return table.judge({} if value is None else value, where)
+
+
+def _listed(view: SandboxView, limits: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    return words.listed(view, limits.get(view.template, {}))

@@ -1,0 +1,164 @@
+"""The data plane: who asks names a sandbox in a header and shows its token; nobody else reaches anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_core.utils import ensure_async
+from jupyter_server.auth.decorator import allow_unauthenticated
+
+from jupyter_sandbox import errors, owners
+from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.surfaces import keyed
+from jupyter_sandbox.surfaces.e2b import words
+from jupyter_sandbox.web import ServiceHandler, encoded
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.services import Services
+    from jupyter_sandbox.surfaces.e2b.held import Held, HeldSandboxes
+
+ID_HEADER: Final = "E2b-Sandbox-Id"
+TOKEN_HEADERS: Final = ("X-Access-Token", "E2B-Traffic-Access-Token")
+_SCOPES: Final = ("sandboxes:read", "kernels", "files")
+
+
+class DataHandler(ServiceHandler):
+    """Base of what is asked of one sandbox. A subclass has coroutines `on_get`, `on_post`, `on_delete`."""
+
+    operation: str | None = None
+
+    def initialize(self, services: Services, surface: HeldSandboxes) -> None:
+        """`surface`: what the operator has set, and which sandboxes there are."""
+        self.services, self.surface = services, surface
+        self.methods = tuple(name for name in ("GET", "POST", "DELETE") if hasattr(self, f"on_{name.lower()}"))
+        self.held: Held | None = None
+
+    def operation_name(self) -> str | None:
+        """See ServiceHandler."""
+        return self.operation
+
+    async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
+        """Find who it is by the sandbox's token, and by nothing else: neither a cookie nor another token counts."""
+        self.username = keyed.basic_user(self.request.headers.get("Authorization", ""))
+        for name in ("Authorization", "Cookie"):
+            self.request.headers.pop(name, None)
+        held = self.meant()
+        if held is not None and self.shows_token(held):
+            self.held = held
+        self._token_authenticated = self.held is not None
+        await super().prepare()
+        self.current_user = self._jupyter_current_user = self._bearer()  # whatever the identity provider makes of it
+        if self.request.method == "OPTIONS":
+            return
+        if self.held is None:
+            self.refuse_stranger(held)
+        elif self.username not in words.USERS:
+            self.refuse(errors.UnknownUserError(f"invalid username: {self.username[:40]!a}; there is {words.USER!r}"))
+
+    def _bearer(self) -> owners.Bearer | None:
+        """Return who asks: the owner of the sandbox, who may what concerns it alone."""
+        if self.held is None:
+            return None
+        return owners.Bearer(
+            f"{owners.name_of(self.held.owner)}/e2b",
+            owner=self.held.owner,
+            token_id="e2b",  # noqa: S106 - a name, as it is told in events
+            scopes=_SCOPES,
+            sandbox_id=self.held.sandbox_id,
+        )
+
+    def meant(self) -> Held | None:
+        """Return the sandbox that is meant, if it lives."""
+        return self.surface.find(words.our_id(self.request.headers.get(ID_HEADER, "")))
+
+    def shows_token(self, held: Held) -> bool:
+        """Whether who asks has the sandbox's token."""
+        return any(held.is_token(self.request.headers.get(name, "")) for name in TOKEN_HEADERS)
+
+    def refuse_stranger(self, held: Held | None) -> None:
+        """Say that the sandbox is gone, which SDKs look for, or that the token is wrong."""
+        self.set_header("Cache-Control", "no-store")
+        if held is None:
+            self.set_status(502)
+            self.finish(encoded(words.gone(self.request.headers.get(ID_HEADER, "")[:60])))
+        else:
+            self.set_status(401)
+            self.finish(encoded({"code": 401, "message": "the sandbox's token is missing, or it is not right"}))
+
+    def check_xsrf_cookie(self) -> None:
+        """See Jupyter: there are no cookies here."""
+
+    def check_origin(self, origin_to_satisfy_tornado: str = "") -> bool:
+        """See Jupyter: whoever has the sandbox's token may come from anywhere."""
+        return True
+
+    def set_cors_headers(self) -> None:
+        """See Jupyter."""
+        self.set_header("Access-Control-Allow-Origin", "*")
+        self.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
+        self.set_header("Access-Control-Allow-Headers", "*")
+
+    def problem(self, error: SandboxError) -> object:
+        """See ServiceHandler."""
+        return {"code": self.get_status(), "message": str(error)}
+
+    @property
+    def box(self) -> Held:
+        """The sandbox that is meant."""
+        if self.held is None:
+            raise errors.TokenError("the sandbox's token is missing")
+        return self.held
+
+    async def may(self, resource: str, action: str) -> None:
+        """Raise unless that is authorized, within the owner's rate."""
+        if not await ensure_async(self.authorizer.is_authorized(self, self.current_user, action, resource)):
+            raise errors.ForbiddenError(f"who asks may not do this ({action} {resource})")
+
+    @allow_unauthenticated
+    def options(self, *_: Any, **__: Any) -> None:
+        """Tell a browser what a page may send."""
+        self.set_status(204)
+        self.finish()
+
+    @allow_unauthenticated
+    async def get(self, *ids: str) -> None:
+        """Serve."""
+        await self._serve(ids)
+
+    @allow_unauthenticated
+    async def post(self, *ids: str) -> None:
+        """Serve."""
+        await self._serve(ids)
+
+    @allow_unauthenticated
+    async def delete(self, *ids: str) -> None:
+        """Serve."""
+        await self._serve(ids)
+
+    async def _serve(self, ids: tuple[str, ...]) -> None:
+        serve: Any = getattr(self, f"on_{str(self.request.method).lower()}", None)
+        try:
+            if serve is None:
+                raise errors.MethodError("the resource does not know this method")
+            await serve(*ids)
+        except SandboxError as error:
+            self.refuse(error)
+
+
+class NotSupportedHandler(DataHandler):
+    """What E2B has in a sandbox and this server does not."""
+
+    async def on_get(self) -> None:
+        """Say so."""
+        raise errors.NotSupportedError("this part of E2B's API is not supported here; see docs/e2b.md")
+
+    on_post = on_delete = on_get
+
+
+class HealthHandler(DataHandler):
+    """`GET /health`."""
+
+    async def on_get(self) -> None:
+        """The sandbox lives."""
+        self.set_status(204)
+        self.finish()

@@ -1,0 +1,110 @@
+"""Files of a sandbox: `GET` and `POST /files`, with the sandbox's token, or a signature that was made with it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from tornado import httputil
+
+from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError
+from jupyter_sandbox.surfaces.e2b import words
+from jupyter_sandbox.surfaces.e2b.data import DataHandler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from jupyter_sandbox.surfaces.e2b.held import Held
+
+_MAX_UPLOAD: Final = 64 << 20
+_MAX_DIGITS: Final = 12
+_STATUS: Final = {"file_conflict": 400, "file_refused": 400}
+
+
+class FilesHandler(DataHandler):
+    """One file, or several in one upload."""
+
+    operation = "transfer_file"
+    max_body_bytes = _MAX_UPLOAD
+
+    def meant(self) -> Held | None:
+        """See DataHandler; a signed URL has no header, and is tried on every sandbox's token."""
+        if "signature" not in self.request.query_arguments:
+            return super().meant()
+        held = next((each for each in self.surface.all_held() if self.shows_token(each)), None)
+        return None if held is None else self.surface.find(held.sandbox_id)
+
+    def shows_token(self, held: Held) -> bool:
+        """See DataHandler."""
+        given = self.get_query_argument("signature", "")
+        if not given:
+            return super().shows_token(held)
+        ends = self.get_query_argument("signature_expiration", "")
+        what = "read" if self.request.method == "GET" else "write"
+        path, user = self.get_query_argument("path", "", strip=False), self.get_query_argument("username", "")
+        right = signature(held.token, path, what, user, ends)
+        in_time = not ends or (
+            len(ends) < _MAX_DIGITS and ends.isdigit() and int(ends) >= datetime.now(UTC).timestamp()
+        )
+        return hmac.compare_digest(right.encode(), given.encode("utf-8", "replace")) and in_time
+
+    def refuse(self, error: Any, status: int | None = None) -> None:
+        """See ServiceHandler."""
+        super().refuse(error, status or _STATUS.get(error.code))
+
+    async def on_get(self) -> None:
+        """Send a file."""
+        await self.may("contents", "read")
+        path = words.our_path(self.get_query_argument("path", "", strip=False))
+        async with self.services.files.reading(self.box.sandbox_id, path) as reading:
+            await self.send_file(
+                reading,
+                name=reading.entry.name,
+                start=0,
+                size=reading.size,
+                total=reading.entry.size_bytes,
+                is_part=False,
+            )
+
+    async def on_post(self) -> None:
+        """Write files: the parts of a form named `file`; the query or a part's file name says where."""
+        await self.may("contents", "write")
+        written = []
+        for path, content in self._parts():
+            ours = words.our_path(path)
+            entry = await self.services.files.write(self.box.sandbox_id, ours, _whole(content), parents=True)
+            theirs = words.their_path(ours) if ours.startswith("/sandbox") else path
+            written.append({"path": theirs, "name": entry.name, "type": "file"})
+        self.answer(200, written)
+
+    def _parts(self) -> list[tuple[str, bytes]]:
+        kind = self.request.headers.get("Content-Type", "")
+        path = self.get_query_argument("path", "", strip=False)
+        if self._body_bytes > self.max_body_bytes:
+            raise BodyTooLargeError(f"an upload may have {self.max_body_bytes} bytes")
+        if not kind.startswith("multipart/form-data"):
+            raise InvalidRequestError("files come as multipart/form-data")
+        parts: dict[str, list[httputil.HTTPFile]] = {}
+        try:
+            httputil.parse_body_arguments(kind, self.body(), {}, parts, self.request.headers)
+        except httputil.HTTPInputError as error:
+            raise InvalidRequestError("the form cannot be read") from error
+        found = parts.get("file", [])
+        if not found:
+            raise InvalidRequestError("there is no part named `file`")
+        if path and len(found) > 1:
+            raise InvalidRequestError("`path` names one file, and there are several")
+        return [(path or part["filename"], part["body"]) for part in found]
+
+
+def signature(token: str, path: str, what: str, user: str, ends: str) -> str:
+    """Return what SDKs sign a URL with; `ends` is a moment in seconds, or empty."""
+    text = f"{path}:{what}:{user}:{token}" + (f":{ends}" if ends else "")
+    return "v1_" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content

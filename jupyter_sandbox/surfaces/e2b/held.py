@@ -1,0 +1,103 @@
+"""What this surface knows of sandboxes beyond what the services know: the token of each, its variables, its contexts.
+
+Kept in memory, as long as the sandbox lives. A token's text is needed again: SDKs ask for it when they connect, and
+sign URLs with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from traitlets import Float, Unicode
+from traitlets.config import Configurable
+
+from jupyter_sandbox.contexts import NewContext
+from jupyter_sandbox.errors import ConflictError, UnknownSandboxError
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.contexts import ContextView
+    from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.services import Services
+
+
+class E2b(Configurable):
+    """Sandboxes of E2B's SDKs."""
+
+    template = Unicode(
+        "python", help="The template for the names of E2B's own templates, as base and code-interpreter-v1."
+    ).tag(config=True)
+    max_timeout_s = Float(86_400, min=1, help="The longest time that a client may ask for, seconds.").tag(config=True)
+    max_output_mib = Float(8, min=1, max=256, help="How much output of one execution is sent, MiB; more ends it.").tag(
+        config=True
+    )
+    max_execution_s = Float(86_400, min=1, help="When code is interrupted whose client waits still, seconds.").tag(
+        config=True
+    )
+
+
+@dataclass(eq=False, kw_only=True)
+class Held:
+    """One sandbox. `template`: as the client called it. `contexts`: the usual one of each language."""
+
+    owner: Owner
+    sandbox_id: str
+    template: str
+    token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    contexts: dict[str, str] = field(default_factory=dict)
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def is_token(self, text: str) -> bool:
+        """Whether `text` is the token, in a time that does not tell how much of it is right."""
+        return hmac.compare_digest(self.token.encode(), text.encode("utf-8", "replace"))
+
+
+class HeldSandboxes:
+    """All of them, on one server."""
+
+    def __init__(self, services: Services, settings: E2b) -> None:
+        """There are none."""
+        self._services, self.settings = services, settings
+        self._held: dict[str, Held] = {}
+
+    def of(self, owner: Owner, sandbox_id: str, template: str) -> Held:
+        """Return what is known of a sandbox of `owner` that lives, from now on if nothing was; raises SandboxError."""
+        sandbox = self._services.sandboxes.find_ready(owner, sandbox_id)
+        if sandbox.id not in self._held:
+            whose = self._services.sandboxes.whose()
+            self._held = {known: held for known, held in self._held.items() if known in whose}
+            self._held[sandbox.id] = Held(owner=owner, sandbox_id=sandbox.id, template=template)
+        return self._held[sandbox.id]
+
+    def find(self, sandbox_id: str) -> Held | None:
+        """Return what is known of a sandbox, whoever asks: who asks has to show its token. None when it has gone."""
+        held = self._held.get(sandbox_id)
+        if held is None:
+            return None
+        try:
+            self._services.sandboxes.find_ready(held.owner, sandbox_id)
+        except (UnknownSandboxError, ConflictError):
+            self._held.pop(sandbox_id, None)
+            return None
+        return held
+
+    def all_held(self) -> list[Held]:
+        """Return all, for who must find one by a signature."""
+        return list(self._held.values())
+
+    async def context(self, held: Held, language: str) -> str:
+        """Return the id of the usual context of a language, started if none lives; raises SandboxError."""
+        async with held.starting:
+            known = held.contexts.get(language)
+            if known is None or known not in {each.id for each in self.contexts(held)}:
+                wanted = NewContext(language=language)
+                made = await self._services.contexts.create(held.owner, held.sandbox_id, wanted)
+                known = held.contexts[language] = made.id
+            return known
+
+    def contexts(self, held: Held) -> list[ContextView]:
+        """Return the contexts of a sandbox; raises UnknownSandboxError."""
+        return self._services.contexts.all_in(held.owner, held.sandbox_id)

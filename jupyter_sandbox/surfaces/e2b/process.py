@@ -1,0 +1,200 @@
+"""`process.Process`: commands of a sandbox, by their pid or by a tag that the client gave them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.command import CommandState, NewCommand
+from jupyter_sandbox.command_output import Stream
+from jupyter_sandbox.errors import InvalidRequestError, UnknownCommandError
+from jupyter_sandbox.surfaces.e2b import connect, words
+from jupyter_sandbox.surfaces.e2b.rpc import CallHandler, with_keepalives
+from sandbox_worker.protocol import TerminalSize
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from jupyter_sandbox.command import Command, CommandEnd
+
+_MAX_OUTPUT: Final = 1 << 20
+_SIGNALS: Final = {"SIGNAL_SIGKILL": "SIGKILL", "SIGNAL_SIGTERM": "SIGTERM"}
+_FIELDS: Final = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr", Stream.TERMINAL: "pty"}
+_KEEPALIVE: Final[dict[str, Any]] = {"event": {"keepalive": {}}}
+
+
+class ProcessHandler(CallHandler):
+    """Base of the methods."""
+
+    operation = "start_command"
+
+    def found(self, message: dict[str, Any]) -> Command:
+        """Return the command that a message means; raises UnknownCommandError."""
+        meant = message.get("process")
+        if isinstance(meant, dict):
+            for view in self.services.commands.all_in(self.box.owner, self.box.sandbox_id):
+                has_tag = view.wanted.tag is not None and view.wanted.tag == meant.get("tag")
+                if has_tag or view.pid == meant.get("pid"):
+                    return self.services.commands.get(self.box.owner, self.box.sandbox_id, view.id)
+        raise UnknownCommandError("process with this pid or tag not found")
+
+    async def followed(self, command: Command) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield what a command says, from what is kept of it to its end."""
+        follower = command.follow()
+        try:
+            yield {"event": {"start": {"pid": command.pid}}}
+            async for piece in follower:
+                data = base64.b64encode(piece.data).decode()
+                yield {"event": {"data": {_FIELDS[piece.stream]: data}}}
+            view = await command.ended()
+            if view.end is not None:
+                yield {"event": {"end": _end(view.end)}}
+        finally:
+            follower.close()
+
+
+class StartHandler(ProcessHandler):
+    """`Start`."""
+
+    streams = True
+
+    async def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Start a command and yield what it says. It goes on when its client hangs up."""
+        wanted = _wanted(message, connect.timeout_s(self.request.headers.get(connect.TIMEOUT_HEADER)))
+        command = await self.services.commands.start(self.box.owner, self.box.sandbox_id, wanted)
+        async with contextlib.aclosing(with_keepalives(self.followed(command), _KEEPALIVE)) as events:
+            async for event in events:
+                yield event
+
+
+class FollowHandler(ProcessHandler):
+    """`Connect`."""
+
+    streams = True
+
+    async def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield what a command says that runs."""
+        async with contextlib.aclosing(with_keepalives(self.followed(self.found(message)), _KEEPALIVE)) as events:
+            async for event in events:
+                yield event
+
+
+class ListHandler(ProcessHandler):
+    """`List`."""
+
+    action = "read"
+
+    async def call(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the commands that run."""
+        del message
+        views = self.services.commands.all_in(self.box.owner, self.box.sandbox_id)
+        return {"processes": [_listed(view) for view in views if view.state is CommandState.RUNNING]}
+
+
+class SendInputHandler(ProcessHandler):
+    """`SendInput`."""
+
+    async def call(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Give a command something to read."""
+        given = message.get("input")
+        text = (given.get("stdin") or given.get("pty")) if isinstance(given, dict) else None
+        self.services.commands.write(self.found(message), _bytes(text))
+        return {}
+
+
+class CloseStdinHandler(ProcessHandler):
+    """`CloseStdin`."""
+
+    async def call(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Give a command nothing more to read."""
+        self.services.commands.write(self.found(message), b"", close=True)
+        return {}
+
+
+class SendSignalHandler(ProcessHandler):
+    """`SendSignal`."""
+
+    async def call(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Signal a command."""
+        name = _SIGNALS.get(str(message.get("signal")))
+        if name is None:
+            raise InvalidRequestError(f"signal is one of {', '.join(_SIGNALS)}")
+        command = self.found(message)
+        if command.is_over:
+            raise UnknownCommandError("process with this pid or tag not found")
+        await self.services.commands.signal(command, name)
+        return {}
+
+
+class UpdateHandler(ProcessHandler):
+    """`Update`."""
+
+    async def call(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Give a command's terminal another size."""
+        await self.services.commands.resize(self.found(message), _size(message.get("pty")))
+        return {}
+
+
+METHODS: Final[dict[str, type[CallHandler]]] = {
+    "Start": StartHandler,
+    "Connect": FollowHandler,
+    "List": ListHandler,
+    "SendInput": SendInputHandler,
+    "CloseStdin": CloseStdinHandler,
+    "SendSignal": SendSignalHandler,
+    "Update": UpdateHandler,
+}
+
+
+def _wanted(message: dict[str, Any], timeout_s: float | None) -> NewCommand:
+    process, terminal = message.get("process"), message.get("pty")
+    if not isinstance(process, dict) or not isinstance(process.get("cmd"), str):
+        raise InvalidRequestError("process.cmd must be a text")
+    arguments, variables, cwd = process.get("args", []), process.get("envs", {}), process.get("cwd")
+    tag = message.get("tag")
+    if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
+        raise InvalidRequestError("process.args must be a list of texts")
+    if not isinstance(variables, dict) or not all(isinstance(each, str) for each in variables.values()):
+        raise InvalidRequestError("process.envs must be an object of texts")
+    return NewCommand(
+        argv=(process["cmd"], *arguments),
+        cwd=words.our_path(cwd) if isinstance(cwd, str) else None,
+        env=variables,
+        timeout_s=timeout_s or None,
+        max_output_bytes=_MAX_OUTPUT,
+        terminal=None if terminal is None else _size(terminal),
+        with_input=message.get("stdin", True) is not False,
+        detached=True,
+        tag=tag[:64] if isinstance(tag, str) and tag else None,
+    )
+
+
+def _size(value: object) -> TerminalSize:
+    size = value.get("size") if isinstance(value, dict) else None
+    if not isinstance(size, dict) or type(size.get("rows")) is not int or type(size.get("cols")) is not int:
+        raise InvalidRequestError("pty.size has rows and cols")
+    return TerminalSize(rows=size["rows"], columns=size["cols"])
+
+
+def _bytes(text: object) -> bytes:
+    try:
+        return base64.b64decode(text if isinstance(text, str) else "", validate=True)
+    except binascii.Error:
+        raise InvalidRequestError("input is base64") from None
+
+
+def _end(end: CommandEnd) -> dict[str, Any]:
+    if end.exit_code is not None:
+        status = f"exit status {end.exit_code}"
+        told = {"exitCode": end.exit_code, "exited": True, "status": status}
+        return told | ({"error": status} if end.exit_code else {})
+    status = f"signal: {end.signal or end.message or end.outcome}"
+    return {"exitCode": -1, "exited": False, "status": status, "error": status}
+
+
+def _listed(view: Any) -> dict[str, Any]:
+    command, *arguments = view.wanted.argv
+    config = {"cmd": command, "args": arguments, "envs": {}} | ({"cwd": view.wanted.cwd} if view.wanted.cwd else {})
+    return {"config": config, "pid": view.pid} | ({"tag": view.wanted.tag} if view.wanted.tag else {})

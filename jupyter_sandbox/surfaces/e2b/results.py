@@ -1,0 +1,95 @@
+"""What code said, in the words of E2B's code interpreter: one JSON object for each output. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.execution_fold import Outcome
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from jupyter_sandbox.execution import ExecutionView
+    from jupyter_sandbox.execution_fold import Output, OutputEvent
+
+_KINDS: Final[dict[str, str]] = {
+    "text/html": "html",
+    "text/markdown": "markdown",
+    "image/svg+xml": "svg",
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "application/pdf": "pdf",
+    "text/latex": "latex",
+    "application/json": "json",
+    "application/javascript": "javascript",
+    "e2b/data": "data",
+    "e2b/chart": "chart",
+}
+"""The fields of a result by MIME type; the rest is in `extra`."""
+_OBJECTS: Final = frozenset({"e2b/data", "e2b/chart", "application/json"})
+_ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def of_output(event: OutputEvent, now: datetime) -> dict[str, Any] | None:
+    """Return the event for an output; None for what E2B has no word for."""
+    output = event.output
+    if event.kind != "output":
+        return None
+    match output["output_type"]:
+        case "stream":
+            return {"type": output["name"], "text": output["text"], "timestamp": now.isoformat()}
+        case "error":
+            traceback = "\n".join(output["traceback"])
+            return {"type": "error", "name": output["ename"], "value": output["evalue"], "traceback": traceback}
+        case "execute_result" | "display_data":
+            return result(output)
+    return None
+
+
+def result(output: Output) -> dict[str, Any]:
+    """Return a result: one field for each representation."""
+    found: dict[str, Any] = {"type": "result", "is_main_result": output["output_type"] == "execute_result"}
+    extra = {}
+    for kind, value in output["data"].items():
+        if kind == "text/plain":
+            found["text"] = _unquoted(_ANSI.sub("", _joined(value)))
+        elif kind in _KINDS:
+            found[_KINDS[kind]] = _object(value) if kind in _OBJECTS else _joined(value)
+        else:
+            extra[kind] = value
+    return found | ({"extra": extra} if extra else {})
+
+
+def end_of(view: ExecutionView) -> list[dict[str, Any]]:
+    """Return the last events: how many executions there were, and why it ended if that was no exception of the code."""
+    events: list[dict[str, Any]] = []
+    failure = view.folded.failure
+    if view.outcome not in (Outcome.OK, Outcome.ERROR) and (failure is None or view.outcome is not Outcome.INTERRUPTED):
+        name = {Outcome.TIMEOUT: "TimeoutError", Outcome.OUTPUT_LIMIT: "OutputLimitError"}.get(
+            view.outcome or Outcome.DIED, "KernelError"
+        )
+        events.append({"type": "error", "name": name, "value": view.message or str(view.outcome), "traceback": ""})
+    if view.folded.execution_count is not None:
+        events.append({"type": "number_of_executions", "execution_count": view.folded.execution_count})
+    return [*events, {"type": "end_of_execution"}]
+
+
+def _joined(value: Any) -> str:
+    return "".join(value) if isinstance(value, list) else str(value)
+
+
+def _object(value: Any) -> Any:
+    """JSON that a kernel sent as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _unquoted(text: str) -> str:
+    """A text's representation without its quotes, as E2B shows it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text

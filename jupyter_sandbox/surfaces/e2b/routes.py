@@ -1,0 +1,41 @@
+"""The routes of E2B's protocols."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.surfaces.e2b import code, control, data, files, filesystem, process
+from jupyter_sandbox.surfaces.e2b.held import E2b, HeldSandboxes
+from jupyter_sandbox.web import ServiceHandler
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.services import Services
+
+ROOT: Final = "/e2b"
+DATA: Final = "/e2b/sbx"
+_ID: Final = "([^/]+)"
+
+Rule = tuple[str, type[ServiceHandler], dict[str, Any]]
+
+
+def rules(services: Services, settings: E2b) -> list[Rule]:
+    """Return the routes."""
+    surface = HeldSandboxes(services, settings)
+    served: dict[str, type[ServiceHandler]] = {
+        f"{ROOT}(?:/v2)?/sandboxes": control.SandboxesHandler,
+        f"{ROOT}(?:/v2)?/sandboxes/{_ID}/connect": control.ConnectHandler,
+        f"{ROOT}/sandboxes/{_ID}/(?:timeout|refreshes)": control.TimeoutHandler,
+        f"{ROOT}/sandboxes/{_ID}": control.SandboxHandler,
+        f"{DATA}/health": data.HealthHandler,
+        f"{DATA}/files": files.FilesHandler,
+        "/files": files.FilesHandler,  # signed URLs lose the path of the base
+        f"{DATA}/execute": code.ExecuteHandler,
+        f"{DATA}/contexts": code.ContextsHandler,
+        f"{DATA}/contexts/{_ID}/restart": code.RestartHandler,
+        f"{DATA}/contexts/{_ID}": code.ContextHandler,
+        **{f"{DATA}/process.Process/{name}": handler for name, handler in process.METHODS.items()},
+        **{f"{DATA}/filesystem.Filesystem/{name}": handler for name, handler in filesystem.METHODS.items()},
+        f"{DATA}/.*": data.NotSupportedHandler,
+        f"{ROOT}/.*": control.NotSupportedHandler,
+    }
+    return [(path, handler, {"services": services, "surface": surface}) for path, handler in served.items()]

@@ -1,0 +1,105 @@
+"""Calls of the Connect protocol to one sandbox: one message in, and one message or a stream of them out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox import errors
+from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.surfaces.e2b import connect, words
+from jupyter_sandbox.surfaces.e2b.data import DataHandler
+from jupyter_sandbox.web import encoded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+KEEPALIVE_S: Final = 15.0
+_STATUS: Final = {"file_conflict": 409, "file_refused": 400, "unknown_command": 404, "conflict": 400}
+
+
+class CallHandler(DataHandler):
+    """One method of a service: a subclass has `call`, or `events` if it answers a stream."""
+
+    resource, action = "kernels", "execute"
+    streams = False
+
+    async def on_post(self) -> None:
+        """Serve the call."""
+        if self.streams:
+            await self._stream()
+            return
+        await self.may(self.resource, self.action)
+        kind = self.request.headers.get("Content-Type", "").partition(";")[0]
+        if kind not in (connect.UNARY, ""):
+            self.set_status(415)
+            self.finish()
+            return
+        answer = await self.call(connect.message(self.body()))
+        self.set_header("Cache-Control", "no-store")
+        self.finish(encoded(answer))
+
+    async def call(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer; raises SandboxError."""
+        raise NotImplementedError
+
+    def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield what is answered; raises SandboxError."""
+        raise NotImplementedError
+
+    def refuse(self, error: SandboxError, status: int | None = None) -> None:
+        """See ServiceHandler."""
+        super().refuse(error, status or _STATUS.get(error.code))
+
+    def problem(self, error: SandboxError) -> object:
+        """See ServiceHandler."""
+        return words.connect_problem(self.get_status(), error)
+
+    async def _stream(self) -> None:
+        """Send a stream: errors are its last message, since its status is sent before anything is known."""
+        self.set_header("Content-Type", connect.STREAM)
+        self.set_header("Cache-Control", "no-store")
+        connection: Any = self.request.connection
+        connection.stream.set_nodelay(True)
+        with self._sending("A stream of messages"):
+            try:
+                await self._send_events()
+                last = connect.end()
+            except SandboxError as error:
+                last = connect.end(words.connect_problem(_STATUS.get(error.code, error.status), error))
+            self.write(last)
+            self.finish(set_content_type=connect.STREAM)
+
+    async def _send_events(self) -> None:
+        await self.may(self.resource, self.action)
+        found = list(connect.messages(self.body()))
+        if len(found) != 1:
+            raise errors.InvalidRequestError("the request is one message")
+        async with contextlib.aclosing(self.events(found[0])) as events:
+            async for event in events:
+                self.write(connect.envelope(event))
+                await self.flush()
+
+
+async def with_keepalives(
+    events: AsyncGenerator[dict[str, Any], None], keepalive: dict[str, Any], every_s: float = KEEPALIVE_S
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield events, and `keepalive` whenever none came for so long."""
+    coming = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait([coming], timeout=every_s)
+            if not done:
+                yield keepalive
+                continue
+            event = coming.result()
+            if event is None:
+                return
+            yield event
+            coming = asyncio.ensure_future(anext(events, None))
+    finally:
+        coming.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
+            await coming
+        await events.aclose()

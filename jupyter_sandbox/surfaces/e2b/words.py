@@ -1,0 +1,104 @@
+"""E2B's words for what is ours: ids, paths, moments, errors. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.guards.paths import HOME
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from jupyter_sandbox.errors import SandboxError
+    from jupyter_sandbox.sandbox import SandboxView
+
+USER: Final = "user"
+USERS: Final = frozenset({"", USER, "sandbox"})
+"""Who may be named: all are the one user of the sandbox."""
+USER_HOME: Final = f"/home/{USER}"
+ENVD_VERSION: Final = "0.5.2"
+"""The switch by which SDKs decide what they may ask: not yet uploads as octet streams, nor metadata of files."""
+CLIENT_ID: Final = "jupyter-sandbox"
+NAME: Final = "e2b"
+"""In our metadata of a sandbox: what its own metadata are below, since one table holds both."""
+_OUR_PREFIX: Final = "sbx_"
+_ID: Final = re.compile(r"[0-9a-f]{20}")
+
+CODES: Final[dict[int, str]] = {
+    400: "invalid_argument",
+    401: "unauthenticated",
+    403: "permission_denied",
+    404: "not_found",
+    409: "already_exists",
+    413: "resource_exhausted",
+    429: "resource_exhausted",
+    501: "unimplemented",
+    503: "unavailable",
+    507: "resource_exhausted",
+}
+"""Connect's code for a status of ours."""
+
+
+def sandbox_id(ours: str) -> str:
+    """Return E2B's id of a sandbox: letters and digits, so that it can be part of a host's name."""
+    return ours.removeprefix(_OUR_PREFIX)
+
+
+def our_id(theirs: str) -> str:
+    """Return our id; what is none stays what it is, and is unknown."""
+    return f"{_OUR_PREFIX}{theirs}" if _ID.fullmatch(theirs) else theirs[:60]
+
+
+def our_path(theirs: str) -> str:
+    """Return where a path of E2B's is: relative ones and `~` are in the user's home, which is the disk's top."""
+    if theirs in ("", "~"):
+        return HOME
+    path = theirs.removeprefix("~/") if theirs.startswith("~/") else theirs
+    if path == USER_HOME or path.startswith(USER_HOME + "/"):
+        return HOME + path[len(USER_HOME) :]
+    return path if path.startswith("/") else f"{HOME}/{path}"
+
+
+def their_path(ours: str) -> str:
+    """Return the path of E2B's for one that begins with the disk's top."""
+    return USER_HOME + ours[len(HOME) :]
+
+
+def moment(when: datetime) -> str:
+    """Return a moment in time as E2B writes it."""
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def problem(status: int, error: SandboxError) -> dict[str, Any]:
+    """Return the body of a refusal of the control plane."""
+    return {"code": status, "message": str(error), "error_code": error.code}
+
+
+def connect_problem(status: int, error: SandboxError) -> dict[str, Any]:
+    """Return an error of the Connect protocol."""
+    return {"code": CODES.get(status, "internal"), "message": str(error)}
+
+
+def gone(theirs: str) -> dict[str, Any]:
+    """Return what SDKs look for when a sandbox does not live any more; to be answered with 502."""
+    return {"sandboxId": theirs, "message": "The sandbox was not found", "code": 502}
+
+
+def listed(view: SandboxView, limits: Mapping[str, float]) -> dict[str, Any]:
+    """Return a sandbox as lists show it."""
+    return {
+        "templateID": view.template,
+        "alias": view.template,
+        "sandboxID": sandbox_id(view.id),
+        "clientID": CLIENT_ID,
+        "startedAt": moment(view.created_at),
+        "endAt": moment(view.expires_at or view.created_at),
+        "envdVersion": ENVD_VERSION,
+        "cpuCount": max(1, round(limits.get("cpus", 1))),
+        "memoryMB": int(limits.get("memory_mib", 0)),
+        "diskSizeMB": int(limits.get("disk_mib", 0)),
+        "state": "running",
+        "metadata": view.metadata,
+    }

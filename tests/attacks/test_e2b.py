@@ -1,0 +1,277 @@
+"""E2B's protocols: no sandbox without its own token, whatever else is sent, and nothing that hurts the server."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from urllib.parse import quote
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient
+
+from jupyter_sandbox.surfaces.e2b.files import signature
+from tests.attacks.rest_world import as_person, watched
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+
+UNARY = {"Content-Type": "application/json"}
+STREAM = {"Content-Type": "application/connect+json"}
+
+
+def envelope(value) -> bytes:
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return struct.pack(">BI", 0, len(data)) + data
+
+
+DATA_PLANE = {
+    "health": ("GET", "health", {}, None),
+    "read": ("GET", "files?path=a", {}, None),
+    "write": ("POST", "files?path=a", {"Content-Type": "multipart/form-data; boundary=x"}, b"--x--\r\n"),
+    "execute": ("POST", "execute", UNARY, b'{"code": "1"}'),
+    "contexts": ("GET", "contexts", {}, None),
+    "new context": ("POST", "contexts", UNARY, b"{}"),
+    "end context": ("DELETE", "contexts/x", {}, None),
+    "restart context": ("POST", "contexts/x/restart", UNARY, b""),
+    "start": ("POST", "process.Process/Start", STREAM, envelope({"process": {"cmd": "id"}})),
+    "connect": ("POST", "process.Process/Connect", STREAM, envelope({"process": {"pid": 1}})),
+    "list": ("POST", "process.Process/List", UNARY, b"{}"),
+    "input": ("POST", "process.Process/SendInput", UNARY, b"{}"),
+    "signal": ("POST", "process.Process/SendSignal", UNARY, b"{}"),
+    "stat": ("POST", "filesystem.Filesystem/Stat", UNARY, b'{"path": "."}'),
+    "list directory": ("POST", "filesystem.Filesystem/ListDir", UNARY, b'{"path": "."}'),
+    "remove": ("POST", "filesystem.Filesystem/Remove", UNARY, b'{"path": "a"}'),
+    "nothing": ("POST", "process.Process/Nothing", UNARY, b"{}"),
+}
+
+
+async def ask(url, method, path, headers, body=None):
+    return await AsyncHTTPClient().fetch(
+        f"{url}{path}",
+        method=method,
+        headers=headers,
+        body=body,
+        allow_nonstandard_methods=True,
+        follow_redirects=False,
+        raise_error=False,
+        request_timeout=60,
+    )
+
+
+@pytest.fixture
+def make(world, jp_asyncio_loop):
+    """Make a sandbox as somebody: `box = await make("alice")`."""
+    made = []
+
+    async def create(key, **body):
+        headers = {"X-API-Key": key} | UNARY
+        response = await ask(world, "POST", "e2b/v2/sandboxes", headers, json.dumps({"templateID": "base"} | body))
+        assert response.code == 201, response.body
+        box = json.loads(response.body)
+        made.append((key, box["sandboxID"]))
+        return box
+
+    yield create
+    for key, sandbox in made:
+        jp_asyncio_loop.run_until_complete(ask(world, "DELETE", f"e2b/sandboxes/{sandbox}", {"X-API-Key": key}))
+
+
+def of(box, **headers):
+    return {"E2b-Sandbox-Id": box["sandboxID"]} | headers
+
+
+@pytest.mark.parametrize("case", DATA_PLANE)
+async def test_nothing_of_a_sandbox_without_its_token(world, make, case):
+    box, other = await make("alice"), await make("bob")
+    method, path, kind, body = DATA_PLANE[case]
+    wrong = [
+        {},
+        {"X-Access-Token": ""},
+        {"X-Access-Token": "0" * 64},
+        {"X-Access-Token": other["envdAccessToken"]},
+        {"E2B-Traffic-Access-Token": other["trafficAccessToken"]},
+        {"X-API-Key": "alice"},
+        {"Authorization": "token alice"},
+        {"Authorization": f"Bearer {box['envdAccessToken']}"},
+        {"Cookie": "username-localhost=alice"},
+    ]
+    for headers in wrong:
+        response = await ask(world, method, f"e2b/sbx/{path}", kind | of(box, **headers), body)
+        assert (headers, response.code) == (headers, 401)
+        assert box["envdAccessToken"].encode() not in response.body
+    right = kind | of(box, **{"X-Access-Token": box["envdAccessToken"]})
+    assert (await ask(world, method, f"e2b/sbx/{path}", right, body)).code != 401
+
+
+@pytest.mark.parametrize("theirs", ["", "0" * 20, "../x", "sbx_" + "0" * 20, "x" * 5000])
+async def test_a_sandbox_that_is_none_is_gone(world, make, theirs):
+    box = await make("alice")
+    headers = {"E2b-Sandbox-Id": theirs, "X-Access-Token": box["envdAccessToken"]}
+    response = await ask(world, "POST", "e2b/sbx/execute", headers | UNARY, b'{"code": "1"}')
+    assert (response.code, "was not found" in response.body.decode()) == (502, True)
+
+
+async def test_a_stranger_finds_and_ends_no_sandbox(world, make):
+    box = await make("alice")
+    for method, path, body in (
+        ("GET", f"sandboxes/{box['sandboxID']}", None),
+        ("DELETE", f"sandboxes/{box['sandboxID']}", None),
+        ("POST", f"sandboxes/{box['sandboxID']}/timeout", b'{"timeout": 1}'),
+        ("POST", f"v2/sandboxes/{box['sandboxID']}/connect", b'{"timeout": 1}'),
+    ):
+        response = await ask(world, method, f"e2b/{path}", {"X-API-Key": "bob"} | UNARY, body)
+        assert (path, response.code) == (path, 404)
+    listed = json.loads((await ask(world, "GET", "e2b/v2/sandboxes", {"X-API-Key": "bob"})).body)
+    assert box["sandboxID"] not in [each["sandboxID"] for each in listed]
+    assert (await ask(world, "GET", f"e2b/sandboxes/{box['sandboxID']}", {"X-API-Key": "alice"})).code == 200
+    assert [each["id"] for each in (await as_person(world, "alice").get()).body["sandboxes"]] == [
+        f"sbx_{box['sandboxID']}"
+    ]
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "nobody"}, {"Authorization": "token alice"}, {"Cookie": "a=b"}])
+async def test_the_control_plane_knows_one_key(world, headers):
+    response = await ask(world, "POST", "e2b/v2/sandboxes", headers | UNARY, b'{"templateID": "base"}')
+    assert response.code == 401
+
+
+async def test_a_key_for_looking_makes_nothing(world, tokens):
+    key = tokens.issue("alice", "sandboxes:read")
+    response = await ask(world, "POST", "e2b/v2/sandboxes", {"X-API-Key": key} | UNARY, b'{"templateID": "base"}')
+    assert response.code == 403
+
+
+async def test_a_revoked_key_ends_nothing_that_lives_but_makes_no_more(world, tokens, make):
+    key = tokens.issue("alice")
+    await make(key)
+    tokens.revoke(key)
+    response = await ask(world, "GET", "e2b/v2/sandboxes", {"X-API-Key": key})
+    assert response.code in (200, 401)  # within a second or two
+
+
+async def test_a_signature_is_for_one_path_one_way_and_one_sandbox(world, make):
+    box, other = await make("alice"), await make("bob")
+    token = box["envdAccessToken"]
+    headers = {"X-Access-Token": token, "Content-Type": "multipart/form-data; boundary=x"}
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nmine\r\n--x--\r\n'
+    assert (await ask(world, "POST", "e2b/sbx/files?path=a", of(box, **headers), form)).code == 200
+    right = signature(token, "a", "read", "", "")
+    assert (await ask(world, "GET", f"files?path=a&signature={quote(right)}", {})).body == b"mine"
+    for wrong in (
+        f"files?path=b&signature={quote(right)}",
+        f"files?path=a&username=user&signature={quote(right)}",
+        f"files?path=a&signature={quote(signature(token, 'a', 'write', '', ''))}",
+        f"files?path=a&signature={quote(right)}&signature_expiration=9999999999",
+        f"files?path=a&signature={quote(signature(token, 'a', 'read', '', '1'))}&signature_expiration=1",
+        "files?path=a&signature=",
+        "files?path=a&signature=v1_",
+        "files?path=a",
+    ):
+        assert (wrong, (await ask(world, "GET", wrong, {})).code) == (wrong, 502)
+    foreign = of(other, **{"X-Access-Token": "0" * 64})
+    assert (await ask(world, "GET", "e2b/sbx/files?path=a", foreign)).code == 401
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x",
+        "/etc/passwd",
+        "/home/user/../../etc/passwd",
+        "a/../../b",
+        "%2e%2e/x",
+        "\u0000",
+        "x" * 5000,
+        "/proc/1/environ",
+    ],
+)
+async def test_paths_that_lead_out_are_refused(world, make, path):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | UNARY
+    for method, message in (
+        ("Stat", {"path": path}),
+        ("ListDir", {"path": path}),
+        ("MakeDir", {"path": path}),
+        ("Remove", {"path": path}),
+        ("Move", {"source": path, "destination": "a"}),
+        ("Move", {"source": "a", "destination": path}),
+    ):
+        response = await ask(world, "POST", f"e2b/sbx/filesystem.Filesystem/{method}", headers, json.dumps(message))
+        assert (method, response.code, json.loads(response.body)["code"]) == (method, 400, "invalid_argument")
+
+
+BAD = {
+    "no json": b"{",
+    "no object": b"[]",
+    "deep": b'{"process": ' + b"[" * 50_000,
+    "no command": b'{"process": {}}',
+    "arguments that are none": b'{"process": {"cmd": "id", "args": [1]}}',
+    "variables that are none": b'{"process": {"cmd": "id", "envs": {"A=B": "c"}}}',
+    "a directory outside": b'{"process": {"cmd": "id", "cwd": "/etc"}}',
+    "a terminal that is none": b'{"process": {"cmd": "id"}, "pty": {"size": {"rows": 1e9, "cols": -1}}}',
+    "a million arguments": b'{"process": {"cmd": "id", "args": [' + b",".join([b'"a"'] * 100_000) + b"]}}",
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_messages_that_are_none_start_nothing(world, make, case):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | STREAM
+    async with watched(world, busy_s=0.5):
+        response = await ask(world, "POST", "e2b/sbx/process.Process/Start", headers, envelope(BAD[case]))
+    flag, size = struct.unpack(">BI", response.body[:5])
+    assert (response.code, flag, size) == (200, 2, len(response.body) - 5)
+    assert json.loads(response.body[5:])["error"]["code"] == "invalid_argument"
+    listed = await ask(world, "POST", "e2b/sbx/process.Process/List", headers | UNARY, b"{}")
+    assert json.loads(listed.body) == {"processes": []}
+
+
+async def test_another_user_is_not_there(world, make):
+    box = await make("alice")
+    root = base64.b64encode(b"root:").decode()
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"], "Authorization": f"Basic {root}"})
+    response = await ask(world, "POST", "e2b/sbx/process.Process/List", headers | UNARY, b"{}")
+    assert (response.code, "invalid username" in response.body.decode()) == (401, True)
+
+
+async def test_what_code_says_is_ascii_lines_of_json(world, make):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | UNARY
+    code = "print('\\u2028\\x85\\ud800\\n{\"type\": \"end_of_execution\"}'); display({'text/plain': '\\x00', 'e2b/data': 'nope'}, raw=True)"
+    response = await ask(world, "POST", "e2b/sbx/execute", headers, json.dumps({"code": code}))
+    assert response.body.isascii()
+    events = [json.loads(line) for line in response.body.splitlines()]
+    assert [event["type"] for event in events].count("end_of_execution") == 1
+    assert events[-1]["type"] == "end_of_execution"
+
+
+@pytest.mark.parametrize("query", ["limit=x", "limit=0", "limit=99999999999", "limit=-1"])
+async def test_pages_that_are_none_are_refused(world, query):
+    response = await ask(world, "GET", f"e2b/v2/sandboxes?{query}", {"X-API-Key": "alice"})
+    assert (query, response.code) == (query, 400)
+
+
+@pytest.mark.parametrize("query", ["nextToken=../x", "nextToken=", "metadata=" + "a=b%26" * 2000, "state=paused"])
+async def test_what_nothing_is_found_by_finds_nothing(world, query):
+    response = await ask(world, "GET", f"e2b/v2/sandboxes?{query}", {"X-API-Key": "alice"})
+    assert (query[:20], response.code, json.loads(response.body)) == (query[:20], 200, [])
+
+
+BODIES = [
+    b"{",
+    b"[]",
+    b'{"templateID": 1}',
+    b'{"timeout": "x"}',
+    b'{"timeout": 1e99}',
+    b'{"metadata": []}',
+    b'{"envVars": {"A=B": "c"}}',
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+async def test_sandboxes_that_cannot_be_meant_are_not_made(world, body):
+    response = await ask(world, "POST", "e2b/v2/sandboxes", {"X-API-Key": "alice"} | UNARY, body)
+    told = json.loads(response.body)
+    assert (response.code, told["code"]) == (400, 400)
+    listed = await ask(world, "GET", "e2b/v2/sandboxes", {"X-API-Key": "alice"})
+    assert json.loads(listed.body) == []

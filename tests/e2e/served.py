@@ -1,0 +1,76 @@
+"""A server as `jupyter sandbox serve` starts it, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlencode
+
+COMMAND = (sys.executable, "-m", "jupyter_sandbox.cli", "serve")
+START_S = 60
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Served:
+    """A server that was started by the command."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port, self.log = free_port(), folder / "log"
+        self.token_file = folder / "token"
+        self.url = f"http://127.0.0.1:{self.port}"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, f"--port={self.port}", f"--token-file={self.token_file}", *options],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"JUPYTER_DATA_DIR": str(folder / "data")},
+            )
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+        self.token = self.token_file.read_text().strip()
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/sandbox/try") as answer:
+            return answer.status == 200
+        return False
+
+    def ask(self, method, path, body=None, user=None):
+        query = f"?{urlencode({'user_uuid': user})}" if user else ""
+        request = urllib.request.Request(
+            f"{self.url}/api/v1/{path}{query}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"X-Auth-Token": self.token, "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read() or "null")
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def execute(self, code, user):
+        status, said = self.ask("POST", "execute", {"code": code}, user)
+        assert status == 200, said
+        return said["result_text"]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=30)

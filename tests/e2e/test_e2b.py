@@ -1,0 +1,314 @@
+"""E2B's SDK, as it is published, against `jupyter sandbox serve`: two settings, and programs for E2B run here."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from e2b import (
+    AuthenticationException,
+    CommandExitException,
+    FileNotFoundException,
+    NotFoundException,
+    PtySize,
+    SandboxException,
+    SandboxNotFoundException,
+    SandboxQuery,
+    TimeoutException,
+)
+from e2b_code_interpreter import AsyncSandbox, Sandbox
+
+from tests.e2e.served import Served
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def served(tree, tmp_path_factory):
+    """A server, and the settings that lead E2B's SDK to it."""
+    server = Served(tmp_path_factory.mktemp("e2b"), "--min-idle-workers=1", "--max-total-workers=6")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("E2B_API_URL", f"{server.url}/e2b")
+        patch.setenv("E2B_SANDBOX_URL", f"{server.url}/e2b/sbx")
+        patch.setenv("E2B_API_KEY", server.token)
+        yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def sandbox(served):
+    """One for tests that leave nothing behind."""
+    made = Sandbox.create(timeout=170, envs={"FROM": "create"})
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def own(served):
+    """A sandbox of this test's own."""
+    made = Sandbox.create(timeout=60, metadata={"a name": "a & b = c", "kind": "own"})
+    yield made
+    made.kill()
+
+
+# -- code
+
+
+def test_code_keeps_its_state_and_tells_what_it_prints_and_returns(sandbox):
+    heard = []
+    ran = sandbox.run_code("x = 41\nprint('hello')\nx + 1", on_stdout=lambda message: heard.append(message.line))
+    assert (ran.text, ran.logs.stdout, ran.error) == ("42", ["hello\n"], None)
+    assert heard == ["hello\n"]
+    assert sandbox.run_code("x").text == "41"
+    assert sandbox.run_code("import sys; print('oh', file=sys.stderr)").logs.stderr == ["oh\n"]
+    assert sandbox.run_code("'quoted'").text == "quoted"
+
+
+def test_an_exception_is_an_error_with_its_traceback(sandbox):
+    ran = sandbox.run_code("print('before')\n1 / 0")
+    assert (ran.error.name, ran.error.value) == ("ZeroDivisionError", "division by zero")
+    assert "ZeroDivisionError" in ran.error.traceback
+    assert ran.logs.stdout == ["before\n"]
+
+
+def test_results_have_a_field_for_each_representation(sandbox):
+    code = """
+from IPython.display import HTML, Image, JSON, Latex, Markdown, SVG, display
+display(HTML("<b>x</b>"), Markdown("*x*"), JSON({"a": [1]}), Latex("$x$"), SVG("<svg></svg>"))
+display({"text/plain": "plain", "x/y": "other"}, raw=True)
+"""
+    ran = sandbox.run_code(code)
+    assert [next(iter(set(each.formats()) - {"text"})) for each in ran.results] == [
+        *("html", "markdown", "json", "latex", "svg", "x/y")
+    ]
+    assert ran.results[2].json == {"a": [1]}
+    assert ran.results[-1].extra == {"x/y": "other"}
+    plot = sandbox.run_code("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
+    assert plot.results[0].png.startswith("iVBOR")
+
+
+def test_text_with_every_kind_of_line_break_arrives_in_one_piece(sandbox):
+    text = "a\u2028b\u2029c\x85d\x0be\x1cf\u00e9\U0001f600"
+    assert "".join(sandbox.run_code(f"print({text!r}, end='')").logs.stdout) == text
+
+
+def test_variables_of_the_environment_are_for_one_execution_or_for_all(sandbox):
+    code = "import os; os.environ.get('FROM'), os.environ.get('ONCE')"
+    assert sandbox.run_code(code, envs={"ONCE": "1", "FROM": "here"}).text == "('here', '1')"
+    assert sandbox.run_code(code).text == "('create', None)"
+    assert sandbox.run_code("    x = 5\n    os.environ['ONCE']", envs={"ONCE": "2"}).text == "2"
+    assert sandbox.run_code("1 / 0", envs={"ONCE": "3"}).error.name == "ZeroDivisionError"
+    assert sandbox.run_code(code).text == "('create', None)"
+
+
+def test_contexts_are_kernels_of_their_own(sandbox):
+    first = sandbox.create_code_context()
+    sandbox.run_code("mine = 1", context=first)
+    assert sandbox.run_code("'mine' in globals()").text == "False"
+    assert sandbox.run_code("mine", context=first).text == "1"
+    assert first.id in {each.id for each in sandbox.list_code_contexts()}
+    sandbox.restart_code_context(first)
+    assert sandbox.run_code("'mine' in globals()", context=first).text == "False"
+    sandbox.remove_code_context(first)
+    with pytest.raises(NotFoundException):
+        sandbox.run_code("1", context=first)
+
+
+def test_code_that_its_client_gives_up_is_interrupted(sandbox):
+    with pytest.raises(TimeoutException):
+        sandbox.run_code("import time\nwhile True: time.sleep(0.05)", timeout=1)
+    began = time.monotonic()
+    assert sandbox.run_code("6 * 7", timeout=20).text == "42"
+    assert time.monotonic() - began < 15
+
+
+def test_a_language_that_is_not_there_is_told(sandbox):
+    with pytest.raises(SandboxException, match="no language 'cobol'"):
+        sandbox.run_code("1", language="cobol")
+
+
+# -- commands
+
+
+def test_commands_tell_their_output_and_their_exit_code(sandbox):
+    heard = []
+    done = sandbox.commands.run("echo out; echo err >&2; whoami", on_stdout=heard.append)
+    assert (done.stdout, done.stderr, done.exit_code) == ("out\nsandbox\n", "err\n", 0)
+    assert "".join(heard) == "out\nsandbox\n"
+    with pytest.raises(CommandExitException) as failed:
+        sandbox.commands.run("echo no >&2; exit 3")
+    assert (failed.value.exit_code, failed.value.stderr) == (3, "no\n")
+    done = sandbox.commands.run('echo "$ONE $FROM"; pwd', envs={"ONE": "1"}, cwd="/home/user")
+    assert done.stdout == "1 create\n/sandbox\n"
+
+
+def test_commands_in_the_background_are_listed_followed_and_killed(sandbox):
+    running = sandbox.commands.run("for i in 1 2 3; do echo $i; sleep 0.2; done", background=True)
+    assert running.pid in {each.pid for each in sandbox.commands.list()}
+    assert sandbox.commands.connect(running.pid).wait().stdout == "1\n2\n3\n"
+    endless = sandbox.commands.run("sleep 1000", background=True)
+    assert endless.kill()
+    with pytest.raises(CommandExitException):
+        endless.wait()
+    assert not sandbox.commands.kill(endless.pid)
+    assert sandbox.commands.list() == []
+
+
+def test_a_command_reads_what_is_sent_and_the_end_of_it(sandbox):
+    running = sandbox.commands.run("cat; echo done", background=True, stdin=True)
+    sandbox.commands.send_stdin(running.pid, "typed\n")
+    sandbox.commands.close_stdin(running.pid)
+    assert running.wait().stdout == "typed\ndone\n"
+
+
+def test_a_command_that_takes_too_long_is_killed(sandbox):
+    with pytest.raises(TimeoutException):
+        sandbox.commands.run("sleep 1000", timeout=1)
+    deadline = time.monotonic() + 10
+    while sandbox.commands.list():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_terminal_is_one_and_can_be_resized(sandbox):
+    seen = []
+    terminal = sandbox.pty.create(PtySize(rows=24, cols=80), cwd="/home/user")
+    sandbox.pty.resize(terminal.pid, PtySize(rows=30, cols=100))
+    sandbox.pty.send_stdin(terminal.pid, b"stty size; exit 0\n")
+    terminal.wait(on_pty=seen.append)
+    assert b"30 100" in b"".join(seen)
+
+
+def test_there_is_one_user(sandbox):
+    assert sandbox.commands.run("whoami", user="user").stdout == "sandbox\n"
+    with pytest.raises(AuthenticationException, match="invalid username: 'root'"):
+        sandbox.commands.run("whoami", user="root")
+    assert sandbox.commands.run("echo again").stdout == "again\n"
+
+
+# -- files
+
+
+def test_files_are_written_read_listed_moved_and_removed(own):
+    files = own.files
+    written = files.write("a/b.txt", "text")
+    assert (written.path, written.name) == ("/home/user/a/b.txt", "b.txt")
+    assert files.read("/home/user/a/b.txt") == files.read("~/a/b.txt") == files.read("a/b.txt") == "text"
+    files.write_files([{"path": "one", "data": b"\x00\xff"}, {"path": "two/three", "data": "3"}])
+    assert files.read("one", format="bytes") == b"\x00\xff"
+    assert sorted(each.path for each in files.list("/home/user", depth=2)) == [
+        *("/home/user/a", "/home/user/a/b.txt", "/home/user/one", "/home/user/two", "/home/user/two/three")
+    ]
+    assert own.run_code("open('/home/user/a/b.txt').read()").text == "text"
+    assert (files.make_dir("d"), files.make_dir("d")) == (True, False)
+    assert files.rename("a/b.txt", "d/c.txt").path == "/home/user/d/c.txt"
+    info = files.get_info("d/c.txt")
+    assert (info.size, info.permissions, info.type.value) == (4, "-rw-r--r--", "file")
+    files.remove("d")
+    assert not files.exists("d/c.txt")
+    with pytest.raises(FileNotFoundException):
+        files.read("d/c.txt")
+    with pytest.raises(SandboxException):
+        files.read("/etc/passwd")
+
+
+def test_signed_urls_work_for_what_they_were_signed_for_and_so_long(own):
+    own.files.write("s.txt", "signed")
+    url = own.download_url("s.txt", use_signature_expiration=60)
+    with urllib.request.urlopen(url) as answer:
+        assert answer.read() == b"signed"
+        assert answer.headers["Content-Disposition"].startswith("attachment")
+    for wrong in (url.replace("s.txt", "other.txt"), own.download_url("s.txt", use_signature_expiration=-5)):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(wrong)
+        with refused.value:
+            assert refused.value.code in (401, 502)
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="u.txt"\r\n\r\nsent\r\n--x--\r\n'
+    request = urllib.request.Request(own.upload_url("u.txt"), data=form)
+    request.add_header("Content-Type", "multipart/form-data; boundary=x")
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+    assert own.files.read("u.txt") == "sent"
+
+
+# -- the life of a sandbox
+
+
+def test_sandboxes_are_found_by_what_they_were_given(own):
+    found = Sandbox.list(query=SandboxQuery(metadata={"a name": "a & b = c"})).next_items()
+    assert [each.sandbox_id for each in found] == [own.sandbox_id]
+    assert found[0].metadata == {"a name": "a & b = c", "kind": "own"}
+    assert Sandbox.list(query=SandboxQuery(metadata={"kind": "other"})).next_items() == []
+    others = [Sandbox.create(timeout=60, metadata={"kind": "own"}) for _ in range(2)]
+    pages = Sandbox.list(query=SandboxQuery(metadata={"kind": "own"}), limit=2)
+    assert [len(pages.next_items()), pages.has_next, len(pages.next_items()), pages.has_next] == [2, True, 1, False]
+    for other in others:
+        assert other.kill()
+
+
+def test_a_sandbox_lives_as_long_as_it_is_told(own):
+    before = own.get_info().end_at
+    own.set_timeout(200)
+    assert 100 < (own.get_info().end_at - before).total_seconds() < 200
+    same = Sandbox.connect(own.sandbox_id, timeout=10)
+    assert own.get_info().end_at > before, "to connect never shortens it"
+    own.run_code("y = 1")
+    assert same.run_code("y").text == "1"
+    short = Sandbox.create(timeout=1)
+    deadline = time.monotonic() + 15
+    while short.is_running():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_sandbox_that_is_gone_is_told_as_the_sdk_expects(served):
+    gone = Sandbox.create()
+    assert gone.is_running()
+    assert gone.kill()
+    assert not gone.is_running()
+    assert not gone.kill()
+    for use in (lambda: gone.commands.run("ls"), lambda: gone.files.read("x"), lambda: gone.run_code("1")):
+        with pytest.raises((SandboxException, TimeoutException), match="not found"):
+            use()
+    with pytest.raises(SandboxNotFoundException):
+        Sandbox.connect(gone.sandbox_id)
+
+
+def test_what_is_not_served_says_so(own):
+    for use in (own.pause, own.get_metrics, lambda: own.files.watch_dir(".")):
+        with pytest.raises(SandboxException, match="not supported here"):
+            use()
+    with pytest.raises(SandboxException, match="no template 'nope'"):
+        Sandbox.create(template="nope")
+
+
+def test_a_wrong_key_opens_nothing(served):
+    with pytest.raises(AuthenticationException):
+        Sandbox.create(api_key="e2b_" + "0" * 64)
+
+
+def test_the_asynchronous_sdk_does_the_same(served):
+    async def use():
+        async with await AsyncSandbox.create(timeout=60) as sandbox:
+            ran = await asyncio.gather(*(sandbox.run_code(f"{i} * 2") for i in range(5)))
+            assert [each.text for each in ran] == ["0", "2", "4", "6", "8"]
+            assert (await sandbox.commands.run("echo hi")).stdout == "hi\n"
+            await sandbox.files.write("x", "y")
+            assert await sandbox.files.read("x") == "y"
+
+    failed = []
+
+    def run():  # a loop of its own: pytest-jupyter has one in this thread
+        try:
+            asyncio.run(use())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert failed == []

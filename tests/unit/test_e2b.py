@@ -1,0 +1,138 @@
+"""E2B's protocols without a server: envelopes, words, results, signatures, variables of one execution."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import UTC, datetime
+
+import pytest
+from e2b.sandbox.signature import get_signature
+from hypothesis import given
+from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
+
+from jupyter_sandbox.errors import InvalidRequestError
+from jupyter_sandbox.execution_fold import OutputEvent
+from jupyter_sandbox.surfaces.e2b import code, connect, files, results, words
+
+pytestmark = pytest.mark.unit
+
+JSON = st.dictionaries(st.text(max_size=8), st.text(max_size=8) | st.integers(-9, 9) | st.none(), max_size=4)
+
+
+@given(st.lists(JSON, max_size=4))
+def test_what_is_put_into_envelopes_comes_out_of_them(messages):
+    body = b"".join(connect.envelope(each) for each in messages) + connect.end()
+    assert list(connect.messages(body)) == messages
+
+
+def test_an_envelope_is_a_flag_a_length_and_json():
+    assert connect.envelope({"a": 1}) == b"\x00\x00\x00\x00\x07" + b'{"a":1}'
+    assert connect.end() == b"\x02\x00\x00\x00\x02{}"
+    assert connect.end({"code": "not_found"}).endswith(b'{"error":{"code":"not_found"}}')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\x00", b"\x00\x00\x00\x00\x09{}", b"\x01\x00\x00\x00\x02{}", b"\x00\xff\xff\xff\xff", b"\x00\x00\x00\x00\x02[]"],
+    ids=["cut", "too-short", "compressed", "huge", "no-object"],
+)
+def test_envelopes_that_are_none_are_refused(body):
+    with pytest.raises(InvalidRequestError):
+        list(connect.messages(body))
+
+
+@given(st.binary(max_size=64))
+def test_no_body_does_anything_but_be_refused(body):
+    with contextlib.suppress(InvalidRequestError):
+        assert all(isinstance(each, dict) for each in connect.messages(body))
+
+
+@pytest.mark.parametrize(("header", "seconds"), [(None, None), ("0", 0.0), ("1500", 1.5)])
+def test_how_long_a_client_waits(header, seconds):
+    assert connect.timeout_s(header) == seconds
+
+
+@pytest.mark.parametrize("header", ["", "-1", "1.5", "1e3", "\u0663", "9" * 11])
+def test_times_that_are_none_are_refused(header):
+    with pytest.raises(InvalidRequestError):
+        connect.timeout_s(header)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("", "/sandbox"),
+        ("~", "/sandbox"),
+        ("~/a", "/sandbox/a"),
+        ("a/b", "/sandbox/a/b"),
+        ("/home/user", "/sandbox"),
+        ("/home/user/a", "/sandbox/a"),
+        ("/home/username", "/home/username"),
+        ("/sandbox/a", "/sandbox/a"),
+        ("/etc/passwd", "/etc/passwd"),
+        ("../a", "/sandbox/../a"),
+    ],
+)
+def test_paths(theirs, ours):
+    """What leads elsewhere stays what it is, and is refused where all paths are judged."""
+    assert words.our_path(theirs) == ours
+
+
+def test_ids_are_letters_and_digits():
+    ours = "sbx_0123456789abcdef0123"
+    assert words.our_id(words.sandbox_id(ours)) == ours
+    assert words.sandbox_id(ours).isalnum()
+    assert words.our_id("../x") == "../x"
+
+
+def event(output):
+    return results.of_output(OutputEvent(kind="output", output=output), datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_results_lose_colours_and_quotes():
+    data = {"text/plain": "\x1b[33m'a'\x1b[39m", "application/json": '{"b": 1}', "x/y": "z"}
+    assert event({"output_type": "execute_result", "data": data, "metadata": {}}) == {
+        "type": "result",
+        "is_main_result": True,
+        "text": "a",
+        "json": {"b": 1},
+        "extra": {"x/y": "z"},
+    }
+
+
+def test_json_that_is_none_is_nothing():
+    data = {"application/json": "[" * 100_000}
+    assert event({"output_type": "display_data", "data": data, "metadata": {}})["json"] is None
+
+
+def test_streams_and_errors():
+    told = event({"output_type": "stream", "name": "stderr", "text": "t"})
+    assert (told["type"], told["text"]) == ("stderr", "t")
+    told = event({"output_type": "error", "ename": "E", "evalue": "v", "traceback": ["a", "b"]})
+    assert told == {"type": "error", "name": "E", "value": "v", "traceback": "a\nb"}
+    assert results.of_output(OutputEvent(kind="clear"), datetime.now(UTC)) is None
+
+
+def test_a_signature_is_what_the_sdk_makes():
+    theirs = get_signature("a b/\u00e9.txt", "read", None, "token", None)["signature"]
+    assert files.signature("token", "a b/\u00e9.txt", "read", "", "") == theirs
+    signed = get_signature("p", "write", "user", "token", 60)
+    assert files.signature("token", "p", "write", "user", str(signed["expiration"])) == signed["signature"]
+
+
+@pytest.mark.parametrize(
+    "source", ["import os; seen = os.environ.get('ONCE')", "    import os\n    seen = os.environ.get('ONCE')"]
+)
+def test_variables_are_there_while_the_code_runs(source, monkeypatch):
+    monkeypatch.setenv("KEPT", "before")
+    shell = InteractiveShell.instance()
+    shell.run_cell(code.with_variables(source, {"ONCE": 'it\'s "1"', "KEPT": "new"}))
+    assert shell.user_ns["seen"] == 'it\'s "1"'
+    assert ("ONCE" in os.environ, os.environ["KEPT"]) == (False, "before")
+
+
+def test_variables_and_a_magic_of_the_whole_cell_do_not_go_together():
+    with pytest.raises(InvalidRequestError):
+        code.with_variables("%%bash\necho", {"A": "1"})
