@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +11,7 @@ from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.guards import processes, shapes
 from jupyter_sandbox.surfaces.e2b import results, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
+from jupyter_sandbox.surfaces.e2b.keepalives import with_keepalives
 from jupyter_sandbox.web import Form
 
 if TYPE_CHECKING:
@@ -77,29 +77,17 @@ class ExecuteHandler(CodeHandler):
         )
         execution = self.services.executions.start(self.box.owner, self.box.sandbox_id, context_id, wanted)
         self.when_gone(execution.cancel)
-        await self.stream(Form.NDJSON, _events(execution))
+        events = with_keepalives(_events(execution), {"type": "keepalive"}, KEEPALIVE_S)
+        await self.stream(Form.NDJSON, events)
 
 
 async def _events(execution: Execution) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield what code says as it comes, and that it still runs whenever it said nothing for a while."""
-    outputs = execution.events()
-    coming = asyncio.ensure_future(anext(outputs, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait([coming], timeout=KEEPALIVE_S)
-            if not done:
-                yield {"type": "keepalive"}
-                continue
-            output = coming.result()
-            if output is None:
-                break
-            if (told := results.of_output(output, datetime.now(UTC))) is not None:
-                yield told
-            coming = asyncio.ensure_future(anext(outputs, None))
-        for last in results.end_of(await execution.ended()):
-            yield last
-    finally:
-        coming.cancel()
+    """Yield what code says as it comes, and how it ended."""
+    async for output in execution.events():
+        if (told := results.of_output(output, datetime.now(UTC))) is not None:
+            yield told
+    for last in results.end_of(await execution.ended()):
+        yield last
 
 
 class ContextsHandler(CodeHandler):

@@ -11,7 +11,8 @@ from jupyter_sandbox.command import CommandState, NewCommand
 from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.errors import InvalidRequestError, UnknownCommandError
 from jupyter_sandbox.surfaces.e2b import connect, words
-from jupyter_sandbox.surfaces.e2b.rpc import CallHandler, with_keepalives
+from jupyter_sandbox.surfaces.e2b.keepalives import with_keepalives
+from jupyter_sandbox.surfaces.e2b.rpc import CallHandler
 from sandbox_worker.protocol import TerminalSize
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.command import Command, CommandEnd
 
+KEEPALIVE_S: Final = 15.0
 _MAX_OUTPUT: Final = 1 << 20
 _SIGNALS: Final = {"SIGNAL_SIGKILL": "SIGKILL", "SIGNAL_SIGTERM": "SIGTERM"}
 _FIELDS: Final = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr", Stream.TERMINAL: "pty"}
@@ -55,30 +57,38 @@ class ProcessHandler(CallHandler):
             follower.close()
 
 
-class StartHandler(ProcessHandler):
+class _StreamHandler(ProcessHandler):
+    """Base of the methods that answer what a command says: a subclass has `begun`."""
+
+    streams = True
+
+    async def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield what the command says."""
+        command = await self.begun(message)
+        async with contextlib.aclosing(with_keepalives(self.followed(command), _KEEPALIVE, KEEPALIVE_S)) as events:
+            async for event in events:
+                yield event
+
+    async def begun(self, message: dict[str, Any]) -> Command:
+        """Return the command; raises SandboxError."""
+        raise NotImplementedError
+
+
+class StartHandler(_StreamHandler):
     """`Start`."""
 
-    streams = True
-
-    async def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Start a command and yield what it says. It goes on when its client hangs up."""
+    async def begun(self, message: dict[str, Any]) -> Command:
+        """Start a command. It goes on when its client hangs up."""
         wanted = _wanted(message, connect.timeout_s(self.request.headers.get(connect.TIMEOUT_HEADER)))
-        command = await self.services.commands.start(self.box.owner, self.box.sandbox_id, wanted)
-        async with contextlib.aclosing(with_keepalives(self.followed(command), _KEEPALIVE)) as events:
-            async for event in events:
-                yield event
+        return await self.services.commands.start(self.box.owner, self.box.sandbox_id, wanted)
 
 
-class FollowHandler(ProcessHandler):
+class FollowHandler(_StreamHandler):
     """`Connect`."""
 
-    streams = True
-
-    async def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield what a command says that runs."""
-        async with contextlib.aclosing(with_keepalives(self.followed(self.found(message)), _KEEPALIVE)) as events:
-            async for event in events:
-                yield event
+    async def begun(self, message: dict[str, Any]) -> Command:
+        """Return a command that is known."""
+        return self.found(message)
 
 
 class ListHandler(ProcessHandler):

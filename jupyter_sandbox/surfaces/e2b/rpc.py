@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,6 @@ from jupyter_sandbox.web import encoded
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-KEEPALIVE_S: Final = 15.0
 _STATUS: Final = {"file_conflict": 409, "file_refused": 400, "unknown_command": 404, "conflict": 400}
 
 
@@ -80,26 +78,3 @@ class CallHandler(DataHandler):
             async for event in events:
                 self.write(connect.envelope(event))
                 await self.flush()
-
-
-async def with_keepalives(
-    events: AsyncGenerator[dict[str, Any], None], keepalive: dict[str, Any], every_s: float = KEEPALIVE_S
-) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield events, and `keepalive` whenever none came for so long."""
-    coming = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait([coming], timeout=every_s)
-            if not done:
-                yield keepalive
-                continue
-            event = coming.result()
-            if event is None:
-                return
-            yield event
-            coming = asyncio.ensure_future(anext(events, None))
-    finally:
-        coming.cancel()
-        with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Exception):
-            await coming
-        await events.aclose()
