@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.surfaces.e2b.held import Held
 
-_MAX_UPLOAD: Final = 64 << 20
+_MAX_UPLOAD: Final = 32 << 20
 _MAX_DIGITS: Final = 12
 _STATUS: Final = {"file_conflict": 400, "file_refused": 400}
 
