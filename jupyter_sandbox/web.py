@@ -10,7 +10,7 @@ import contextlib
 import json
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
 
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
@@ -218,11 +218,11 @@ class ServiceHandler(TokenRoute, APIHandler):
         return b"".join(self._body)
 
     def finish(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """As Jupyter does it; and say that the connection ends, if it is answered before the body has come."""
-        headers = self.request.headers
+        """As Jupyter does it; and say that the connection ends, if this comes before all of the request was read."""
+        headers, prepared = self.request.headers, cast("asyncio.Future[None] | None", self._prepared_future)
         length = headers.get("Content-Length", "0")
-        is_whole = length.isdigit() and self._body_bytes >= int(length[:20])
-        if not is_whole or ("Transfer-Encoding" in headers and self.get_status() >= 400):
+        is_read = (prepared is None or prepared.done()) and length.isdigit() and self._body_bytes >= int(length[:20])
+        if not is_read or ("Transfer-Encoding" in headers and self.get_status() >= 400):
             self.set_header("Connection", "close")  # tornado hangs up without a word
         finished: asyncio.Future[Any] = super().finish(*args, **kwargs)
         return finished

@@ -207,10 +207,15 @@ async def test_a_body_that_is_too_large_is_refused_before_it_came(world, rest):
 async def test_who_is_answered_before_his_body_came_hears_that_the_connection_ends(world):
     """He would send his next request over it, and find it closed."""
     address = urlsplit(world)
-    head = "POST /api/sandboxes HTTP/1.1\r\nHost: localhost\r\nAuthorization: token {}\r\nContent-Length: {}\r\n\r\n"
-    for token, length, status in (("alice", 3 << 20, b" 413 "), ("nobody", 2, b" 403 ")):
+    head = "{} HTTP/1.1\r\nHost: localhost\r\nAuthorization: token {}\r\nContent-Length: {}\r\n\r\n"
+    post, gone = "POST /api/sandboxes", "GET /e2b/sbx/health"
+    for line, token, length, status in (
+        (post, "alice", 3 << 20, b" 413 "),
+        (post, "nobody", 2, b" 403 "),
+        (gone, "nobody", 0, b" 502 "),
+    ):
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
-        writer.write(head.format(token, length).encode())
+        writer.write(head.format(line, token, length).encode())
         async with asyncio.timeout(30):
             answer = await reader.readuntil(b"\r\n\r\n")
         writer.close()
