@@ -203,6 +203,7 @@ def test_files_are_written_read_listed_moved_and_removed(own):
     assert sorted(each.path for each in files.list("/home/user", depth=2)) == [
         *("/home/user/a", "/home/user/a/b.txt", "/home/user/one", "/home/user/two", "/home/user/two/three")
     ]
+    assert {each.path for each in files.list(".")} == {each.path for each in files.list("~/./")}
     assert own.run_code("open('/home/user/a/b.txt').read()").text == "text"
     assert (files.make_dir("d"), files.make_dir("d")) == (True, False)
     assert files.rename("a/b.txt", "d/c.txt").path == "/home/user/d/c.txt"

@@ -58,7 +58,7 @@ class FilesHandler(DataHandler):
     async def on_get(self) -> None:
         """Send a file."""
         await self.may("contents", "read")
-        path = words.our_path(self.get_query_argument("path", "", strip=False))
+        path = words.disk_path(self.get_query_argument("path", "", strip=False))
         async with self.services.files.reading(self.box.sandbox_id, path) as reading:
             await self.send_file(
                 reading,
@@ -74,10 +74,9 @@ class FilesHandler(DataHandler):
         await self.may("contents", "write")
         written = []
         for path, content in self._parts():
-            ours = words.our_path(path)
+            ours = words.disk_path(path)
             entry = await self.services.files.write(self.box.sandbox_id, ours, _whole(content), parents=True)
-            theirs = words.their_path(ours) if ours.startswith("/sandbox") else path
-            written.append({"path": theirs, "name": entry.name, "type": "file"})
+            written.append({"path": words.their_path(ours), "name": entry.name, "type": "file"})
         self.answer(200, written)
 
     def _parts(self) -> list[tuple[str, bytes]]:

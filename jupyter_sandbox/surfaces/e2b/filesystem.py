@@ -38,7 +38,7 @@ class FilesystemHandler(CallHandler):
         value = message.get(name, "")
         if not isinstance(value, str):
             raise InvalidRequestError(f"{name} must be a text")
-        return words.our_path(value)
+        return words.disk_path(value)
 
     async def entry(self, path: str) -> dict[str, Any]:
         """Return what is at a path."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox.guards import paths
 from jupyter_sandbox.guards.paths import HOME
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def our_path(theirs: str) -> str:
     if path == USER_HOME or path.startswith(USER_HOME + "/"):
         return HOME + path[len(USER_HOME) :]
     return path if path.startswith("/") else f"{HOME}/{path}"
+
+
+def disk_path(theirs: str) -> str:
+    """Return the same for what must be on the disk, in its plainest form; raises InvalidRequestError."""
+    return paths.text(paths.names(our_path(theirs)))
 
 
 def their_path(ours: str) -> str:
