@@ -107,6 +107,7 @@ def test_variables_of_the_environment_are_for_one_execution_or_for_all(sandbox):
 
 def test_contexts_are_kernels_of_their_own(sandbox):
     first = sandbox.create_code_context()
+    assert sandbox.list_code_contexts()[-1].id == first.id
     sandbox.run_code("mine = 1", context=first)
     assert sandbox.run_code("'mine' in globals()").text == "False"
     assert sandbox.run_code("mine", context=first).text == "1"
@@ -277,6 +278,15 @@ def test_a_sandbox_that_is_gone_is_told_as_the_sdk_expects(served):
             use()
     with pytest.raises(SandboxNotFoundException):
         Sandbox.connect(gone.sandbox_id)
+
+
+def test_code_whose_sandbox_is_killed_meanwhile_is_told_as_the_sdk_expects(served):
+    doomed = Sandbox.create(timeout=60)
+    timer = threading.Timer(1.5, doomed.kill)
+    timer.start()
+    with pytest.raises(TimeoutException, match="sandbox was killed while the request was in progress"):
+        doomed.run_code("import time; time.sleep(300)", timeout=300)
+    timer.join()
 
 
 def test_what_is_not_served_says_so(own):

@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from tornado.iostream import StreamClosedError
+
 from jupyter_sandbox.contexts import NewContext
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError, UnknownContextError
 from jupyter_sandbox.execution import NewExecution
+from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.guards import processes, shapes
 from jupyter_sandbox.surfaces.e2b import results, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
@@ -77,17 +80,19 @@ class ExecuteHandler(CodeHandler):
         )
         execution = self.services.executions.start(self.box.owner, self.box.sandbox_id, context_id, wanted)
         self.when_gone(execution.cancel)
-        events = with_keepalives(_events(execution), {"type": "keepalive"}, KEEPALIVE_S)
+        events = with_keepalives(self._events(execution), {"type": "keepalive"}, KEEPALIVE_S)
         await self.stream(Form.NDJSON, events)
 
-
-async def _events(execution: Execution) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield what code says as it comes, and how it ended."""
-    async for output in execution.events():
-        if (told := results.of_output(output, datetime.now(UTC))) is not None:
-            yield told
-    for last in results.end_of(await execution.ended()):
-        yield last
+    async def _events(self, execution: Execution) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield what code says as it comes, and how it ended; break off when the sandbox ended, as SDKs expect."""
+        async for output in execution.events():
+            if (told := results.of_output(output, datetime.now(UTC))) is not None:
+                yield told
+        view = await execution.ended()
+        if view.outcome is Outcome.DIED and self.surface.find(self.box.sandbox_id) is None:
+            raise StreamClosedError
+        for last in results.end_of(view):
+            yield last
 
 
 class ContextsHandler(CodeHandler):
@@ -101,6 +106,7 @@ class ContextsHandler(CodeHandler):
         table = self.table()
         cwd = words.our_path(table["cwd"]) if isinstance(table.get("cwd"), str) else None
         wanted = NewContext(language=_language(table.get("language")), cwd=cwd)
+        await self.surface.context(self.box, "python")  # it is there from the start, so new ones come after it
         made = await self.services.contexts.create(self.box.owner, self.box.sandbox_id, wanted)
         self.answer(200, _model(made))
 
