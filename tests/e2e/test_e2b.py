@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from e2b import (
@@ -23,6 +26,8 @@ from e2b import (
 from e2b_code_interpreter import AsyncSandbox, Sandbox
 
 from tests.e2e.served import Served
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/e2b_sandbox.py"
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -300,6 +305,11 @@ def test_what_is_not_served_says_so(own):
 def test_a_wrong_key_opens_nothing(served):
     with pytest.raises(AuthenticationException):
         Sandbox.create(api_key="e2b_" + "0" * 64)
+
+
+def test_the_example_runs(served):
+    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "said: 3 days\nmean: 11.0\nfile: 11.0\nlines: 4\nwrong: IndexError\n")
 
 
 def test_the_asynchronous_sdk_does_the_same(served):
