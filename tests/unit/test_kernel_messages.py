@@ -398,27 +398,6 @@ def test_any_frames_are_refused_and_nothing_else_happens(channel, parts):
     assert kernel_messages.peek(parts)[1] is None
 
 
-@given(st.text(alphabet='[]{},:"\\a1 ', max_size=400))
-def test_depth_is_never_misjudged_for_what_a_reader_accepts(text):
-    """Compared with a reader that knows nothing of our shortcuts."""
-
-    def depth(value) -> int:
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        return 1 + max(map(depth, inner), default=0) if isinstance(value, dict | list) else 0
-
-    raw = text.encode()
-    try:
-        value = json.loads(raw)
-    except ValueError:
-        return
-    padded = b"[" * 90 + raw + b"]" * 90 + b" " * 20
-    if 90 + depth(value) <= 100:
-        kernel_messages._check_structure(padded)
-    else:
-        with pytest.raises(RefusedMessageError):
-            kernel_messages._check_structure(padded)
-
-
 def test_who_reads_no_content_gets_none_but_states():
     large = message("stream", b"nonsense " * 100_000, before=[b"topic"])
     judged = kernel_messages.judge_head("iopub", large, SESSION.sign, MAX_BYTES)
