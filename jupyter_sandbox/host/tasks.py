@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jupyter_sandbox.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
 Taken = TypeVar("Taken")
 
@@ -60,6 +62,21 @@ async def whole(work: Awaitable[Taken]) -> Taken:
         if not task.cancelled():
             task.exception()  # looked at: nobody else will
         raise
+
+
+async def as_long_as_asked(
+    when_gone: Callable[[Callable[[], object]], object], work: Coroutine[Any, Any, Taken]
+) -> Taken:
+    """Do what may take long, and stop when the client hangs up; `when_gone` hears what to do then."""
+    task = asyncio.create_task(work)
+    when_gone(task.cancel)
+    try:
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
+    if task.cancelled():
+        raise InvalidRequestError("the client hung up")
+    return task.result()
 
 
 async def _ended(task: asyncio.Future[Taken]) -> asyncio.CancelledError | None:

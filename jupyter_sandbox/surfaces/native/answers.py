@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.surfaces.native import models
 from jupyter_sandbox.web import Form, Incoming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from jupyter_sandbox.execution import Execution
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from jupyter_sandbox.services import Services
 
 ROOT: Final = "/api/sandboxes"
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +54,6 @@ class Answer:
     file: AbstractAsyncContextManager[Reading] | None = None
     status: int | None = None
     """Another than the row says."""
-
-
-async def as_long_as_asked(call: Call, work: Coroutine[Any, Any, Result]) -> Result:
-    """Do what may take long, and stop when the client hangs up."""
-    task = asyncio.create_task(work)
-    call.when_gone(task.cancel)
-    try:
-        await asyncio.wait([task])
-    finally:
-        task.cancel()
-    if task.cancelled():
-        raise InvalidRequestError("the client hung up")
-    return task.result()
 
 
 # -- sandboxes

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from jupyter_sandbox.host.tasks import as_long_as_asked
 from jupyter_sandbox.surfaces.native import command_models
-from jupyter_sandbox.surfaces.native.answers import ROOT, Answer, as_long_as_asked
+from jupyter_sandbox.surfaces.native.answers import ROOT, Answer
 from jupyter_sandbox.web import Form
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 async def start_command(services: Services, call: Call) -> Answer:
     """A command that has ended, or its events, or one that goes on by itself."""
-    command, follower = await as_long_as_asked(call, _begin(services, call))
+    command, follower = await as_long_as_asked(call.when_gone, _begin(services, call))
     if command.wanted.detached:
         model = command_models.command_with_output(command.view())
         return Answer(model=model, location=_location(command), status=202)
@@ -52,7 +53,7 @@ async def get_command(services: Services, call: Call) -> Answer:
     if call.query.wait_s:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(call.query.wait_s):
-                await as_long_as_asked(call, command.ended())
+                await as_long_as_asked(call.when_gone, command.ended())
     return Answer(model=command_models.command_with_output(command.view()))
 
 

@@ -16,8 +16,9 @@ from jupyter_sandbox.errors import (
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import processes
 from jupyter_sandbox.host.beneath import Kind
+from jupyter_sandbox.host.tasks import as_long_as_asked
 from jupyter_sandbox.surfaces.native import file_models
-from jupyter_sandbox.surfaces.native.answers import ROOT, Answer, as_long_as_asked
+from jupyter_sandbox.surfaces.native.answers import ROOT, Answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -94,7 +95,7 @@ async def move_file(services: Services, call: Call) -> Answer:
 async def delete_file(services: Services, call: Call) -> Answer:
     """Nothing, when it is gone."""
     sandbox, path, _ = _place(services, call)
-    await as_long_as_asked(call, services.files.delete(sandbox, path, recursive=call.query.recursive == "1"))
+    await as_long_as_asked(call.when_gone, services.files.delete(sandbox, path, recursive=call.query.recursive == "1"))
     return Answer()
 
 
@@ -125,13 +126,13 @@ async def _changes(
 async def upload_files(services: Services, call: Call) -> Answer:
     """What became of each file that was to be brought."""
     sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
-    return _outcomes(await as_long_as_asked(call, services.transfers.upload(sandbox, call.body["files"])))
+    return _outcomes(await as_long_as_asked(call.when_gone, services.transfers.upload(sandbox, call.body["files"])))
 
 
 async def export_files(services: Services, call: Call) -> Answer:
     """What became of each file that was to be sent."""
     sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
-    return _outcomes(await as_long_as_asked(call, services.transfers.export(sandbox, call.body["files"])))
+    return _outcomes(await as_long_as_asked(call.when_gone, services.transfers.export(sandbox, call.body["files"])))
 
 
 def _outcomes(found: tuple[Outcome, ...]) -> Answer:
