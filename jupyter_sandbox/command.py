@@ -52,12 +52,16 @@ class NewCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class CommandEnd:
-    """How it ended: `exit_code` or `signal`, both None when nobody knows; `message` is for people."""
+    """How it ended: `exit_code` or `signal`, both None when nobody knows; `message` is for people.
+
+    `is_out_of_memory`: it was killed because its sandbox needed more memory than it may have.
+    """
 
     outcome: CommandOutcome
     exit_code: int | None = None
     signal: str | None = None
     message: str | None = None
+    is_out_of_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +82,18 @@ class CommandView:
     written: Mapping[Stream, int]
 
 
-def end_of(status: int, message: str) -> CommandEnd:
+def end_of(status: int, message: str, *, is_out_of_memory: bool = False) -> CommandEnd:
     """Return how a command ended by itself or by a signal; `status` is its exit code or the negative signal number."""
     if status == 0:
         return CommandEnd(outcome=CommandOutcome.OK, exit_code=0)
     if status > 0:
         return CommandEnd(outcome=CommandOutcome.ERROR, exit_code=status, message=message)
-    return CommandEnd(outcome=CommandOutcome.SIGNALLED, signal=signal_name(-status), message=message)
+    return CommandEnd(
+        outcome=CommandOutcome.SIGNALLED,
+        signal=signal_name(-status),
+        message=message,
+        is_out_of_memory=is_out_of_memory,
+    )
 
 
 def signal_name(number: int) -> str:

@@ -113,7 +113,7 @@ class _Attendant:
             return CommandEnd(outcome=CommandOutcome.SIGNALLED, signal="SIGKILL", message="It was not waited for.")
         if exited is None or exited.reason == "lost":
             return CommandEnd(outcome=CommandOutcome.DIED, message=exited.message if exited else _DIED)
-        return end_of(exited.status, exited.message)
+        return end_of(exited.status, exited.message, is_out_of_memory=exited.reason == "memory")
 
     def _resume(self) -> None:
         for stream, source in self._sources.items():
