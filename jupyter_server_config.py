@@ -85,3 +85,9 @@ c.SandboxExtension.max_execution_timeout_s = 3_600
 c.SandboxExtension.max_output_mib = 8
 c.SandboxExtension.max_waiting_executions = 16
 c.SandboxExtension.max_commands = 32
+
+# -- Programs of RAGFlow (/ragflow) ---------------------------------------------------------------------------------
+
+# Each runs in a sandbox of its own and is killed after so long; RAGFlow must wait a few seconds longer.
+c.RagflowExecutor.timeout_s = 10
+c.RagflowExecutor.template = "python"

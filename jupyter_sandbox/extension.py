@@ -57,6 +57,8 @@ from jupyter_sandbox.surfaces.e2b import routes as e2b
 from jupyter_sandbox.surfaces.e2b.held import E2b
 from jupyter_sandbox.surfaces.interpreter import handlers as interpreter
 from jupyter_sandbox.surfaces.native import handlers, models, operations
+from jupyter_sandbox.surfaces.ragflow import handlers as ragflow
+from jupyter_sandbox.surfaces.ragflow.executor import RagflowExecutor
 from jupyter_sandbox.web import EMIT
 
 _WAKING_S: Final = 3
@@ -88,6 +90,7 @@ class SandboxExtension(ExtensionApp):
         SandboxIdentityProvider,
         interpreter.CodeInterpreter,
         E2b,
+        RagflowExecutor,
     ]
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
@@ -232,6 +235,7 @@ class SandboxExtension(ExtensionApp):
             settings = interpreter.CodeInterpreter(parent=self)
             self.handlers.extend(interpreter.rules(self._services, settings))
             self.handlers.extend(e2b.rules(self._services, E2b(parent=self)))
+            self.handlers.extend(ragflow.rules(self._services, self))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""

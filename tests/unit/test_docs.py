@@ -22,6 +22,7 @@ from jupyter_sandbox.quotas import Quotas
 from jupyter_sandbox.rates import Rates
 from jupyter_sandbox.surfaces.e2b.held import E2b
 from jupyter_sandbox.surfaces.interpreter.handlers import CodeInterpreter
+from jupyter_sandbox.surfaces.ragflow.executor import RagflowExecutor
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +94,7 @@ SETTINGS = [
     Rates,
     CodeInterpreter,
     E2b,
+    RagflowExecutor,
 ]
 
 
