@@ -184,7 +184,7 @@ class SandboxExtension(ExtensionApp):
             sandboxes=sandboxes,
             contexts=contexts,
             executions=executions,
-            named=NamedSandboxes(sandboxes, contexts, executions),
+            named=NamedSandboxes(sandboxes, contexts, executions, files),
             commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit),
             files=files,
             transfers=FileTransfers(files, parent=self, emit=emit),

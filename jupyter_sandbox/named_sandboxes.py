@@ -22,6 +22,7 @@ from jupyter_sandbox.errors import (
     UnknownSandboxError,
 )
 from jupyter_sandbox.execution_fold import Outcome
+from jupyter_sandbox.guards import paths
 from jupyter_sandbox.sandbox import Claim
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.contexts import Contexts
     from jupyter_sandbox.execution import ExecutionView, NewExecution
     from jupyter_sandbox.executions import Executions
+    from jupyter_sandbox.files import Files
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.sandboxes import Sandboxes
 
@@ -41,12 +43,17 @@ MAX_WAITING: Final = 16
 
 @dataclass(frozen=True, kw_only=True)
 class NewNamedSandbox:
-    """What is wanted. `idle_s`: how long it stays when nobody uses it. `cwd` None: where kernels start."""
+    """What is wanted. `idle_s`: how long it stays when nobody uses it.
+
+    `cwd` None: where kernels start; a directory of the disk that is missing is made. `label`: what its client calls
+    it, when the name is not its client's choice.
+    """
 
     template: str
     language: str
     idle_s: float
     cwd: str | None = None
+    label: str | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -68,9 +75,9 @@ class NamedSandbox:
 class NamedSandboxes:
     """The named sandboxes of one server."""
 
-    def __init__(self, sandboxes: Sandboxes, contexts: Contexts, executions: Executions) -> None:
+    def __init__(self, sandboxes: Sandboxes, contexts: Contexts, executions: Executions, files: Files) -> None:
         """Start with none."""
-        self._sandboxes, self._contexts, self._executions = sandboxes, contexts, executions
+        self._sandboxes, self._contexts, self._executions, self._files = sandboxes, contexts, executions, files
         self._tasks: dict[tuple[Owner, str], asyncio.Task[NamedSandbox]] = {}
 
     async def enter(self, owner: Owner, name: str, wanted: NewNamedSandbox) -> NamedSandbox:
@@ -108,13 +115,17 @@ class NamedSandboxes:
         await self._sandboxes.release(owner, named.sandbox_id)
 
     async def execute(
-        self, named: NamedSandbox, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
+        self,
+        named: NamedSandbox,
+        wanted: NewExecution,
+        when_gone: Callable[[Callable[[], object]], None],
+        ruins: Callable[[ExecutionView], bool] | None = None,
     ) -> ExecutionView:
         """Run code when its turn has come, and wait for its end; its time counts from then on.
 
         `when_gone` hears what to do when nobody waits for the end any more. When the code did not end in time, or the
-        kernel died, the sandbox is given back: the next use makes a new one. Raises SandboxError; BusyError when too
-        many wait, SandboxLostError when it ended meanwhile.
+        kernel died, the sandbox is given back: the next use makes a new one; `ruins` judges that, if a surface does it
+        otherwise. Raises SandboxError; BusyError when too many wait, SandboxLostError when it ended meanwhile.
         """
         if named.waiting >= MAX_WAITING:
             raise BusyError(f"{named.waiting} executions wait in sandbox {named.name[:60]!r}", retry_after_s=1)
@@ -125,12 +136,16 @@ class NamedSandboxes:
             async with named.turn:
                 if is_gone.is_set():
                     raise InvalidRequestError("the client hung up before its code had its turn")
-                return await self._execute(named, wanted, when_gone)
+                return await self._execute(named, wanted, when_gone, ruins or is_ruined)
         finally:
             named.waiting -= 1
 
     async def _execute(
-        self, named: NamedSandbox, wanted: NewExecution, when_gone: Callable[[Callable[[], object]], None]
+        self,
+        named: NamedSandbox,
+        wanted: NewExecution,
+        when_gone: Callable[[Callable[[], object]], None],
+        ruins: Callable[[ExecutionView], bool],
     ) -> ExecutionView:
         try:
             execution = self._executions.start(named.owner, named.sandbox_id, named.context_id, wanted)
@@ -143,7 +158,7 @@ class NamedSandboxes:
             view = await execution.ended()
         finally:
             named.runs_s = 0
-        if is_ruined(view):
+        if ruins(view):
             await self._drop(named)
         else:
             self._touch(named)
@@ -162,6 +177,8 @@ class NamedSandboxes:
         claim = Claim(template=wanted.template, timeout_s=wanted.idle_s, metadata={METADATA: name})
         sandbox = await self._sandboxes.claim(owner, claim)
         try:
+            if wanted.cwd is not None and wanted.cwd.startswith(f"{paths.HOME}/"):
+                await self._files.make_directory(sandbox.id, wanted.cwd, parents=True)
             context = await self._contexts.create(
                 owner, sandbox.id, NewContext(language=wanted.language, cwd=wanted.cwd)
             )
