@@ -15,7 +15,7 @@ from tornado import web
 
 from jupyter_sandbox import errors, owners
 from jupyter_sandbox.errors import SandboxError, ScopeError
-from jupyter_sandbox.web import ServiceHandler
+from jupyter_sandbox.web import ServiceHandler, http_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from jupyter_sandbox.services import Services
 
 _CORS_MAX_AGE_S: Final = 600
+_FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
+"""What a page may send to any server without asking it first."""
 
 
 class KeyedHandler(ServiceHandler):
@@ -74,6 +76,19 @@ class KeyedHandler(ServiceHandler):
         if authorization is not None:
             self.request.headers["Authorization"] = authorization
         await super().prepare()
+
+    def check_xsrf_cookie(self) -> None:
+        """See Jupyter. Cookies are forgotten, so a server without authentication asks where the page is from.
+
+        Raises HTTPError for pages of other origins, and for what their forms could send.
+        """
+        if self.identity_provider.auth_enabled or not hasattr(self, "_jupyter_current_user"):
+            super().check_xsrf_cookie()
+            return
+        if not self.check_origin():
+            raise web.HTTPError(403)
+        if self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _FORMS:
+            raise http_error(errors.InvalidRequestError("send the body as application/json"))
 
     def check_origin(self, origin_to_satisfy_tornado: str = "") -> bool:
         """See Jupyter: whoever brings a token may come from anywhere, if the surface is open."""
