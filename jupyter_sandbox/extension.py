@@ -53,6 +53,8 @@ from jupyter_sandbox.rates import Rates
 from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.services import Services
+from jupyter_sandbox.surfaces.contexts import handlers as contexts_api
+from jupyter_sandbox.surfaces.contexts.api import ContextsApi
 from jupyter_sandbox.surfaces.e2b import routes as e2b
 from jupyter_sandbox.surfaces.e2b.held import E2b
 from jupyter_sandbox.surfaces.interpreter import handlers as interpreter
@@ -91,6 +93,7 @@ class SandboxExtension(ExtensionApp):
         interpreter.CodeInterpreter,
         E2b,
         RagflowExecutor,
+        ContextsApi,
     ]
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
@@ -236,6 +239,8 @@ class SandboxExtension(ExtensionApp):
             self.handlers.extend(interpreter.rules(self._services, settings))
             self.handlers.extend(e2b.rules(self._services, E2b(parent=self)))
             self.handlers.extend(ragflow.rules(self._services, self))
+            api = ContextsApi(self._services.named, times.max_output_bytes, parent=self)
+            self.handlers.extend(contexts_api.rules(self._services, api))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""

@@ -20,6 +20,7 @@ from jupyter_sandbox.identity import OwnerTokens
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Quotas
 from jupyter_sandbox.rates import Rates
+from jupyter_sandbox.surfaces.contexts.api import ContextsApi
 from jupyter_sandbox.surfaces.e2b.held import E2b
 from jupyter_sandbox.surfaces.interpreter.handlers import CodeInterpreter
 from jupyter_sandbox.surfaces.ragflow.executor import RagflowExecutor
@@ -95,6 +96,7 @@ SETTINGS = [
     CodeInterpreter,
     E2b,
     RagflowExecutor,
+    ContextsApi,
 ]
 
 
