@@ -293,6 +293,13 @@ class BrokerUnavailableError(SandboxError):
     status = 503
 
 
+class NotInstalledError(SandboxError):
+    """It needs packages that this server does not have; the message says how they are installed."""
+
+    code = "not_installed"
+    status = 501
+
+
 class ProtocolError(SandboxError):
     """The other end of a socket sent something that is not part of the protocol."""
 
@@ -342,6 +349,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         TransferError,
         DiskFullError,
         BrokerUnavailableError,
+        NotInstalledError,
         ProtocolError,
     )
 }

@@ -58,6 +58,8 @@ from jupyter_sandbox.surfaces.contexts.api import ContextsApi
 from jupyter_sandbox.surfaces.e2b import routes as e2b
 from jupyter_sandbox.surfaces.e2b.held import E2b
 from jupyter_sandbox.surfaces.interpreter import handlers as interpreter
+from jupyter_sandbox.surfaces.mcp import handlers as mcp
+from jupyter_sandbox.surfaces.mcp.desk import Desk
 from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.surfaces.ragflow import handlers as ragflow
 from jupyter_sandbox.surfaces.ragflow.executor import RagflowExecutor
@@ -98,6 +100,7 @@ class SandboxExtension(ExtensionApp):
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
     _event_log: EventLog | None = None
+    _mcp: Desk | None = None
 
     exclusive = Bool(
         default_value=False,
@@ -241,6 +244,8 @@ class SandboxExtension(ExtensionApp):
             self.handlers.extend(ragflow.rules(self._services, self))
             api = ContextsApi(self._services.named, times.max_output_bytes, parent=self)
             self.handlers.extend(contexts_api.rules(self._services, api))
+            self._mcp = Desk(api)
+            self.handlers.extend(mcp.rules(self._services, self._mcp))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""
@@ -271,6 +276,8 @@ class SandboxExtension(ExtensionApp):
             waking.cancel()
         if self._watching is not None:
             self._watching.cancel()
+        if self._mcp is not None:
+            await self._mcp.stop()
         if self._services is not None:  # a server may stop because we could not be initialized
             await self._services.executions.stop()
             await self._services.commands.stop()

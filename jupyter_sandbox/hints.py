@@ -44,6 +44,7 @@ HINTS: Final[dict[str, str]] = {
     "start_failed": "Try again; if it stays, the broker's log says more.",
     "program_missing": "The kernelspec names a program that sandboxes do not have.",
     "invalid_template": "Tell the operator: a template file is wrong.",
+    "not_installed": "Tell the operator: the message says what to install; restart the server then.",
     "protocol_error": "Restart broker and server: they are not of one version.",
     "internal_error": "This is a bug; the server's log says more.",
 }

@@ -1,0 +1,1 @@
+"""The Model Context Protocol: the contexts of the contexts API as tools of language models, over HTTP and stdio."""
