@@ -83,10 +83,11 @@ class ControlHandler(KeyedHandler):
             "domain": None,
         }
 
-    async def found(self, owner: Owner, theirs: str) -> Held:
-        """Return a sandbox of `owner`; raises UnknownSandboxError in E2B's words."""
-        view = self.services.sandboxes.get(owner, words.our_id(theirs))
-        return self.surface.of(owner, view.id, view.template)
+    async def owner_of_all(self) -> Owner:
+        """Return who asks, if it may do all that a sandbox's token may, which is what it gets; raises as `owner`."""
+        for resource, action in (("kernels", "execute"), ("contents", "write")):
+            await self.owner(resource, action)
+        return await self.owner("sandboxes", "write")
 
 
 class SandboxesHandler(ControlHandler):
@@ -96,7 +97,7 @@ class SandboxesHandler(ControlHandler):
 
     async def on_post(self) -> None:
         """Make a sandbox."""
-        owner = await self.owner("sandboxes", "write")
+        owner = await self.owner_of_all()
         table = self.table()
         asked = _TEXT.judge(table.get("templateID", ""), "templateID")
         template = self.surface.settings.template if asked in _THEIRS else asked
@@ -136,18 +137,17 @@ class SandboxHandler(ControlHandler):
     operation = "get_sandbox"
 
     async def on_get(self, theirs: str) -> None:
-        """Tell about a sandbox."""
+        """Tell about a sandbox; its token is for who makes it or connects to it."""
         owner = await self.owner("sandboxes", "read")
-        held = await self.found(owner, theirs)
-        view = self.services.sandboxes.get(owner, held.sandbox_id)
+        view = self.services.sandboxes.get(owner, words.our_id(theirs))
         limits = {report.name: report.limits for report in await template_service.listing()}
-        self.answer(200, _listed(view, limits) | {"envdAccessToken": held.token, "domain": None})
+        self.answer(200, _listed(view, limits) | {"domain": None})
 
     async def on_delete(self, theirs: str) -> None:
         """End a sandbox."""
         owner = await self.owner("sandboxes", "write")
-        held = await self.found(owner, theirs)
-        await self.services.sandboxes.release(owner, held.sandbox_id)
+        view = self.services.sandboxes.get(owner, words.our_id(theirs))
+        await self.services.sandboxes.release(owner, view.id)
         self.answer(204, None)
 
 
@@ -172,12 +172,12 @@ class ConnectHandler(ControlHandler):
 
     async def on_post(self, theirs: str) -> None:
         """Return a sandbox that runs, which lives at least so long from now on."""
-        owner = await self.owner("sandboxes", "write")
-        held = await self.found(owner, theirs)
+        owner = await self.owner_of_all()
+        view = self.services.sandboxes.get(owner, words.our_id(theirs))
+        held = self.surface.of(owner, view.id, view.template)
         seconds = self.timeout(self.table())
-        view = self.services.sandboxes.get(owner, held.sandbox_id)
         if view.expires_at is not None and (view.expires_at - datetime.now(UTC)).total_seconds() < seconds:
-            self.services.sandboxes.renew(owner, held.sandbox_id, seconds)
+            self.services.sandboxes.renew(owner, view.id, seconds)
         self.answer(200, self.model(held))
 
 
