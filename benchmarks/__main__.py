@@ -53,6 +53,7 @@ measurements:
   churn          create, use and destroy, {FULL.churn_parallel} at a time
   rest           one execution, then the load, over REST and over websockets of the same kernels
   interpreter    the load with sessions created inside the run, over the code interpreter's API
+  contexts       the contexts API: make a context, execute, end it, one user
   transfer       {FULL.transfer_mib} MiB into a sandbox and out of it over HTTP
   notebook       nbclient executes a small notebook
   context        a second kernel in the same sandbox

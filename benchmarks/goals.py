@@ -48,6 +48,8 @@ _READY = "25 users × 100 requests, kernels exist"
 _REST = "one execution over REST, one user"
 _REST_LOAD = "25 users × 100 requests over REST, beside the same over websockets"
 _INTERPRETER = "25 users × 100 requests over the code interpreter's API, sessions made in the run"
+_CONTEXT = "a context over the contexts API, warm pool"
+_CONTEXT_EXECUTE = "one execution over the contexts API"
 _TRANSFER = "1 GiB over HTTP"
 _CHURN = "create, run, destroy, 3 at a time"
 
@@ -77,6 +79,10 @@ GOALS: Sequence[Goal] = (
     Goal(what=_INTERPRETER, metric="interpreter.rps", system="docker", limit=200.0),
     Goal(what=_INTERPRETER, metric="interpreter.latency", system="embedded", limit=150.0, statistic="p95"),
     Goal(what=_INTERPRETER, metric="interpreter.latency", system="docker", limit=150.0, statistic="p95"),
+    Goal(what=_CONTEXT, metric="contexts.create", system="embedded", limit=100.0, statistic="p95"),
+    Goal(what=_CONTEXT, metric="contexts.create", system="docker", limit=100.0, statistic="p95"),
+    Goal(what=_CONTEXT_EXECUTE, metric="contexts.execute", system="embedded", limit=10.0),
+    Goal(what=_CONTEXT_EXECUTE, metric="contexts.execute", system="docker", limit=10.0),
     Goal(what=f"{_TRANSFER}, into a sandbox", metric="transfer.up", system="embedded", limit=500.0),
     Goal(what=f"{_TRANSFER}, out of it", metric="transfer.down", system="embedded", limit=500.0),
     Goal(what=f"{_TRANSFER}, memory of the server", metric="transfer.memory", system="embedded", limit=64.0),

@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import idle, interpreter, latency, load, memory, programs, rest, scale, transfer
+from benchmarks import contexts, idle, interpreter, latency, load, memory, programs, rest, scale, transfer
 from benchmarks.containers import EngineError
 from benchmarks.machine import condition, quiet
 from benchmarks.metrics import Results
@@ -36,6 +36,7 @@ TOGETHER: Mapping[str, Callable[[Sequence[Server], Plan, Results], Awaitable[Non
     "churn": load.measure_churn,
     "rest": rest.measure_rest,
     "interpreter": interpreter.measure_interpreter,
+    "contexts": contexts.measure_contexts,
     "transfer": transfer.measure_transfer,
     "notebook": programs.measure_notebook,
     "context": programs.measure_context,
@@ -51,6 +52,7 @@ METRICS: Sequence[Metric] = (
     *load.METRICS,
     *rest.METRICS,
     *interpreter.METRICS,
+    *contexts.METRICS,
     *transfer.METRICS,
     *programs.METRICS,
     *idle.METRICS,
