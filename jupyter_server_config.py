@@ -30,7 +30,7 @@ c.ServerApp.allow_unauthenticated_access = False
 
 # Output of a notebook is HTML in the same origin as the server: do not let another site frame or read it.
 c.ServerApp.allow_origin = ""
-c.ServerApp.tornado_settings = {"cookie_options": {"samesite": "Strict", "httponly": True}}
+c.IdentityProvider.cookie_options = {"samesite": "Strict", "httponly": True}
 
 # -- Programs, each with a token of its own -------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -103,6 +104,7 @@ async def _serve(options: argparse.Namespace) -> int:
     if options.min_idle_workers > options.max_total_workers:
         raise InvalidRequestError("--min-idle-workers is more than --max-total-workers")
     path = options.token_file or Path(jupyter_data_dir(), "code_interpreter_token")
+    _require_free(options.ip, options.port)
     token = kept_token(path)
     await _define(options)
     url = f"http://{options.ip}:{options.port}"
@@ -131,6 +133,14 @@ async def _define(options: argparse.Namespace) -> None:
         await template_service.define(TEMPLATE, definition, replace=True)
     except ConflictError as error:
         raise ConflictError(f"{error}; BrokerApp.template_ceiling raises that") from error
+
+
+def _require_free(address: str, port: int) -> None:
+    """Raise ConflictError when somebody listens there: the server that does may use the template."""
+    try:
+        socket.create_server((address, port)).close()
+    except OSError as error:
+        raise ConflictError(f"nobody can listen at {address}:{port}: {os.strerror(error.errno or 0)}; --port takes another") from error
 
 
 def kept_token(path: Path) -> str:

@@ -154,7 +154,7 @@ class Contexts:
             for kernel_id, manager, _ in sandboxes.kernels(self.multi_manager)
             if owners.of_kernel(manager) == owner and not owners.is_being_made(manager)
         ]
-        with self.sandboxes.quotas.room(owner, Held.CONTEXTS, len(mine)), owners.making():
+        with self.sandboxes.quotas.room(owner, Held.CONTEXTS, len(mine)), owners.making(owner):
             yield
 
     def view(self, context: Context) -> ContextView:

@@ -66,6 +66,7 @@ class Reach:
 class Start:
     """A kernel that is being made for somebody who has room for it."""
 
+    owner: Owner
     is_over: bool = False
 
 
@@ -132,9 +133,9 @@ def is_being_made(manager: Any) -> bool:
 
 
 @contextlib.contextmanager
-def making() -> Iterator[None]:
-    """Mark the kernels that are started meanwhile, by this task, as being made."""
-    start = Start()
+def making(owner: Owner) -> Iterator[None]:
+    """Mark the kernels that are started meanwhile, by this task, as being made, for `owner`."""
+    start = Start(owner)
     before = _start.set(start)
     try:
         yield
@@ -154,9 +155,10 @@ def note_owners(multi_manager: Any, emit: Emit = events.ignore) -> None:
 
     def make(*args: Any, **kwargs: Any) -> Any:
         manager = stock(*args, **kwargs)
-        manager.sandbox_owner = current()
+        start = _start.get()
+        manager.sandbox_owner = current() if start is None else start.owner  # its request may have gone
         manager.sandbox_hides_files = isinstance(_user(request_ids.served()), Bearer)
-        manager.sandbox_start = _start.get()
+        manager.sandbox_start = start
         manager.sandbox_emit = emit
         return manager
 

@@ -1,7 +1,9 @@
 """The configuration of `jupyter sandbox serve`: a Jupyter server that runs nothing outside sandboxes.
 
-What the command line says comes after it; no other configuration of a Jupyter server is read.
+What the command line says comes after it. Of other configuration only what is for all of Jupyter is read, before it.
 """
+
+import os
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - given by Jupyter
 
@@ -17,4 +19,5 @@ c.ServerApp.open_browser = False
 c.ServerApp.port_retries = 0  # who asked for a port wants that one
 c.ServerApp.answer_yes = True  # Ctrl-C asks nothing
 c.ServerApp.allow_unauthenticated_access = False
-c.ServerApp.tornado_settings = {"cookie_options": {"samesite": "Strict", "httponly": True}}
+c.IdentityProvider.cookie_options = {"samesite": "Strict", "httponly": True}
+c.IdentityProvider.token = os.environ["JUPYTER_TOKEN"]  # whatever was configured for all of Jupyter

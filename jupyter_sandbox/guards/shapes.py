@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from jupyter_sandbox.errors import InvalidRequestError
+from jupyter_sandbox.guards import json_structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -274,7 +275,12 @@ class Record:
 
 
 def decode(data: bytes) -> object:
-    """Return the one JSON value that `data` is; raises InvalidRequestError."""
+    """Return the one JSON value that `data` is, if it is not too deep and has not too many values.
+
+    Raises InvalidRequestError.
+    """
+    if not json_structure.is_bounded(data):
+        raise InvalidRequestError("the body is nested too deeply, or holds too many values")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

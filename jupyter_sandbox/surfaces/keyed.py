@@ -6,7 +6,6 @@ So pages of other origins may be let in: nothing that a browser sends by itself 
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_core.utils import ensure_async
@@ -19,6 +18,8 @@ from jupyter_sandbox.web import ServiceHandler, http_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from tornado.httputil import HTTPServerRequest
 
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.services import Services
@@ -71,6 +72,7 @@ class KeyedHandler(ServiceHandler):
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Put the token where Jupyter looks for it, and forget cookies before anybody sees them."""
         authorization = self.authorization()
+        forget_url_token(self.request)
         for name in ("Authorization", "Cookie"):
             self.request.headers.pop(name, None)
         if authorization is not None:
@@ -163,6 +165,12 @@ class KeyedHandler(ServiceHandler):
         return owners.of(self)
 
 
+def forget_url_token(request: HTTPServerRequest) -> None:
+    """Jupyter looks into the URL first; here tokens come in headers only, and none is to stand in a log."""
+    for arguments in (request.arguments, request.query_arguments):
+        arguments.pop("token", None)
+
+
 def basic_password(header: str) -> str | None:
     """Return the password of HTTP's Basic authentication; None when the header is none, or has none."""
     password = _basic(header)[1]
@@ -180,6 +188,6 @@ def _basic(header: str) -> tuple[str, str]:
         return "", ""
     try:
         user, _, password = base64.b64decode(text.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return "", ""
     return user, password

@@ -184,6 +184,7 @@ async def test_a_signature_is_for_one_path_one_way_and_one_sandbox(world, make):
         f"files?path=a&signature={quote(signature(token, 'a', 'write', '', ''))}",
         f"files?path=a&signature={quote(right)}&signature_expiration=9999999999",
         f"files?path=a&signature={quote(signature(token, 'a', 'read', '', '1'))}&signature_expiration=1",
+        "files?path=a&signature=x&signature_expiration=%C2%B2",
         "files?path=a&signature=",
         "files?path=a&signature=v1_",
         "files?path=a",
@@ -247,6 +248,30 @@ async def test_messages_that_are_none_start_nothing(world, make, case):
     assert json.loads(listed.body) == {"processes": []}
 
 
+@pytest.mark.parametrize("header", ["Basic \u00e9", "Basic =", "Basic", "Basic " + "A" * 60_000])
+async def test_a_user_that_is_none_is_nobody(world, make, header):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"], "Authorization": header})
+    response = await ask(world, "POST", "e2b/sbx/process.Process/List", headers | UNARY, b"{}")
+    assert response.code in (200, 401)
+
+
+async def test_a_token_in_the_url_neither_opens_nor_closes_anything(world, make):
+    box = await make("alice")
+    right = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | UNARY
+    assert (await ask(world, "POST", "e2b/sbx/process.Process/List?token=jst_x", right, b"{}")).code == 200
+    assert (await ask(world, "POST", "e2b/sbx/process.Process/List?token=alice", of(box) | UNARY, b"{}")).code == 401
+    assert (await ask(world, "GET", "e2b/v2/sandboxes?token=alice", {})).code == 401
+
+
+async def test_a_million_empty_messages_do_not_hold_up_the_loop(world, make):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | STREAM
+    async with watched(world):
+        response = await ask(world, "POST", "e2b/sbx/process.Process/Start", headers, bytes(2_000_000))
+    assert b"the request is one message" in response.body
+
+
 async def test_another_user_is_not_there(world, make):
     box = await make("alice")
     root = base64.b64encode(b"root:").decode()
@@ -266,7 +291,52 @@ async def test_what_code_says_is_ascii_lines_of_json(world, make):
     assert events[-1]["type"] == "end_of_execution"
 
 
-@pytest.mark.parametrize("query", ["limit=x", "limit=0", "limit=99999999999", "limit=-1"])
+HOSTILE = {
+    "not a number": "'NaN'",
+    "infinite": "'1e999'",
+    "deep": "'[' * 990 + ']' * 990",
+    "wide": "'[' + '[],' * 2_000_000 + '[]]'",
+    "half a character": r"""'"\\ud800"'""",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("kind", ["application/json", "e2b/data", "e2b/chart"])
+async def test_json_that_a_kernel_makes_up_spoils_neither_the_stream_nor_the_server(world, make, case, kind):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | UNARY
+    code = f"display({{{kind!r}: {HOSTILE[case]}, 'text/plain': 'shown'}}, raw=True); print('after')"
+    async with watched(world, busy_s=0.3):
+        response = await ask(world, "POST", "e2b/sbx/execute", headers, json.dumps({"code": code}))
+    events = [json.loads(line) for line in response.body.splitlines()]
+    assert [event["type"] for event in events[-3:]] == ["stdout", "number_of_executions", "end_of_execution"]
+
+
+@pytest.mark.parametrize("body", [b'{"code": "\\ud800"}', b'{"code": 1}', b"{}", b'{"code": "", "x": ' + b"[" * 99_999])
+async def test_code_that_is_none_is_refused(world, make, body):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | UNARY
+    assert (await ask(world, "POST", "e2b/sbx/execute", headers, body)).code == 400
+
+
+async def test_input_that_is_no_base64_is_refused(world, make):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]})
+    start = envelope({"process": {"cmd": "/bin/cat"}, "tag": "cat"})
+    started = asyncio.ensure_future(ask(world, "POST", "e2b/sbx/process.Process/Start", headers | STREAM, start))
+    body = json.dumps({"process": {"tag": "cat"}, "input": {"stdin": "\u00e9"}})
+    for _ in range(100):
+        response = await ask(world, "POST", "e2b/sbx/process.Process/SendInput", headers | UNARY, body)
+        if response.code != 404:
+            break
+        await asyncio.sleep(0.05)
+    assert (response.code, json.loads(response.body)["code"]) == (400, "invalid_argument")
+    stop = json.dumps({"process": {"tag": "cat"}, "signal": "SIGNAL_SIGKILL"})
+    assert (await ask(world, "POST", "e2b/sbx/process.Process/SendSignal", headers | UNARY, stop)).code == 200
+    await started
+
+
+@pytest.mark.parametrize("query", ["limit=%C2%B2", "limit=x", "limit=0", "limit=99999999999", "limit=-1"])
 async def test_pages_that_are_none_are_refused(world, query):
     response = await ask(world, "GET", f"e2b/v2/sandboxes?{query}", {"X-API-Key": "alice"})
     assert (query, response.code) == (query, 400)

@@ -55,13 +55,19 @@ def user(world, jp_asyncio_loop):
         {"Cookie": "username-localhost=alice"},
         {"Authorization": "Basic " + base64.b64encode(b":alice").decode()},
         {"X_Auth_Token_": "alice"},
+        {"Authorization": "Basic \u00e9"},
     ],
-    ids=["jupyters-header", "a-cookie", "basic", "another-header"],
+    ids=["jupyters-header", "a-cookie", "basic", "another-header", "nonsense"],
 )
 async def test_a_token_elsewhere_than_in_the_header_opens_nothing(world, headers, user):
     response = await ask(world, "POST", "execute", {"code": "1"}, token=None, user=user, **headers)
     assert response.code == 422
     assert json.loads(response.body)["detail"][0]["loc"] == ["header", "x-auth-token"]
+
+
+async def test_a_token_in_the_url_opens_nothing(world):
+    response = await AsyncHTTPClient().fetch(f"{world}api/v1/status?token=alice", raise_error=False)
+    assert response.code == 422
 
 
 @pytest.mark.parametrize("token", ["", "nobody", "alice bob", "jst_" + "0" * 64, "é", "a" * 60_000])
@@ -134,6 +140,8 @@ BODIES = {
     "deep": b"[" * 100_000,
     "not a number": b'{"code": NaN}',
     "a number of digits": b'{"code": ' + b"9" * 10_000 + b"}",
+    "wide": b'{"code": "", "x": [' + b"[]," * 5_000_000 + b"[]]}",
+    "values": b'{"code": "", "x": [' + b"1," * 5_000_000 + b"1]}",
     "names": b"{" + b",".join(b'"%d": 1' % i for i in range(100_000)) + b"}",
 }
 

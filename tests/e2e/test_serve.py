@@ -7,6 +7,7 @@ directory, or in $JUPYTER_SANDBOX_SCREENSHOTS.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -178,6 +179,16 @@ def test_wrong_options_are_told_before_anything_starts(tree, tmp_path, options, 
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_before_the_template_is_changed(served, tmp_path):
+    options = [f"--port={served.port}", f"--token-file={tmp_path / 'token'}", "--min-idle-workers=0"]
+    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, check=False)
+    assert (done.returncode, "nobody can listen" in done.stderr) == (1, True)
+    shown = subprocess.run(
+        [*COMMAND[:-1], "template", "show", "code-interpreter"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(shown.stdout)["min_idle"] == 1
 
 
 @pytest.mark.parametrize("wrong", ["others-can-read", "no-token", "a-directory"])

@@ -12,7 +12,7 @@ class Interpreter:
     def __init__(self, fetch, token: str) -> None:
         self._fetch, self.token, self.user = fetch, token, str(uuid.uuid4())
 
-    async def __call__(self, method, *path, body=None, raw=None, user=..., headers=None):
+    async def __call__(self, method, *path, body=None, raw=None, user=..., headers=None, timeout=60):
         params = {} if user is None else {"user_uuid": self.user if user is ... else user}
         return await self._fetch(
             *("api", "v1", *path),
@@ -22,7 +22,7 @@ class Interpreter:
             headers={"X-Auth-Token": self.token, "Authorization": ""} | (headers or {}),
             allow_nonstandard_methods=True,
             raise_error=False,
-            request_timeout=60,
+            request_timeout=timeout,
         )
 
     async def execute(self, code, **how):

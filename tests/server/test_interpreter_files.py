@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+from tornado.simple_httpclient import HTTPTimeoutError
 from traitlets.config import Config
 
-from tests.attacks.far_ends import far_end, saying
+from tests.attacks.far_ends import endless, far_end, saying
+from tests.conftest import eventually
 from tests.server.brokers import sandboxes
 
 CSV = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n1,2"
@@ -135,6 +138,19 @@ async def test_who_has_no_session_gets_one_to_bring_files_to_and_to_nothing_else
     async with far_end(saying(CSV), port=free_port):
         assert (await interpreter("POST", "files", body=names("/sandbox a", download_url=store))).code == 201
     assert len(await sandboxes()) == 1
+
+
+async def test_who_hangs_up_gives_the_place_of_his_batch_back(interpreter, rest, store, free_port):
+    await interpreter.execute("1")
+    async with far_end(endless(b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n", 50), port=free_port) as end:
+        asked = asyncio.ensure_future(
+            interpreter("POST", "files", body=names("/sandbox slow", download_url=store), timeout=1)
+        )
+        await eventually(lambda: end.heads)
+        assert rest.services.transfers._batches == 1
+        with pytest.raises(HTTPTimeoutError):
+            await asked
+        await eventually(lambda: rest.services.transfers._batches == 0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution_fold import OutputEvent
-from jupyter_sandbox.surfaces.e2b import code, connect, files, results, words
+from jupyter_sandbox.host.beneath import Entry, Kind
+from jupyter_sandbox.surfaces.e2b import code, connect, files, filesystem, results, words
 
 pytestmark = pytest.mark.unit
 
@@ -105,6 +106,12 @@ def test_results_lose_colours_and_quotes():
 def test_json_that_is_none_is_nothing():
     data = {"application/json": "[" * 100_000}
     assert event({"output_type": "display_data", "data": data, "metadata": {}})["json"] is None
+
+
+@pytest.mark.parametrize(("modified_ns", "told"), [(10**30, "9999-12-31T23:59:59"), (-(10**30), "1970-01-01T00:00:00")])
+def test_times_that_no_calendar_has(modified_ns, told):
+    entry = Entry(name="a", is_nameable=True, kind=Kind.FILE, size_bytes=1, mode=0o644, modified_ns=modified_ns)
+    assert filesystem._model(entry, "/sandbox/a")["modifiedTime"].startswith(told)
 
 
 def test_streams_and_errors():

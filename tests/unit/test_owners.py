@@ -88,7 +88,7 @@ def test_a_kernel_is_being_made_until_its_start_is_over():
     made = []
     multi_manager = SimpleNamespace(kernel_manager_factory=lambda: made.append(SimpleNamespace()) or made[-1])
     owners.note_owners(multi_manager)
-    with owners.making():
+    with owners.making(owners.EVERYBODY):
         kernel = multi_manager.kernel_manager_factory()
         assert owners.is_being_made(kernel)
     assert not owners.is_being_made(kernel)

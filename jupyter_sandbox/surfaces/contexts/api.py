@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Float, Unicode
 from traitlets.config import Configurable
 
-from jupyter_sandbox.errors import SandboxLostError, UnknownContextError, UnknownSandboxError
+from jupyter_sandbox.errors import InvalidRequestError, SandboxLostError, UnknownContextError, UnknownSandboxError
 from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.named_sandboxes import NewNamedSandbox
 from jupyter_sandbox.surfaces.contexts import models, results
@@ -41,8 +42,10 @@ class ContextsApi(Configurable):
         self.new_run = models.new_run(min(self.timeout_s, self.max_timeout_s), self.max_timeout_s)
         """Judges what is to be run."""
 
-    async def create(self, owner: Owner, wanted: NewContext) -> NamedSandbox:
-        """Make a context in a sandbox of its own; raises SandboxError."""
+    async def create(
+        self, owner: Owner, wanted: NewContext, when_gone: Callable[[Callable[[], object]], None]
+    ) -> NamedSandbox:
+        """Make a context in a sandbox of its own; raises SandboxError. Nobody but who asks can know its name."""
         sandbox = NewNamedSandbox(
             template=self.template,
             language=wanted.language,
@@ -50,7 +53,14 @@ class ContextsApi(Configurable):
             cwd=models.directory(wanted.working_dir),
             label=wanted.session_name or "",
         )
-        return await self._named.enter(owner, f"ctx-{secrets.token_hex(10)}", sandbox)
+        name = f"ctx-{secrets.token_hex(10)}"
+        is_gone = asyncio.Event()
+        when_gone(is_gone.set)
+        named = await self._named.enter(owner, name, sandbox)
+        if is_gone.is_set():
+            await self._named.release(owner, name)
+            raise InvalidRequestError("the client hung up before it had its context")
+        return named
 
     def all_of(self, owner: Owner) -> list[NamedSandbox]:
         """Return the contexts of `owner`, oldest first."""

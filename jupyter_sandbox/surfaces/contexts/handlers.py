@@ -50,7 +50,7 @@ class ContextsHandler(_Handler):
         """A new one."""
         owner, in_full = await self.owner("sandboxes", "write"), self.in_full()
         wanted = models.NEW_CONTEXT.judge(shapes.decode(self.body() or b"{}"))
-        self.answer(200, models.context(await self.surface.create(owner, wanted), in_full=in_full))
+        self.answer(200, models.context(await self.surface.create(owner, wanted, self.when_gone), in_full=in_full))
 
 
 class ContextHandler(_Handler):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.execution import Execution
 
 KEEPALIVE_S: Final = 5.0
+_CODE: Final = shapes.Text(max_length=16 << 20, pattern="")
 _ALIASES: Final = {"js": "javascript", "ts": "typescript", "py": "python", "python3": "python"}
 _LANGUAGES: Final = ("python", "javascript", "typescript", "r", "java", "bash")
 
@@ -62,8 +63,7 @@ class ExecuteHandler(CodeHandler):
         await self.may("kernels", "execute")
         table = self.table()
         code, context_id, language = table.get("code"), table.get("context_id"), table.get("language")
-        if not isinstance(code, str):
-            raise InvalidRequestError("code must be a text")
+        code = _CODE.judge(code, "code")
         if context_id is not None and language is not None:
             raise InvalidRequestError("Only one of context_id or language can be provided")
         if context_id is not None:
@@ -81,7 +81,10 @@ class ExecuteHandler(CodeHandler):
         execution = self.services.executions.start(self.box.owner, self.box.sandbox_id, context_id, wanted)
         self.when_gone(execution.cancel)
         events = with_keepalives(self._events(execution), {"type": "keepalive"}, KEEPALIVE_S)
-        await self.stream(Form.NDJSON, events)
+        try:
+            await self.stream(Form.NDJSON, events)
+        finally:
+            execution.cancel()  # whatever went wrong, nobody hears it any more
 
     async def _events(self, execution: Execution) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what code says as it comes, and how it ended; break off when the sandbox ended, as SDKs expect."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -26,6 +27,7 @@ _USUAL_S: Final = 300
 _MOST_METADATA: Final = 64
 _TEXT: Final = shapes.Text(max_length=4096)
 _MOST: Final = 1000
+_DIGITS: Final = re.compile(r"[0-9]+")
 
 
 _THEIRS: Final = frozenset({"base", "code-interpreter-v1", "code-interpreter", "code-interpreter-beta", "python"})
@@ -122,7 +124,9 @@ class SandboxesHandler(ControlHandler):
             return
         metadata = tuple((unquote(k), unquote(v)) for k, v in parse_qsl(self.get_argument("metadata", "")))
         given = self.get_argument("limit", "100")
-        limit = shapes.Whole(minimum=1, maximum=_MOST).judge(int(given[:9]) if given.isdigit() else given, "limit")
+        limit = shapes.Whole(minimum=1, maximum=_MOST).judge(
+            int(given[:9]) if _DIGITS.fullmatch(given) else given, "limit"
+        )
         after = words.our_id(self.get_argument("nextToken", ""))
         views, has_more = self.services.sandboxes.page(owner, Filter(metadata=metadata), limit, after)
         if has_more:

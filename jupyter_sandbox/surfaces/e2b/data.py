@@ -40,6 +40,7 @@ class DataHandler(ServiceHandler):
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Find who it is by the sandbox's token, and by nothing else: neither a cookie nor another token counts."""
         self.username = keyed.basic_user(self.request.headers.get("Authorization", ""))
+        keyed.forget_url_token(self.request)
         for name in ("Authorization", "Cookie"):
             self.request.headers.pop(name, None)
         held = self.meant()

@@ -47,7 +47,7 @@ class FilesHandler(DataHandler):
         path, user = self.get_query_argument("path", "", strip=False), self.get_query_argument("username", "")
         right = signature(held.token, path, what, user, ends)
         in_time = not ends or (
-            len(ends) < _MAX_DIGITS and ends.isdigit() and int(ends) >= datetime.now(UTC).timestamp()
+            len(ends) < _MAX_DIGITS and ends.isascii() and ends.isdigit() and int(ends) >= datetime.now(UTC).timestamp()
         )
         return hmac.compare_digest(right.encode(), given.encode("utf-8", "replace")) and in_time
 

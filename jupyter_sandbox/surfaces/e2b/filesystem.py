@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import FileConflictError, InvalidRequestError, UnknownFileError
+from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.beneath import Kind
 from jupyter_sandbox.surfaces.e2b import words
 from jupyter_sandbox.surfaces.e2b.rpc import CallHandler
@@ -23,6 +24,8 @@ _TYPES: Final = {
     Kind.OTHER: "FILE_TYPE_UNSPECIFIED",
 }
 _BITS: Final = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
+_LATEST_S: Final = 253_402_300_799
+"""The last second of year 9999: a sandbox may set any time."""
 _MAX_ENTRIES: Final = 10_000
 _MAX_DEPTH: Final = 32
 
@@ -81,8 +84,9 @@ class RemoveHandler(FilesystemHandler):
 
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Delete something with all that is in it; quiet when it is not there."""
+        deletion = self.services.files.delete(self.box.sandbox_id, self.path(message), recursive=True)
         with contextlib.suppress(UnknownFileError):
-            await self.services.files.delete(self.box.sandbox_id, self.path(message), recursive=True)
+            await tasks.as_long_as_asked(self.when_gone, deletion)
         return {}
 
 
@@ -137,5 +141,5 @@ def _model(entry: Entry, path: str) -> dict[str, Any]:
         "permissions": stat.filemode(whole),
         "owner": words.USER,
         "group": words.USER,
-        "modifiedTime": words.moment(datetime.fromtimestamp(entry.modified_ns / 1e9, UTC)),
+        "modifiedTime": words.moment(datetime.fromtimestamp(min(max(entry.modified_ns / 1e9, 0), _LATEST_S), UTC)),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -191,7 +190,7 @@ def _size(value: object) -> TerminalSize:
 def _bytes(text: object) -> bytes:
     try:
         return base64.b64decode(text if isinstance(text, str) else "", validate=True)
-    except binascii.Error:
+    except ValueError:
         raise InvalidRequestError("input is base64") from None
 
 

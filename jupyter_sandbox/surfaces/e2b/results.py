@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution_fold import Outcome
+from jupyter_sandbox.guards import shapes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -81,12 +82,12 @@ def _joined(value: Any) -> str:
 
 
 def _object(value: Any) -> Any:
-    """JSON that a kernel sent as text."""
+    """JSON that a kernel sent as text, within the bounds of all JSON; None when it is none."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return shapes.decode(value.encode())
+    except (InvalidRequestError, UnicodeEncodeError):
         return None
 
 

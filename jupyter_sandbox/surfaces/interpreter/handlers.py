@@ -13,6 +13,7 @@ from jupyter_sandbox.errors import BusyError, InvalidRequestError, SandboxError,
 from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.file_transfers import Item
+from jupyter_sandbox.host import tasks
 from jupyter_sandbox.named_sandboxes import NewNamedSandbox, is_ruined
 from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.surfaces.interpreter import answers, models, page
@@ -170,9 +171,9 @@ class FilesHandler(InterpreterHandler):
         owner = await self.owner("contents", "write")
         files, problems = models.uploads(self.body())
         session = await self.may_enter(owner, self.user(problems))
-        found = await self.services.transfers.upload(
-            session.sandbox_id, _items(files), max_bytes=self.surface.max_file_mib << 20
-        )
+        limit = self.surface.max_file_mib << 20
+        upload = self.services.transfers.upload(session.sandbox_id, _items(files), max_bytes=limit)
+        found = await tasks.as_long_as_asked(self.when_gone, upload)
         self._settle("Upload", found)
         results = [
             {"full_path": each.full_path, "size": done.size_bytes} for each, done in zip(files, found, strict=True)
@@ -212,7 +213,8 @@ class ExportHandler(FilesHandler):
         owner = await self.owner("contents", "read")
         files, problems = models.exports(self.body())
         session = self.services.named.find(owner, self.user(problems))
-        found = await self.services.transfers.export(session.sandbox_id, _items(files))
+        export = self.services.transfers.export(session.sandbox_id, _items(files))
+        found = await tasks.as_long_as_asked(self.when_gone, export)
         self._settle("Export", found)
         pairs = zip(files, found, strict=True)
         results = [{"path": each.path, "name": each.name, "size": done.size_bytes} for each, done in pairs]

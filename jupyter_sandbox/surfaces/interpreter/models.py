@@ -6,6 +6,7 @@ The fields and the form of problems are those of the API's first implementation,
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.guards import shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Set
 
 Problem = dict[str, Any]
 Location = tuple[str | int, ...]
@@ -97,7 +98,7 @@ def _files(data: bytes, url: str | None, *, has_form: bool = False) -> tuple[lis
     table, problems = _table(data)
     if problems:
         return [], problems
-    problems += [_extra((*("body",), name), value) for name, value in table.items() if name != "files"]
+    problems += _extras(table, {"files"}, ("body",))
     rows = table.get("files")
     if "files" not in table:
         return [], [*problems, missing("body", "files")]
@@ -164,8 +165,7 @@ def _texts(
             problems.append(_problem(verdict[0], (*location, name), verdict[1], value))
         else:
             found[name] = value
-    known = {*judges, *others}
-    problems += [_extra((*location, name), value) for name, value in table.items() if name not in known]
+    problems += _extras(table, {*judges, *others}, location)
     return found
 
 
@@ -205,9 +205,11 @@ def _url(text: str) -> tuple[str, str] | None:
     return wrong
 
 
-def _extra(location: Location, value: object) -> Problem:
-    shown = tuple(part[:_ECHO] if isinstance(part, str) else part for part in location)
-    return _problem("extra_forbidden", shown, "Extra inputs are not permitted", value)
+def _extras(table: dict[str, Any], known: Set[str], location: Location) -> list[Problem]:
+    """Return the problems of fields that are not known, as many as are told."""
+    names = itertools.islice((name for name in table if name not in known), MAX_PROBLEMS)
+    words = "Extra inputs are not permitted"
+    return [_problem("extra_forbidden", (*location, name[:_ECHO]), words, table[name]) for name in names]
 
 
 def _problem(kind: str, location: Location, message: str, value: object) -> Problem:

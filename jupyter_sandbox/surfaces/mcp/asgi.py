@@ -78,10 +78,10 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Take a piece of the answer; who reads slowly makes the application wait."""
         handler = self._handler
-        if self._gone.is_set():
-            return
         if message["type"] == "http.response.start":
-            self._begin(message)
+            self._begin(message)  # also for who has gone: what began with it must be known, or nobody ends it
+            return
+        if self._gone.is_set():
             return
         handler.write(self._piece(message.get("body", b"")))
         try:

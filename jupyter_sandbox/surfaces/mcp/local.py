@@ -38,7 +38,7 @@ class Local:
     async def create(self, name: str, language: str) -> Model:
         """See Backend."""
         owner = await self._owner("sandboxes", "write")
-        made = await self._api.create(owner, NewContext(session_name=name, language=language))
+        made = await self._api.create(owner, NewContext(session_name=name, language=language), self._caller.when_gone)
         return models.context(made, in_full=True)
 
     async def all(self) -> list[Model]:
