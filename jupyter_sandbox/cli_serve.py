@@ -140,7 +140,9 @@ def _require_free(address: str, port: int) -> None:
     try:
         socket.create_server((address, port)).close()
     except OSError as error:
-        raise ConflictError(f"nobody can listen at {address}:{port}: {os.strerror(error.errno or 0)}; --port takes another") from error
+        raise ConflictError(
+            f"nobody can listen at {address}:{port}: {os.strerror(error.errno or 0)}; --port takes another"
+        ) from error
 
 
 def kept_token(path: Path) -> str:
