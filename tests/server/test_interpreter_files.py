@@ -144,7 +144,7 @@ async def test_who_hangs_up_gives_the_place_of_his_batch_back(interpreter, rest,
     await interpreter.execute("1")
     async with far_end(endless(b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n", 50), port=free_port) as end:
         asked = asyncio.ensure_future(
-            interpreter("POST", "files", body=names("/sandbox slow", download_url=store), timeout=1)
+            interpreter("POST", "files", body=names("/sandbox slow", download_url=store), timeout=3)
         )
         await eventually(lambda: end.heads)
         assert rest.services.transfers._batches == 1
