@@ -299,6 +299,11 @@ class ExecutionFold:
     }
 
 
+def text_of(value: object) -> str:
+    """Return a text of a MIME bundle, which may come as a list of lines."""
+    return "".join(value) if isinstance(value, list) else str(value)
+
+
 def _bundle(content: dict[str, Any]) -> Output:
     """Data and metadata as nbformat wants them: what is not of a JSON type is text."""
     data = {}

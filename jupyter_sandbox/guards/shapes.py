@@ -295,6 +295,14 @@ def decode(data: bytes) -> object:
         ) from None
 
 
+def decode_object(data: bytes) -> dict[str, Any]:
+    """Return the one JSON object that `data` is; raises InvalidRequestError."""
+    value = decode(data)
+    if not isinstance(value, dict):
+        raise InvalidRequestError("the body must be a JSON object")
+    return value
+
+
 def _joined(each: Field) -> str:
     return " ".join(filter(None, (each.summary, each.shape.schema().get("description"))))
 

@@ -8,19 +8,14 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_core.utils import ensure_async
-from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado import web
 
 from jupyter_sandbox import errors, owners
 from jupyter_sandbox.errors import SandboxError, ScopeError
-from jupyter_sandbox.web import ServiceHandler, http_error
+from jupyter_sandbox.surfaces.resources import ResourceHandler
+from jupyter_sandbox.web import http_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from tornado.httputil import HTTPServerRequest
-
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.services import Services
 
@@ -29,26 +24,17 @@ _FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-
 """What a page may send to any server without asking it first."""
 
 
-class KeyedHandler(ServiceHandler):
-    """Base of one resource: a subclass says how its clients bring their token, and what they may ask.
-
-    A subclass has coroutines `on_get`, `on_post`, `on_delete` for what its resource knows.
-    """
+class KeyedHandler(ResourceHandler):
+    """Base of one resource: a subclass says how its clients bring their token, and what they may ask."""
 
     open_to_pages = False
     """Whether pages of other origins may ask, when they bring a token."""
     key_header = "Authorization"
     """In which header the token comes."""
-    operation: str | None = None
-    """What a request is called in events."""
 
     def initialize(self, services: Services, surface: Any = None) -> None:
-        """Say at once who may read the answers: everybody, because nobody gets one without a token.
-
-        `surface`: what the operator has set for it.
-        """
-        self.services, self.surface = services, surface
-        self.methods = tuple(name for name in ("GET", "POST", "DELETE") if hasattr(self, f"on_{name.lower()}"))
+        """Say at once who may read the answers: everybody, because nobody gets one without a token."""
+        super().initialize(services, surface)
         if self._is_open():
             self.tell(
                 {
@@ -59,10 +45,6 @@ class KeyedHandler(ServiceHandler):
                 }
             )
 
-    def operation_name(self) -> str | None:
-        """See ServiceHandler."""
-        return self.operation
-
     def authorization(self) -> str | None:
         """Return the header Authorization as Jupyter is to see it; None: the client brings no token."""
         given = self.request.headers.get("Authorization")
@@ -72,9 +54,7 @@ class KeyedHandler(ServiceHandler):
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Put the token where Jupyter looks for it, and forget cookies before anybody sees them."""
         authorization = self.authorization()
-        forget_url_token(self.request)
-        for name in ("Authorization", "Cookie"):
-            self.request.headers.pop(name, None)
+        self.forget_credentials()
         if authorization is not None:
             self.request.headers["Authorization"] = authorization
         await super().prepare()
@@ -120,35 +100,20 @@ class KeyedHandler(ServiceHandler):
 
     # -- methods
 
-    @allow_unauthenticated
-    def options(self, *_: Any, **__: Any) -> None:
-        """Tell a browser what a page may send."""
-        self.set_status(204)
-        self.finish()
-
     @web.authenticated
     async def get(self, *ids: str) -> None:
         """Serve."""
-        await self._serve(ids)
+        await self.serve(ids)
 
     @web.authenticated
     async def post(self, *ids: str) -> None:
         """Serve."""
-        await self._serve(ids)
+        await self.serve(ids)
 
     @web.authenticated
     async def delete(self, *ids: str) -> None:
         """Serve."""
-        await self._serve(ids)
-
-    async def _serve(self, ids: tuple[str, ...]) -> None:
-        serve: Callable[..., Awaitable[None]] | None = getattr(self, f"on_{str(self.request.method).lower()}", None)
-        try:
-            if serve is None:
-                raise errors.MethodError("the resource does not know this method")
-            await serve(*ids)
-        except SandboxError as error:
-            self.refuse(error)
+        await self.serve(ids)
 
     # -- what subclasses use
 
@@ -160,15 +125,8 @@ class KeyedHandler(ServiceHandler):
         user = self.current_user
         if isinstance(user, owners.Bearer) and user.sandbox_id is not None:
             raise ScopeError(f"token {user.token_id} reaches sandbox {user.sandbox_id} and nothing else")
-        if not await ensure_async(self.authorizer.is_authorized(self, user, action, resource)):
-            raise errors.ForbiddenError(f"who asks may not do this ({action} {resource})")
+        await self.require(resource, action)
         return owners.of(self)
-
-
-def forget_url_token(request: HTTPServerRequest) -> None:
-    """Jupyter looks into the URL first; here tokens come in headers only, and none is to stand in a log."""
-    for arguments in (request.arguments, request.query_arguments):
-        arguments.pop("token", None)
 
 
 def basic_password(header: str) -> str | None:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox.execution_fold import Outcome
+from jupyter_sandbox.execution_fold import Outcome, text_of
 
 if TYPE_CHECKING:
     from jupyter_sandbox.execution import ExecutionView
@@ -134,7 +134,7 @@ def _gaps(folded: Folded, images: int) -> tuple[str, ...]:
 def _text_of(data: dict[str, Any]) -> str:
     for kind in _TEXTS:
         if kind in data:
-            return _joined(data[kind])
+            return text_of(data[kind])
     return ""
 
 
@@ -142,15 +142,10 @@ def _images_of(data: dict[str, Any]) -> list[Image]:
     """Return the pictures of a display; what is no base64 is none."""
     found = []
     for kind in _IMAGES:
-        text = "".join(_joined(data.get(kind, "")).split())
+        text = "".join(text_of(data.get(kind, "")).split())
         if text and _is_base64(text):
             found.append(Image(mime_type=kind, data=text))
     return found
-
-
-def _joined(value: object) -> str:
-    """Return a text of nbformat, which may come as a list of lines."""
-    return "".join(value) if isinstance(value, list) else str(value)
 
 
 def _is_base64(text: str) -> bool:

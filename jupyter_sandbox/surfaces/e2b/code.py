@@ -37,13 +37,6 @@ class CodeHandler(DataHandler):
         self.set_header("Content-Type", "text/plain; charset=UTF-8")
         super().refuse(error, status)
 
-    def table(self) -> dict[str, Any]:
-        """Return the body, a JSON object."""
-        value = shapes.decode(self.body() or b"{}")
-        if not isinstance(value, dict):
-            raise InvalidRequestError("the body is a JSON object")
-        return value
-
     def known(self, context_id: str) -> ContextView:
         """Return a context of the sandbox; raises UnknownContextError in E2B's words."""
         for context in self.surface.contexts(self.box):
@@ -60,8 +53,8 @@ class ExecuteHandler(CodeHandler):
 
     async def on_post(self) -> None:
         """Run code; what it says is sent as it comes. Who hangs up interrupts it."""
-        await self.may("kernels", "execute")
-        table = self.table()
+        await self.require("kernels", "execute")
+        table = shapes.decode_object(self.body() or b"{}")
         code, context_id, language = table.get("code"), table.get("context_id"), table.get("language")
         code = _CODE.judge(code, "code")
         if context_id is not None and language is not None:
@@ -105,8 +98,8 @@ class ContextsHandler(CodeHandler):
 
     async def on_post(self) -> None:
         """Start a context."""
-        await self.may("kernels", "write")
-        table = self.table()
+        await self.require("kernels", "write")
+        table = shapes.decode_object(self.body() or b"{}")
         cwd = words.our_path(table["cwd"]) if isinstance(table.get("cwd"), str) else None
         wanted = NewContext(language=_language(table.get("language")), cwd=cwd)
         await self.surface.context(self.box, "python")  # it is there from the start, so new ones come after it
@@ -115,7 +108,7 @@ class ContextsHandler(CodeHandler):
 
     async def on_get(self) -> None:
         """List the contexts; there is always the usual one of Python."""
-        await self.may("kernels", "read")
+        await self.require("kernels", "read")
         await self.surface.context(self.box, "python")
         self.answer(200, [_model(each) for each in self.surface.contexts(self.box)])
 
@@ -127,7 +120,7 @@ class ContextHandler(CodeHandler):
 
     async def on_delete(self, context_id: str) -> None:
         """End a context."""
-        await self.may("kernels", "write")
+        await self.require("kernels", "write")
         await self.services.contexts.delete(self.box.owner, self.box.sandbox_id, self.known(context_id).id)
         self.answer(200, None)
 
@@ -139,7 +132,7 @@ class RestartHandler(CodeHandler):
 
     async def on_post(self, context_id: str) -> None:
         """Replace its kernel by a new one."""
-        await self.may("kernels", "write")
+        await self.require("kernels", "write")
         await self.services.contexts.restart(self.box.owner, self.box.sandbox_id, self.known(context_id).id)
         self.answer(200, None)
 

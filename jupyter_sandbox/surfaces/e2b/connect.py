@@ -53,10 +53,7 @@ def messages(body: bytes) -> Iterator[dict[str, Any]]:
 
 def message(data: bytes) -> dict[str, Any]:
     """Return one message; raises InvalidRequestError."""
-    value = shapes.decode(data or b"{}")
-    if not isinstance(value, dict):
-        raise InvalidRequestError("a message is a JSON object")
-    return value
+    return shapes.decode_object(data or b"{}")
 
 
 def timeout_s(header: str | None) -> float | None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from jupyter_sandbox import errors, template_service
-from jupyter_sandbox.errors import InvalidRequestError, SandboxError
 from jupyter_sandbox.events import Origin
 from jupyter_sandbox.guards import shapes
 from jupyter_sandbox.sandbox import Claim, Filter
@@ -18,6 +17,7 @@ from jupyter_sandbox.surfaces.keyed import KeyedHandler
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jupyter_sandbox.errors import SandboxError
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.sandbox import SandboxView
     from jupyter_sandbox.surfaces.e2b.held import Held, HeldSandboxes
@@ -59,13 +59,6 @@ class ControlHandler(KeyedHandler):
         """See ServiceHandler."""
         return words.problem(self.get_status(), error)
 
-    def table(self) -> dict[str, Any]:
-        """Return the body, a JSON object; raises InvalidRequestError."""
-        value = shapes.decode(self.body() or b"{}")
-        if not isinstance(value, dict):
-            raise InvalidRequestError("the body is a JSON object")
-        return value
-
     def timeout(self, table: dict[str, Any], usual: float = _USUAL_S) -> float:
         """Return how long a sandbox is to live."""
         value = table.get("timeout", usual)
@@ -100,7 +93,7 @@ class SandboxesHandler(ControlHandler):
     async def on_post(self) -> None:
         """Make a sandbox."""
         owner = await self.owner_of_all()
-        table = self.table()
+        table = shapes.decode_object(self.body() or b"{}")
         asked = _TEXT.judge(table.get("templateID", ""), "templateID")
         template = self.surface.settings.template if asked in _THEIRS else asked
         if table.get("autoPause") or table.get("volumeMounts") or table.get("iam"):
@@ -163,7 +156,7 @@ class TimeoutHandler(ControlHandler):
     async def on_post(self, theirs: str) -> None:
         """Let a sandbox live so long from now on."""
         owner = await self.owner("sandboxes", "write")
-        table = self.table()
+        table = shapes.decode_object(self.body() or b"{}")
         seconds = self.timeout({"timeout": table.get("timeout", table.get("duration"))})
         self.services.sandboxes.renew(owner, words.our_id(theirs), seconds)
         self.answer(204, None)
@@ -179,7 +172,7 @@ class ConnectHandler(ControlHandler):
         owner = await self.owner_of_all()
         view = self.services.sandboxes.get(owner, words.our_id(theirs))
         held = self.surface.of(owner, view.id, view.template)
-        seconds = self.timeout(self.table())
+        seconds = self.timeout(shapes.decode_object(self.body() or b"{}"))
         if view.expires_at is not None and (view.expires_at - datetime.now(UTC)).total_seconds() < seconds:
             self.services.sandboxes.renew(owner, view.id, seconds)
         self.answer(200, self.model(held))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import allow_unauthenticated
 
 from jupyter_sandbox import errors, owners
-from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.surfaces import keyed
 from jupyter_sandbox.surfaces.e2b import words
-from jupyter_sandbox.web import ServiceHandler, encoded
+from jupyter_sandbox.surfaces.resources import ResourceHandler
+from jupyter_sandbox.web import encoded
 
 if TYPE_CHECKING:
-    from jupyter_sandbox.services import Services
+    from jupyter_sandbox.errors import SandboxError
     from jupyter_sandbox.surfaces.e2b.held import Held, HeldSandboxes
 
 ID_HEADER: Final = "E2b-Sandbox-Id"
@@ -22,27 +21,16 @@ TOKEN_HEADERS: Final = ("X-Access-Token", "E2B-Traffic-Access-Token")
 _SCOPES: Final = ("sandboxes:read", "kernels", "files")
 
 
-class DataHandler(ServiceHandler):
-    """Base of what is asked of one sandbox. A subclass has coroutines `on_get`, `on_post`, `on_delete`."""
+class DataHandler(ResourceHandler):
+    """Base of what is asked of one sandbox."""
 
-    operation: str | None = None
-
-    def initialize(self, services: Services, surface: HeldSandboxes) -> None:
-        """`surface`: what the operator has set, and which sandboxes there are."""
-        self.services, self.surface = services, surface
-        self.methods = tuple(name for name in ("GET", "POST", "DELETE") if hasattr(self, f"on_{name.lower()}"))
-        self.held: Held | None = None
-
-    def operation_name(self) -> str | None:
-        """See ServiceHandler."""
-        return self.operation
+    surface: HeldSandboxes
+    held: Held | None = None
 
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Find who it is by the sandbox's token, and by nothing else: neither a cookie nor another token counts."""
         self.username = keyed.basic_user(self.request.headers.get("Authorization", ""))
-        keyed.forget_url_token(self.request)
-        for name in ("Authorization", "Cookie"):
-            self.request.headers.pop(name, None)
+        self.forget_credentials()
         held = self.meant()
         if held is not None and self.shows_token(held):
             self.held = held
@@ -110,40 +98,20 @@ class DataHandler(ServiceHandler):
             raise errors.TokenError("the sandbox's token is missing")
         return self.held
 
-    async def may(self, resource: str, action: str) -> None:
-        """Raise unless that is authorized, within the owner's rate."""
-        if not await ensure_async(self.authorizer.is_authorized(self, self.current_user, action, resource)):
-            raise errors.ForbiddenError(f"who asks may not do this ({action} {resource})")
-
-    @allow_unauthenticated
-    def options(self, *_: Any, **__: Any) -> None:
-        """Tell a browser what a page may send."""
-        self.set_status(204)
-        self.finish()
-
     @allow_unauthenticated
     async def get(self, *ids: str) -> None:
         """Serve."""
-        await self._serve(ids)
+        await self.serve(ids)
 
     @allow_unauthenticated
     async def post(self, *ids: str) -> None:
         """Serve."""
-        await self._serve(ids)
+        await self.serve(ids)
 
     @allow_unauthenticated
     async def delete(self, *ids: str) -> None:
         """Serve."""
-        await self._serve(ids)
-
-    async def _serve(self, ids: tuple[str, ...]) -> None:
-        serve: Any = getattr(self, f"on_{str(self.request.method).lower()}", None)
-        try:
-            if serve is None:
-                raise errors.MethodError("the resource does not know this method")
-            await serve(*ids)
-        except SandboxError as error:
-            self.refuse(error)
+        await self.serve(ids)
 
 
 class NotSupportedHandler(DataHandler):

@@ -57,7 +57,7 @@ class FilesHandler(DataHandler):
 
     async def on_get(self) -> None:
         """Send a file."""
-        await self.may("contents", "read")
+        await self.require("contents", "read")
         path = words.disk_path(self.get_query_argument("path", "", strip=False))
         async with self.services.files.reading(self.box.sandbox_id, path) as reading:
             await self.send_file(
@@ -71,7 +71,7 @@ class FilesHandler(DataHandler):
 
     async def on_post(self) -> None:
         """Write files: the parts of a form named `file`; the query or a part's file name says where."""
-        await self.may("contents", "write")
+        await self.require("contents", "write")
         written = []
         for path, content in self._parts():
             ours = words.disk_path(path)

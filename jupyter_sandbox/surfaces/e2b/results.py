@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import InvalidRequestError
-from jupyter_sandbox.execution_fold import Outcome
+from jupyter_sandbox.execution_fold import Outcome, text_of
 from jupyter_sandbox.guards import shapes
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def result(output: Output) -> dict[str, Any]:
     extra = {}
     for kind, value in output["data"].items():
         if kind == "text/plain":
-            found["text"] = _unquoted(_ANSI.sub("", _joined(value)))
+            found["text"] = _unquoted(_ANSI.sub("", text_of(value)))
         elif kind in _KINDS:
-            found[_KINDS[kind]] = _object(value) if kind in _OBJECTS else _joined(value)
+            found[_KINDS[kind]] = _object(value) if kind in _OBJECTS else text_of(value)
         else:
             extra[kind] = value
     return found | ({"extra": extra} if extra else {})
@@ -75,10 +75,6 @@ def end_of(view: ExecutionView) -> list[dict[str, Any]]:
     if view.folded.execution_count is not None:
         events.append({"type": "number_of_executions", "execution_count": view.folded.execution_count})
     return [*events, {"type": "end_of_execution"}]
-
-
-def _joined(value: Any) -> str:
-    return "".join(value) if isinstance(value, list) else str(value)
 
 
 def _object(value: Any) -> Any:

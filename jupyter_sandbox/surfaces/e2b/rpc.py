@@ -29,7 +29,7 @@ class CallHandler(DataHandler):
         if self.streams:
             await self._stream()
             return
-        await self.may(self.resource, self.action)
+        await self.require(self.resource, self.action)
         kind = self.request.headers.get("Content-Type", "").partition(";")[0]
         if kind not in (connect.UNARY, ""):
             self.set_status(415)
@@ -71,7 +71,7 @@ class CallHandler(DataHandler):
             self.finish(set_content_type=connect.STREAM)
 
     async def _send_events(self) -> None:
-        await self.may(self.resource, self.action)
+        await self.require(self.resource, self.action)
         found = list(itertools.islice(connect.messages(self.body()), 2))
         if len(found) != 1:
             raise errors.InvalidRequestError("the request is one message")

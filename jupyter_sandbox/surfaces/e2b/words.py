@@ -22,8 +22,6 @@ USER_HOME: Final = f"/home/{USER}"
 ENVD_VERSION: Final = "0.5.2"
 """The switch by which SDKs decide what they may ask: not yet uploads as octet streams, nor metadata of files."""
 CLIENT_ID: Final = "jupyter-sandbox"
-NAME: Final = "e2b"
-"""In our metadata of a sandbox: what its own metadata are below, since one table holds both."""
 _OUR_PREFIX: Final = "sbx_"
 _ID: Final = re.compile(r"[0-9a-f]{20}")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox.execution_fold import Outcome
+from jupyter_sandbox.execution_fold import Outcome, text_of
 
 if TYPE_CHECKING:
     from jupyter_sandbox.errors import SandboxError
@@ -64,14 +64,9 @@ def detail(error: SandboxError) -> tuple[int, str]:
 def _text(output: Output) -> str:
     if output["output_type"] == "stream":
         return str(output["text"])
-    return _joined(output["data"].get("text/plain")) if output["output_type"] == "execute_result" else ""
+    return text_of(output["data"].get("text/plain", "")) if output["output_type"] == "execute_result" else ""
 
 
 def _image(output: Output) -> str | None:
     is_rich = output["output_type"] in ("display_data", "execute_result")
-    return _joined(output["data"].get("image/png")) or None if is_rich else None
-
-
-def _joined(value: Any) -> str:
-    """Text of a MIME bundle, which may be a list of lines."""
-    return "".join(value) if isinstance(value, list) else value if isinstance(value, str) else ""
+    return text_of(output["data"].get("image/png", "")) or None if is_rich else None

@@ -15,7 +15,6 @@ from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.file_transfers import Item
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.named_sandboxes import NewNamedSandbox, is_ruined
-from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.surfaces.interpreter import answers, models, page
 from jupyter_sandbox.surfaces.keyed import KeyedHandler
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/api/v1"
 TOKEN_HEADER: Final = "X-Auth-Token"  # noqa: S105 - the name of a header
-_MOST: Final = 10_000
 _MAX_CODE: Final = 16 << 20
 
 Rule = tuple[str, type[JupyterHandler], dict[str, Any]]
@@ -149,13 +147,13 @@ class StatusHandler(InterpreterHandler):
         """Tell how many workers there are: those of who asks, and those that stand by."""
         owner = await self.owner("sandboxes", "read")
         report = await self.services.sandboxes.check()
-        mine, _ = self.services.sandboxes.page(owner, Filter(), _MOST)
+        mine = sum(whose == owner for whose in self.services.sandboxes.whose().values())
         warm = next((each.warm for each in report.workers if each.name == self.surface.template), 0)
         self.answer(
             200,
             {
-                "total_workers": len(mine) + warm,
-                "busy_workers": len(mine),
+                "total_workers": mine + warm,
+                "busy_workers": mine,
                 "is_initializing": self.surface.template not in report.templates,
             },
         )
@@ -174,7 +172,7 @@ class FilesHandler(InterpreterHandler):
         limit = self.surface.max_file_mib << 20
         upload = self.services.transfers.upload(session.sandbox_id, _items(files), max_bytes=limit)
         found = await tasks.as_long_as_asked(self.when_gone, upload)
-        self._settle("Upload", found)
+        _settle("Upload", found)
         results = [
             {"full_path": each.full_path, "size": done.size_bytes} for each, done in zip(files, found, strict=True)
         ]
@@ -191,19 +189,11 @@ class FilesHandler(InterpreterHandler):
                 await self.services.files.delete(session.sandbox_id, each.full_path)
             except SandboxError as error:
                 failed.append(error)
-        self._judge("Deletion", failed, len(files))
+        _judge("Deletion", failed, len(files))
         self.answer(204, None)
 
-    def _settle(self, what: str, found: Sequence[FileOutcome]) -> None:
-        self._judge(what, [each.error for each in found if each.error is not None], len(found))
 
-    def _judge(self, what: str, failed: Sequence[SandboxError], total: int) -> None:
-        """Raise what the first failure is, in the words of the batch; nothing when all went well."""
-        if failed:
-            raise type(failed[0])(f"{what} failed for {len(failed)}/{total} file(s): {failed[0]}")
-
-
-class ExportHandler(FilesHandler):
+class ExportHandler(InterpreterHandler):
     """`POST /files/export`."""
 
     operation = "export_files"
@@ -215,7 +205,7 @@ class ExportHandler(FilesHandler):
         session = self.services.named.find(owner, self.user(problems))
         export = self.services.transfers.export(session.sandbox_id, _items(files))
         found = await tasks.as_long_as_asked(self.when_gone, export)
-        self._settle("Export", found)
+        _settle("Export", found)
         pairs = zip(files, found, strict=True)
         results = [{"path": each.path, "name": each.name, "size": done.size_bytes} for each, done in pairs]
         self.answer(200, {"success": True, "results": results})
@@ -250,3 +240,13 @@ def rules(services: Services, interpreter: CodeInterpreter) -> list[Rule]:
 
 def _items(files: Sequence[FileName]) -> list[Item]:
     return [Item(path=each.full_path, url=each.url, fields=each.form) for each in files]
+
+
+def _settle(what: str, found: Sequence[FileOutcome]) -> None:
+    _judge(what, [each.error for each in found if each.error is not None], len(found))
+
+
+def _judge(what: str, failed: Sequence[SandboxError], total: int) -> None:
+    """Raise what the first failure is, in the words of the batch; nothing when all went well."""
+    if failed:
+        raise type(failed[0])(f"{what} failed for {len(failed)}/{total} file(s): {failed[0]}")

@@ -75,9 +75,7 @@ class Outcome:
 
 def program(data: bytes) -> Program:
     """Judge the body of a run; raises InvalidRequestError. Fields that we do not know are passed over."""
-    body = shapes.decode(data)
-    if not isinstance(body, dict):
-        raise InvalidRequestError("the body must be a JSON object")
+    body = shapes.decode_object(data)
     language, arguments = body.get("language", Language.PYTHON), body.get("arguments")
     if language not in list(Language):
         raise InvalidRequestError(f"language must be one of {', '.join(Language)}")
