@@ -1,0 +1,57 @@
+"""E2B's SDK for JavaScript, as it is published: the tests are in `javascript/e2b.mjs`, and the example."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.served import Served
+
+HERE = Path(__file__).resolve().parent
+EXAMPLE = HERE.parents[1] / "examples/e2b_sandbox.mjs"
+
+pytestmark = [
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs node and npm"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tree, tmp_path_factory):
+    """Run a program of Node with the published SDK beside it and a server in its environment."""
+    folder = tmp_path_factory.mktemp("javascript")
+    for source in (HERE / "javascript/package.json", HERE / "javascript/e2b.mjs", EXAMPLE):
+        shutil.copy(source, folder)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+    subprocess.run(install, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    server = Served(folder, "--min-idle-workers=1", "--max-total-workers=4")
+    settings = {
+        "E2B_API_URL": f"{server.url}/e2b",
+        "E2B_SANDBOX_URL": f"{server.url}/e2b/sbx",
+        "E2B_API_KEY": server.token,
+    }
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["node", *arguments], cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=False
+        )
+
+    yield run
+    server.stop()
+
+
+def test_the_published_sdk_does_what_its_users_do(run):
+    done = run("--test-force-exit", "--test-reporter=tap", "e2b.mjs")  # the SDK leaves timers of a minute behind
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = [line for line in done.stdout.splitlines() if line.startswith("ok ")]
+    assert len(passed) == (HERE / "javascript/e2b.mjs").read_text().count("\ntest(")
+
+
+def test_the_example_runs(run):
+    done = run(EXAMPLE.name)
+    expected = "said: 3 days\nmean: 11.0\nfile: 11.0\nlines: 4\nwrong: IndexError\n"
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
