@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
+from tornado.simple_httpclient import HTTPStreamClosedError
 
 from jupyter_sandbox import tokens
 from jupyter_sandbox.token_file import TokenFile
@@ -39,6 +41,20 @@ c.Application.logging_config = {{
     "loggers": {{"ServerApp": everything, "SandboxExtension": everything, "tornado": everything, "jupyter_sandbox": everything}},
 }}
 """
+
+
+async def once_refused(ask, good=200, within_s=10):
+    """Ask again until the answer's code is another, and return that answer: a token's end is noticed once a second.
+
+    Who is connected at that moment is hung up on.
+    """
+    async with asyncio.timeout(within_s):
+        while True:
+            with contextlib.suppress(HTTPStreamClosedError):
+                answer = await ask()
+                if (answer.status if hasattr(answer, "status") else answer.code) != good:
+                    return answer
+            await asyncio.sleep(0.02)
 
 
 class Tokens:

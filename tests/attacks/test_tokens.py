@@ -15,7 +15,7 @@ from tornado.websocket import websocket_connect
 
 from jupyter_sandbox import tokens as product
 from jupyter_sandbox.surfaces.native import models, operations
-from tests.attacks.rest_world import as_person, watched
+from tests.attacks.rest_world import as_person, once_refused, watched
 from tests.server.server_process import request
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
@@ -335,9 +335,7 @@ async def test_a_token_of_a_sandbox_ends(world, tokens, program, sandbox_token, 
             assert (await alice.delete(box, "tokens", holder.token_id)).code == "unknown_token"
         case "the issuer's is revoked":
             tokens.revoke(issuer.token)
-    async with asyncio.timeout(SOON_S):
-        while (reply := await holder.get(box)).status == 200:
-            pass
+    reply = await once_refused(lambda: holder.get(box), within_s=SOON_S)
     assert (reply.status, reply.code) == (403, "invalid_token")
     with contextlib.suppress(TimeoutError):
         await closed_soon(websocket)
