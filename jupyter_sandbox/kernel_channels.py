@@ -17,7 +17,7 @@ import zmq
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 from zmq.eventloop.zmqstream import ZMQStream
 
-from jupyter_sandbox import activity, kernel_starts
+from jupyter_sandbox import activity, kernel_starts, turns
 from jupyter_sandbox.guards import kernel_messages
 from jupyter_sandbox.guards.kernel_messages import Channel, Judged, Reason, RefusedMessageError
 from jupyter_sandbox.kernel_streams import KernelStream, Refusal, Refusals
@@ -89,6 +89,7 @@ class KernelChannels:
         """Take over the manager's methods that connect. `max_bytes`: the largest message of a sandbox kernel."""
         self._manager, self._max_bytes = manager, max_bytes
         self._is_for_watcher = False
+        self._account = turns.Account()
         self._stock_socket = manager._create_connected_socket  # noqa: SLF001 - where jupyter_client makes all of them
         self._stock = {channel: getattr(manager, f"connect_{channel}") for channel in _CHANNELS}
         for channel in _CHANNELS:
@@ -141,6 +142,7 @@ class KernelChannels:
             sign=manager.session.sign,
             max_bytes=self._max_bytes,
             refusals=self.refusals,
+            account=self._account,
             loop=asyncio.get_running_loop(),
             heads_only=self._is_for_watcher,
         )

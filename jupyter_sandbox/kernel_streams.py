@@ -90,6 +90,7 @@ class KernelStream:
         sign: Callable[[list[bytes]], bytes],
         max_bytes: int,
         refusals: Refusals,
+        account: turns.Account,
         loop: asyncio.AbstractEventLoop,
         heads_only: bool = False,
     ) -> None:
@@ -104,7 +105,7 @@ class KernelStream:
         self.judged: Judged | None = None
         """The message that is being handed on right now."""
         self._path, self._identity, self._sign, self._max_bytes = path, identity, sign, max_bytes
-        self._refusals, self._loop = refusals, loop
+        self._refusals, self._account, self._loop = refusals, account, loop
         self._judge_parts = kernel_messages.judge_head if heads_only else kernel_messages.judge
         self._on_message: Callable[[list[bytes]], object] | None = None
         self._on_refusal: Callable[[Refusal], None] | None = None
@@ -307,7 +308,7 @@ class KernelStream:
         """Ask for our turn to read and to hand on."""
         if not self._has_joined and not self.socket.closed:
             self._has_joined = True
-            self._turns.join(self._loop, self._step)
+            self._turns.join(self._loop, self._account, self._step)
             self._watch()
 
     # -- messages

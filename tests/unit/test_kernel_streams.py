@@ -13,7 +13,7 @@ import pytest
 import zmq
 from jupyter_client.session import Session
 
-from jupyter_sandbox import zmtp
+from jupyter_sandbox import turns, zmtp
 from jupyter_sandbox.guards.kernel_messages import Reason
 from jupyter_sandbox.kernel_streams import KernelStream, Refusals
 from tests.conftest import eventually
@@ -43,6 +43,7 @@ def connect(path, caplog):
             sign=SESSION.sign,
             max_bytes=max_bytes,
             refusals=Refusals("kernel", logging.getLogger("test")),
+            account=turns.Account(),
             loop=asyncio.get_running_loop(),
         )
         streams.append(stream)

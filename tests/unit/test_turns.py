@@ -1,4 +1,4 @@
-"""Sources of work share an event loop: each in its turn, and all together never for long."""
+"""Sources of work account an event loop: each in its turn, and all together never for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.unit
 
 async def test_work_that_is_short_is_done_at_once():
     done = []
-    turns.of(asyncio.get_running_loop()).join(asyncio.get_running_loop(), lambda: done.append(1))
+    loop = asyncio.get_running_loop()
+    turns.of(loop).join(loop, turns.Account(), lambda: done.append(1))
     assert done == [1]
 
 
@@ -33,7 +34,7 @@ async def test_sources_that_never_end_leave_the_loop_its_turns_and_are_asked_ali
         return step
 
     for number in range(20):
-        turns.of(loop).join(loop, source(number))
+        turns.of(loop).join(loop, turns.Account(), source(number))
     rounds = 0
     while loop.time() < ends_at:
         await asyncio.sleep(0)
@@ -47,18 +48,91 @@ async def test_who_joins_from_within_a_step_is_asked_later():
     loop, order = asyncio.get_running_loop(), []
 
     def first():
-        turns.of(loop).join(loop, lambda: order.append("second"))
+        turns.of(loop).join(loop, turns.Account(), lambda: order.append("second"))
         order.append("first")
         return False
 
-    turns.of(loop).join(loop, first)
+    turns.of(loop).join(loop, turns.Account(), first)
     await asyncio.sleep(0)
     assert order == ["first", "second"]
 
 
+def flooding(loop, until):
+    """Return a source that has always more to do, and a list that grows by a step of 1 ms."""
+    taken = []
+
+    def step():
+        time.sleep(0.001)
+        taken.append(loop.time())
+        return loop.time() < until
+
+    return step, taken
+
+
+async def test_a_flood_rests_while_somebody_else_is_there_and_else_does_not():
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + 4
+    step, taken = flooding(loop, ends_at)
+    turns.of(loop).join(loop, turns.Account(), step)
+    await asyncio.sleep(2)  # by now it has taken more than its credit
+    alone = len(taken)
+    quiet, served = turns.Account(), []
+    while loop.time() < ends_at - 0.5:
+        turns.of(loop).join(loop, quiet, lambda: served.append(1))
+        await asyncio.sleep(0.01)
+    beside = len(taken) - alone
+    assert beside < alone / 5
+    assert len(served) > 50
+    await asyncio.sleep(1)
+    assert taken[-1] >= ends_at  # nobody else was there any more: it ended instead of resting
+
+
+async def test_floods_among_themselves_do_not_rest():
+    loop = asyncio.get_running_loop()
+    sources = [flooding(loop, loop.time() + 2) for _ in range(2)]
+    for step, _ in sources:
+        turns.of(loop).join(loop, turns.Account(), step)
+    await asyncio.sleep(2.1)
+    steps = [len(taken) for _, taken in sources]
+    assert sum(steps) > 400
+    assert max(steps) < 2 * min(steps)
+
+
+def test_a_flood_that_ended_is_forgiven():
+    account = turns.Account()
+    account.enter(0)
+    account.take(0, 100)
+    assert account.is_flood()
+    account.leave(100)
+    account.enter(100.3)
+    assert account.is_flood()  # it had a debt
+    account.leave(100.3)
+    account.enter(101)
+    assert not account.is_flood()
+
+
+def test_many_short_steps_with_quiet_between_are_no_flood():
+    account, now = turns.Account(), 0.0
+    for _ in range(10_000):
+        account.enter(now)
+        account.take(now, now + 0.001)
+        account.leave(now + 0.001)
+        now += 0.01
+    assert not account.is_flood()
+
+
+def test_a_flood_rests_longer_after_a_long_step():
+    rests = []
+    for took_s in (0.0001, 0.001, 0.01):
+        account = turns.Account()
+        account.take(0, took_s)
+        rests.append(account.rests_until - took_s)
+    assert rests == pytest.approx([0.0023, 0.05, 3.2])
+
+
 def test_a_loop_that_is_gone_is_forgotten():
     loop = asyncio.new_event_loop()
-    turns.of(loop).join(loop, lambda: False)
+    turns.of(loop).join(loop, turns.Account(), lambda: False)
     gone = weakref.ref(loop)
     loop.close()
     del loop
