@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import commands, template_verbs, verbs
+from jupyter_sandbox.broker import commands, template_verbs, usage_verbs, verbs
 from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
@@ -225,6 +225,8 @@ class Server:
                 await registry.release(sandbox)
             case verbs.List():
                 return self._list(uid, request.after), []
+            case usage_verbs.GetUsage():
+                return registry.get(uid, request.sandbox).usage(), []
             case verbs.Status():
                 return self._status(), []
             case verbs.Reap():
@@ -294,8 +296,8 @@ class Server:
                     template=sandbox.template.name,
                     created_at=sandbox.created_at,
                     kernels=tuple(sandbox.kernels)[:20],
-                    memory_bytes=usage.memory_bytes,
-                    disk_bytes=usage.disk_bytes,
+                    memory_bytes=usage.memory_bytes or 0,
+                    disk_bytes=usage.disk_bytes or 0,
                     disk_total_bytes=usage.disk_total_bytes,
                 )
             )

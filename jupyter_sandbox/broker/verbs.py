@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jupyter_sandbox.broker import template_verbs
+from jupyter_sandbox.broker import template_verbs, usage_verbs
 from sandbox_worker.protocol import CurveKeys, TerminalSize  # noqa: TC001 - the decoder looks them up
 
 
@@ -303,6 +303,7 @@ REQUESTS = (
     Reap,
     Retire,
     *template_verbs.REQUESTS,
+    *usage_verbs.REQUESTS,
 )
 EVENTS = (ProcessExited, SandboxGone)
 ANSWERS = (
@@ -318,5 +319,6 @@ ANSWERS = (
     Done,
     Refused,
     *template_verbs.ANSWERS,
+    *usage_verbs.ANSWERS,
     *EVENTS,
 )
