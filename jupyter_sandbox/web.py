@@ -19,15 +19,14 @@ from tornado.iostream import StreamClosedError
 
 from jupyter_sandbox import errors, events, hints, request_ids
 from jupyter_sandbox.guards import ids
+from jupyter_sandbox.incoming import SILENCE_S, Incoming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Mapping
 
     from jupyter_sandbox.events import Emit
 
 MAX_BODY_BYTES: Final = 2 << 20
-SILENCE_S: Final = 60
-"""Who sends nothing of a file for so long, or takes nothing, is given up: until then he keeps the sandbox's disk."""
 FILE: Final = "application/octet-stream"
 EMIT: Final = "jupyter_sandbox_emit"
 """The name of the server's setting that says where handlers tell what happened."""
@@ -62,57 +61,6 @@ def form_of(accept: str) -> Form:
 def encoded(value: object) -> str:
     """Return JSON that every reader takes: no NaN, and half characters only as escapes."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-class Incoming:
-    """A file in a body, read as it comes: the next piece is read when the last was taken. Iterate it once."""
-
-    def __init__(self) -> None:
-        """Nothing has come."""
-        self._piece = b""
-        self._is_wanted, self._is_whole = True, False
-        self._news, self._room, self._end = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def put(self, piece: bytes) -> None:
-        """Wait until the piece is taken; what nobody wants any more is dropped."""
-        if self._is_wanted:
-            self._piece = piece
-            self._room.clear()
-            self._news.set()
-            await self._room.wait()
-
-    def end(self) -> None:
-        """All of it has come."""
-        self._is_whole = True
-        self._news.set()
-        self._end.set()
-
-    def drop(self) -> None:
-        """Nobody wants the rest."""
-        self._is_wanted = False
-        self._room.set()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the pieces; InvalidRequestError when none came for `SILENCE_S`."""
-        while True:
-            try:
-                async with asyncio.timeout(SILENCE_S):
-                    await self._news.wait()
-            except TimeoutError:
-                self._end.set()  # nobody waits for the rest either
-                raise errors.InvalidRequestError(f"nothing of the body came for {SILENCE_S} s") from None
-            self._news.clear()
-            piece, self._piece = self._piece, b""
-            if piece:
-                self._room.set()
-                yield piece
-            if self._is_whole:
-                return
-
-    async def ended(self) -> None:
-        """Wait until all of it has come, taken or dropped."""
-        self.drop()
-        await self._end.wait()
 
 
 def http_error(error: errors.SandboxError) -> web.HTTPError:

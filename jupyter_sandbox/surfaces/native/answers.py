@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox import usage_service
+from jupyter_sandbox.incoming import Incoming
 from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.surfaces.native import models
-from jupyter_sandbox.web import Form, Incoming
+from jupyter_sandbox.web import Form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
