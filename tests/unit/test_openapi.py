@@ -27,6 +27,7 @@ NOBODY = Services(
     files=None,
     transfers=None,
     watches=None,
+    kept_watches=None,
     tokens=None,
 )
 
