@@ -133,12 +133,16 @@ class ServiceHandler(TokenRoute, APIHandler):
         if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or self.max_body_bytes):
             raise web.HTTPError(413)
         await super().prepare()
+        self.find_user()
         if limit is not None:
             if self.current_user is None:
                 raise web.HTTPError(403)
             connection: Any = self.request.connection
             connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
             self.incoming = Incoming()
+
+    def find_user(self) -> None:
+        """Set `current_user` again, if it is somebody else than Jupyter makes of the request."""
 
     def operation_name(self) -> str | None:
         """What the request is called in events, if it is one of ours."""
@@ -224,18 +228,30 @@ class ServiceHandler(TokenRoute, APIHandler):
             self.finish(set_content_type=str(form))
 
     async def send_file(
-        self, content: AsyncIterable[bytes], *, name: str, start: int, size: int, total: int, is_part: bool
+        self,
+        content: AsyncIterable[bytes],
+        *,
+        name: str,
+        start: int,
+        size: int,
+        total: int,
+        is_part: bool,
+        coding: str | None = None,
     ) -> None:
         """Send `size` bytes of a file, from `start`, so that no browser shows or runs what a sandbox wrote.
 
-        Raises SandboxError of `content` before anything was sent; later a failure ends the connection too early.
+        `coding`: how they are packed; their number is not known then. Raises SandboxError of `content` before anything
+        was sent; later a failure ends the connection too early.
         """
         self.set_status(206 if is_part else 200)
         if is_part:
             self.set_header("Content-Range", f"bytes {start}-{start + size - 1}/{total}")
-        self.set_header("Accept-Ranges", "bytes")
+        if coding is None:
+            self.set_header("Accept-Ranges", "bytes")
+            self.set_header("Content-Length", str(size))
+        else:
+            self.set_header("Content-Encoding", coding)
         self.set_header("Content-Type", FILE)
-        self.set_header("Content-Length", str(size))
         self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(name, safe='')}")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")
