@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PARENT: Final = "jupyter-sandbox"
 _CPU_PERIOD_US: Final = 100_000
 _V1_CONTROLLERS: Final = ("memory", "cpu", "pids")
+_V1_ACCOUNT: Final = "cpuacct"
+"""Counts processor time; nearly always mounted together with `cpu`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +88,37 @@ class Group:
     def out_of_memory_kills(self) -> int:
         """Return how often the kernel killed a process of this group for memory."""
         file = "memory.oom_control" if self.version == 1 else "memory.events"
-        with contextlib.suppress(OSError):
-            for line in (self.paths["memory" if self.version == 1 else "unified"] / file).read_text().splitlines():
-                key, _, value = line.partition(" ")
-                if key == "oom_kill":
-                    return int(value)
-        return 0
+        return self._number("memory", file, "oom_kill") or 0
 
-    def memory_bytes(self) -> int:
-        """Return what the group uses now; 0 when unknown."""
-        file = "memory.usage_in_bytes" if self.version == 1 else "memory.current"
+    def cpu_s(self) -> float | None:
+        """Return the processor time of all its processes, those that ended too, in seconds; None when unknown."""
+        if self.version == 1:
+            used_ns = self._number(_V1_ACCOUNT if _V1_ACCOUNT in self.paths else "cpu", "cpuacct.usage")
+            return None if used_ns is None else used_ns / 1e9
+        used_us = self._number("cpu", "cpu.stat", "usage_usec")
+        return None if used_us is None else used_us / 1e6
+
+    def memory_bytes(self) -> int | None:
+        """Return what the group uses now; None when unknown."""
+        return self._number("memory", "memory.usage_in_bytes" if self.version == 1 else "memory.current")
+
+    def memory_cache_bytes(self) -> int | None:
+        """Return how much of that is files that were read or written; None when unknown."""
+        return self._number("memory", "memory.stat", "total_cache" if self.version == 1 else "file")
+
+    def _number(self, controller: str, file: str, key: str | None = None) -> int | None:
+        """Return the number in a file of the group, or that of a line in it; None when there is none."""
+        directory = self.paths.get(controller if self.version == 1 else "unified")
+        if directory is None:
+            return None
         with contextlib.suppress(OSError, ValueError):
-            return int((self.paths["memory" if self.version == 1 else "unified"] / file).read_text())
-        return 0
+            for line in (directory / file).read_text().splitlines():
+                name, _, value = line.partition(" ")
+                if key is None:
+                    return int(name)
+                if name == key:
+                    return int(value)
+        return None
 
     def remove(self, timeout_s: float = 2) -> None:
         """Remove the group once its processes are gone; raises OSError when they stay."""
@@ -123,12 +143,15 @@ def find(instance: str, *, root: Path = Path("/sys/fs/cgroup"), own: str | None 
     if (root / "cgroup.controllers").exists():
         return _find_v2(root, memberships.get("", "/"), instance)
     for own_groups in (False, True):  # the root of each controller is the same for every broker, whoever starts it
-        parents = {}
-        for controller in _V1_CONTROLLERS:
-            base = root / controller / (memberships.get(controller, "/").lstrip("/") if own_groups else "")
-            if (base / "cgroup.procs").exists():
-                parents[controller] = base / _PARENT / instance
+        bases = {
+            controller: root / controller / (memberships.get(controller, "/").lstrip("/") if own_groups else "")
+            for controller in (*_V1_CONTROLLERS, _V1_ACCOUNT)
+        }
+        parents = {key: base / _PARENT / instance for key, base in bases.items() if (base / "cgroup.procs").exists()}
+        account = parents.pop(_V1_ACCOUNT, None)
         if len(parents) == len(_V1_CONTROLLERS) and _makeable(parents.values()):
+            if account and not bases[_V1_ACCOUNT].samefile(bases["cpu"]) and _makeable([account]):
+                parents[_V1_ACCOUNT] = account
             return Hierarchy(version=1, parents=parents)
     return None
 
@@ -142,10 +165,13 @@ def of_process(pid: int, *, root: Path = Path("/sys/fs/cgroup")) -> Group | None
         memberships = _memberships(Path(f"/proc/{pid}/cgroup").read_text())
     except OSError:
         return None
-    version = 2 if (root / "cgroup.controllers").exists() else 1
-    controller, key = ("", "unified") if version == 2 else ("memory", "memory")
-    path = root / (key if version == 1 else "") / memberships.get(controller, "/").lstrip("/")
-    return Group(version=version, paths={key: path}) if path.is_dir() else None
+    if (root / "cgroup.controllers").exists():
+        version, paths = 2, {"unified": root / memberships.get("", "/").lstrip("/")}
+    else:
+        keys = ("memory", "cpu", _V1_ACCOUNT)
+        version, paths = 1, {key: root / key / memberships.get(key, "/").lstrip("/") for key in keys}
+    found = {key: path for key, path in paths.items() if path.is_dir()}
+    return Group(version=version, paths=found) if found else None
 
 
 def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:

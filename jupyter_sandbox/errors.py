@@ -77,6 +77,13 @@ class UnknownCommandError(SandboxError):
     status = 404
 
 
+class UnknownWatchError(SandboxError):
+    """No such watch of the caller in this sandbox, or it has ended."""
+
+    code = "unknown_watch"
+    status = 404
+
+
 class UnknownRouteError(SandboxError):
     """No resource of that name."""
 
@@ -318,6 +325,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         SandboxLostError,
         UnknownExecutionError,
         UnknownCommandError,
+        UnknownWatchError,
         UnknownRouteError,
         MethodError,
         NotSupportedError,

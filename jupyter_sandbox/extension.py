@@ -42,6 +42,7 @@ from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.identity import OwnerTokens, SandboxIdentityProvider
 from jupyter_sandbox.journal import Journal
+from jupyter_sandbox.kept_watches import KeptWatches
 from jupyter_sandbox.kernel_restarts import PromptRestarter
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.named_sandboxes import NamedSandboxes
@@ -186,6 +187,7 @@ class SandboxExtension(ExtensionApp):
         executions = Executions(contexts, bounds, emit)
         sandboxes.also_watch = executions.hang_up_on_the_gone
         files = Files(parent=self, writing=FileQuotas(sandboxes).writing, emit=emit)
+        watches = FileWatches(files)
         self._services = Services(
             sandboxes=sandboxes,
             contexts=contexts,
@@ -194,7 +196,8 @@ class SandboxExtension(ExtensionApp):
             commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit),
             files=files,
             transfers=FileTransfers(files, parent=self, emit=emit),
-            watches=FileWatches(files),
+            watches=watches,
+            kept_watches=KeptWatches(watches),
             tokens=self._tokens(sandboxes),
         )
         AsyncIOLoopKernelManager.restarter_class.default_value = PromptRestarter
@@ -281,6 +284,7 @@ class SandboxExtension(ExtensionApp):
         if self._services is not None:  # a server may stop because we could not be initialized
             await self._services.executions.stop()
             await self._services.commands.stop()
+            await self._services.kept_watches.stop()
             await self._services.sandboxes.stop()
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
         forget_failed_starts(manager)

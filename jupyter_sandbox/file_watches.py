@@ -1,28 +1,92 @@
 """Directories of sandboxes, watched for whoever wants to know what changes in them.
 
-A watch holds nothing of the sandbox and ends with it. How many there are is bounded, and so is what one tells at once.
+A watch holds nothing of the sandbox and ends with it. How many there are is bounded, also of one sandbox, and so is
+what one tells at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox.errors import CapacityError, UnknownFileError, UnknownSandboxError
+from jupyter_sandbox.errors import CapacityError, SandboxError, UnknownFileError, UnknownSandboxError
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import changes, processes, tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from jupyter_sandbox.files import Files
-    from jupyter_sandbox.host.changes import Change
+    from jupyter_sandbox.host.changes import Change, Changes
 
 MAX_WATCHES: Final = 64
 """Half of what Linux allows one user by default, inotify(7)."""
+MAX_OF_SANDBOX: Final = 16
 _GATHER_S: Final = 0.05
+
+
+class FileWatch:
+    """One directory that is watched: iterate it for changes, some at a time, none after `silence_s` of silence.
+
+    It ends when `until` is resolved, and raises UnknownFileError when the directory is moved or deleted, and
+    UnknownSandboxError when the sandbox ends.
+    """
+
+    def __init__(
+        self,
+        sandbox: str,
+        path: str,
+        descriptor: int,
+        *,
+        fold: Callable[[bytes], Changes],
+        silence_s: float | None,
+        until: asyncio.Future[None],
+    ) -> None:
+        """Use `FileWatches.watching`."""
+        self._sandbox, self._path, self._descriptor = sandbox, path, descriptor
+        self._fold, self._silence_s, self._until = fold, silence_s, until
+        self._end: SandboxError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Change, ...]]:
+        """Yield changes as they happen."""
+        while not self._until.done():
+            if self._end is None:
+                if not await self._readable():
+                    yield ()
+                    continue
+                await asyncio.sleep(_GATHER_S)  # what happens together is told together
+            if found := self.now():
+                yield found
+
+    def now(self) -> tuple[Change, ...]:
+        """Return changes that have not been told yet, none when there are none, without waiting. Raises as above."""
+        if self._end is not None:
+            raise self._end
+        try:
+            found = self._fold(os.read(self._descriptor, changes.READ_BYTES))
+        except BlockingIOError:
+            return ()
+        if found.is_unmounted:
+            self._end = UnknownSandboxError(f"sandbox {self._sandbox} has ended")
+        elif found.is_gone:
+            self._end = UnknownFileError(f"{self._path!a} in sandbox {self._sandbox} was moved or deleted")
+        if self._end is not None and not found.changes:
+            raise self._end
+        return found.changes
+
+    async def _readable(self) -> bool:
+        """Wait until there is something to read; return False when it is time to look up first."""
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._descriptor, processes.resolve, ready)
+        try:
+            await asyncio.wait([ready, self._until], timeout=self._silence_s, return_when=asyncio.FIRST_COMPLETED)
+            return ready.done()
+        finally:
+            loop.remove_reader(self._descriptor)
 
 
 class FileWatches:
@@ -31,7 +95,7 @@ class FileWatches:
     def __init__(self, files: Files) -> None:
         """Watch in sandboxes that `files` reaches."""
         self._files = files
-        self._count = 0
+        self._counts: collections.Counter[str] = collections.Counter()
 
     @contextlib.asynccontextmanager
     async def watching(
@@ -39,53 +103,25 @@ class FileWatches:
         sandbox: str,
         path: str,
         *,
+        fold: Callable[[bytes], Changes] = changes.together,
         silence_s: float | None = None,
         until: asyncio.Future[None] | None = None,
-    ) -> AsyncIterator[AsyncIterator[tuple[Change, ...]]]:
+    ) -> AsyncIterator[FileWatch]:
         """Watch the names in a directory, not those below its directories, from now on.
 
-        What is yielded gives changes, some at a time, each name once, and none after each `silence_s` without any. It
-        ends when `until` is resolved, and raises UnknownFileError when the directory is moved or deleted, and
-        UnknownSandboxError when the sandbox ends.
+        `fold`: how changes are told. Raises CapacityError.
         """
         names = paths.names(path)
-        if self._count >= MAX_WATCHES:
-            raise CapacityError(f"{MAX_WATCHES} directories are watched; try again later", retry_after_s=10)
-        self._count += 1
+        if self._counts.total() >= MAX_WATCHES or self._counts[sandbox] >= MAX_OF_SANDBOX:
+            most = f"{MAX_OF_SANDBOX} of one sandbox, {MAX_WATCHES} in all"
+            raise CapacityError(f"no more directories can be watched ({most}); try again later", retry_after_s=10)
+        self._counts[sandbox] += 1
         try:
             async with contextlib.AsyncExitStack() as undo:
                 async with self._files.view(sandbox) as view:
                     descriptor = await tasks.take(undo, asyncio.to_thread(changes.start, view, names), os.close)
                 until = asyncio.get_running_loop().create_future() if until is None else until
-                yield _told(sandbox, paths.text(names), descriptor, silence_s, until)
+                yield FileWatch(sandbox, paths.text(names), descriptor, fold=fold, silence_s=silence_s, until=until)
         finally:
-            self._count -= 1
-
-
-async def _told(
-    sandbox: str, path: str, descriptor: int, silence_s: float | None, until: asyncio.Future[None]
-) -> AsyncIterator[tuple[Change, ...]]:
-    while not until.done():
-        if not await _readable(descriptor, silence_s, until):
-            yield ()
-            continue
-        await asyncio.sleep(_GATHER_S)  # what happens together is told together
-        found = changes.together(os.read(descriptor, changes.READ_BYTES))
-        if found.changes:
-            yield found.changes
-        if found.is_unmounted:
-            raise UnknownSandboxError(f"sandbox {sandbox} has ended")
-        if found.is_gone:
-            raise UnknownFileError(f"{path!a} in sandbox {sandbox} was moved or deleted")
-
-
-async def _readable(descriptor: int, silence_s: float | None, until: asyncio.Future[None]) -> bool:
-    """Wait until there is something to read; return False when it is time to look up first."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, processes.resolve, ready)
-    try:
-        await asyncio.wait([ready, until], timeout=silence_s, return_when=asyncio.FIRST_COMPLETED)
-        return ready.done()
-    finally:
-        loop.remove_reader(descriptor)
+            self._counts[sandbox] -= 1
+            self._counts += collections.Counter()  # forget sandboxes of which none is watched

@@ -22,6 +22,7 @@ HINTS: Final[dict[str, str]] = {
     "url_refused": "Give a public http or https URL, or ask the operator to allow the host.",
     "transfer_failed": "The message says what the other end did.",
     "disk_full": "Delete files in the sandbox.",
+    "unknown_watch": "Watch the directory again; look at it first.",
     "unknown_route": "/api/sandboxes/openapi.json lists what there is.",
     "method_not_allowed": "The header Allow lists the methods.",
     "not_supported": "The documentation of this API says what is served.",

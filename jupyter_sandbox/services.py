@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.file_transfers import FileTransfers
     from jupyter_sandbox.file_watches import FileWatches
     from jupyter_sandbox.files import Files
+    from jupyter_sandbox.kept_watches import KeptWatches
     from jupyter_sandbox.named_sandboxes import NamedSandboxes
     from jupyter_sandbox.sandbox_tokens import SandboxTokens
     from jupyter_sandbox.sandboxes import Sandboxes
@@ -29,5 +30,6 @@ class Services:
     files: Files
     transfers: FileTransfers
     watches: FileWatches
+    kept_watches: KeptWatches
     tokens: SandboxTokens | None
     """None: the server takes no tokens."""

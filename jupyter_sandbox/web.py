@@ -19,15 +19,14 @@ from tornado.iostream import StreamClosedError
 
 from jupyter_sandbox import errors, events, hints, request_ids
 from jupyter_sandbox.guards import ids
+from jupyter_sandbox.incoming import SILENCE_S, Incoming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Mapping
 
     from jupyter_sandbox.events import Emit
 
 MAX_BODY_BYTES: Final = 2 << 20
-SILENCE_S: Final = 60
-"""Who sends nothing of a file for so long, or takes nothing, is given up: until then he keeps the sandbox's disk."""
 FILE: Final = "application/octet-stream"
 EMIT: Final = "jupyter_sandbox_emit"
 """The name of the server's setting that says where handlers tell what happened."""
@@ -62,57 +61,6 @@ def form_of(accept: str) -> Form:
 def encoded(value: object) -> str:
     """Return JSON that every reader takes: no NaN, and half characters only as escapes."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-class Incoming:
-    """A file in a body, read as it comes: the next piece is read when the last was taken. Iterate it once."""
-
-    def __init__(self) -> None:
-        """Nothing has come."""
-        self._piece = b""
-        self._is_wanted, self._is_whole = True, False
-        self._news, self._room, self._end = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def put(self, piece: bytes) -> None:
-        """Wait until the piece is taken; what nobody wants any more is dropped."""
-        if self._is_wanted:
-            self._piece = piece
-            self._room.clear()
-            self._news.set()
-            await self._room.wait()
-
-    def end(self) -> None:
-        """All of it has come."""
-        self._is_whole = True
-        self._news.set()
-        self._end.set()
-
-    def drop(self) -> None:
-        """Nobody wants the rest."""
-        self._is_wanted = False
-        self._room.set()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the pieces; InvalidRequestError when none came for `SILENCE_S`."""
-        while True:
-            try:
-                async with asyncio.timeout(SILENCE_S):
-                    await self._news.wait()
-            except TimeoutError:
-                self._end.set()  # nobody waits for the rest either
-                raise errors.InvalidRequestError(f"nothing of the body came for {SILENCE_S} s") from None
-            self._news.clear()
-            piece, self._piece = self._piece, b""
-            if piece:
-                self._room.set()
-                yield piece
-            if self._is_whole:
-                return
-
-    async def ended(self) -> None:
-        """Wait until all of it has come, taken or dropped."""
-        self.drop()
-        await self._end.wait()
 
 
 def http_error(error: errors.SandboxError) -> web.HTTPError:
@@ -185,12 +133,16 @@ class ServiceHandler(TokenRoute, APIHandler):
         if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or self.max_body_bytes):
             raise web.HTTPError(413)
         await super().prepare()
+        self.find_user()
         if limit is not None:
             if self.current_user is None:
                 raise web.HTTPError(403)
             connection: Any = self.request.connection
             connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
             self.incoming = Incoming()
+
+    def find_user(self) -> None:
+        """Set `current_user` again, if it is somebody else than Jupyter makes of the request."""
 
     def operation_name(self) -> str | None:
         """What the request is called in events, if it is one of ours."""
@@ -276,18 +228,30 @@ class ServiceHandler(TokenRoute, APIHandler):
             self.finish(set_content_type=str(form))
 
     async def send_file(
-        self, content: AsyncIterable[bytes], *, name: str, start: int, size: int, total: int, is_part: bool
+        self,
+        content: AsyncIterable[bytes],
+        *,
+        name: str,
+        start: int,
+        size: int,
+        total: int,
+        is_part: bool,
+        coding: str | None = None,
     ) -> None:
         """Send `size` bytes of a file, from `start`, so that no browser shows or runs what a sandbox wrote.
 
-        Raises SandboxError of `content` before anything was sent; later a failure ends the connection too early.
+        `coding`: how they are packed; their number is not known then. Raises SandboxError of `content` before anything
+        was sent; later a failure ends the connection too early.
         """
         self.set_status(206 if is_part else 200)
         if is_part:
             self.set_header("Content-Range", f"bytes {start}-{start + size - 1}/{total}")
-        self.set_header("Accept-Ranges", "bytes")
+        if coding is None:
+            self.set_header("Accept-Ranges", "bytes")
+            self.set_header("Content-Length", str(size))
+        else:
+            self.set_header("Content-Encoding", coding)
         self.set_header("Content-Type", FILE)
-        self.set_header("Content-Length", str(size))
         self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(name, safe='')}")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")

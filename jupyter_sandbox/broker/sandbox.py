@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import launch, obituary
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import usage_verbs, verbs
 from jupyter_sandbox.errors import InvalidRequestError, StartError
 from jupyter_sandbox.guards import processes
 from jupyter_sandbox.guards.paths import HOME
@@ -102,6 +102,19 @@ class Sandbox:
             raise InvalidRequestError(f"no kernel {kernel[:60]!a} runs in sandbox {self.id}")
         said = await self.reach().ask(protocol.ReadLog(target=kernel), protocol.Log)
         return verbs.Log(text=said.text[:MAX_LOG])
+
+    def usage(self) -> usage_verbs.UsageReport:
+        """Return what its worker uses now, and may use."""
+        used, limits = self.worker.usage(), self.template.limits
+        return usage_verbs.UsageReport(
+            cpu_s=used.cpu_s,
+            cpus=limits.cpus,
+            memory_bytes=used.memory_bytes,
+            memory_cache_bytes=used.memory_cache_bytes,
+            memory_total_bytes=limits.memory_mib << 20,
+            disk_bytes=used.disk_bytes,
+            disk_total_bytes=used.disk_total_bytes,
+        )
 
     def record(self, started: int) -> Record:
         """Return what the ledger has to know of it; `started` is when its pid 1 did."""

@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import commands, verbs
+from jupyter_sandbox.broker import commands, template_verbs, usage_verbs, verbs
 from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
@@ -225,19 +225,21 @@ class Server:
                 await registry.release(sandbox)
             case verbs.List():
                 return self._list(uid, request.after), []
+            case usage_verbs.GetUsage():
+                return registry.get(uid, request.sandbox).usage(), []
             case verbs.Status():
                 return self._status(), []
             case verbs.Reap():
                 self._require_operator(uid)
                 return verbs.Reaped(found=tuple((await registry.reap(dry_run=request.dry_run))[:500])), []
-            case verbs.ListTemplates():
+            case template_verbs.ListTemplates():
                 return self._catalog.page(request.after), []
-            case verbs.GetTemplate():
+            case template_verbs.GetTemplate():
                 return self._catalog.report(request.name), []
-            case verbs.DefineTemplate():
+            case template_verbs.DefineTemplate():
                 self._require_operator(uid, ForbiddenError)
                 return await self._catalog.define(request), []
-            case verbs.DeleteTemplate():
+            case template_verbs.DeleteTemplate():
                 self._require_operator(uid, ForbiddenError)
                 await self._catalog.delete(request.name)
             case verbs.Retire():
@@ -294,8 +296,8 @@ class Server:
                     template=sandbox.template.name,
                     created_at=sandbox.created_at,
                     kernels=tuple(sandbox.kernels)[:20],
-                    memory_bytes=usage.memory_bytes,
-                    disk_bytes=usage.disk_bytes,
+                    memory_bytes=usage.memory_bytes or 0,
+                    disk_bytes=usage.disk_bytes or 0,
                     disk_total_bytes=usage.disk_total_bytes,
                 )
             )

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a worker uses now, in bytes; 0 where the host cannot tell."""
+    """What a worker uses now, its processor time since it was made; None where the host cannot tell.
 
-    memory_bytes: int
-    disk_bytes: int
+    `memory_cache_bytes`: how much of its memory is files that were read or written.
+    """
+
+    cpu_s: float | None
+    memory_bytes: int | None
+    memory_cache_bytes: int | None
+    disk_bytes: int | None
     disk_total_bytes: int
 
 

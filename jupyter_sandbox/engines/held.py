@@ -74,9 +74,14 @@ class HeldWorker:
 
     def usage(self) -> Usage:
         """See Worker."""
-        used, total = self.disk.usage() if self.disk else (0, self.limits.disk_mib << 20)
-        memory = self.group.memory_bytes() if self.group else 0
-        return Usage(memory_bytes=memory, disk_bytes=used, disk_total_bytes=total)
+        used, total = self.disk.usage() if self.disk else (None, self.limits.disk_mib << 20)
+        return Usage(
+            cpu_s=self.group.cpu_s() if self.group else None,
+            memory_bytes=self.group.memory_bytes() if self.group else None,
+            memory_cache_bytes=self.group.memory_cache_bytes() if self.group else None,
+            disk_bytes=used,
+            disk_total_bytes=total,
+        )
 
     def network_namespace(self) -> int:
         """See Worker."""

@@ -18,6 +18,7 @@ import errno
 import hashlib
 import heapq
 import os
+import re
 import stat as mode_bits
 import threading
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ PLACE: Final = os.O_PATH | os.O_DIRECTORY
 _FILE_MODE: Final = 0o644
 _DIRECTORY_MODE: Final = 0o755
 _ATTEMPTS: Final = 16
+_MOMENT: Final = re.compile(r"\.[0-9a-f]{16}\.upload")
 
 _replacing = tuple(threading.Lock() for _ in range(64))
 """One is held for the two calls of a replacement: writers of one file in this process do not meet at the moment's name.
@@ -161,6 +163,11 @@ def open_directory(view: View, names: Names) -> int:
     """Return a descriptor of a directory."""
     with told(view, names):
         return _open(view, names, _DIRECTORY)
+
+
+def is_moment(name: str) -> bool:
+    """Whether it looks like a name that a draft has for a moment, while it replaces a file."""
+    return _MOMENT.fullmatch(name) is not None
 
 
 class Draft:

@@ -31,11 +31,16 @@ _MASK: Final = _CREATED | _DELETED | _CHANGED | _AWAY | linux.IN_ONLYDIR | linux
 
 
 class What(StrEnum):
-    """What happened to a name; CREATED also when another file took its place. LOST: more than could be told."""
+    """What happened to a name; CREATED also when another file took its place. LOST: more than could be told.
+
+    ALTERED, its permissions or times, and MOVED, to another name or away, are told by `separately` only.
+    """
 
     CREATED = "created"
     CHANGED = "changed"
+    ALTERED = "altered"
     DELETED = "deleted"
+    MOVED = "moved"
     LOST = "lost"
 
 
@@ -49,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What one read of the kernel's queue told, each name once, in the order of their first change."""
+    """What one read of the kernel's queue told."""
 
     changes: tuple[Change, ...]
     is_gone: bool
@@ -69,7 +74,7 @@ def start(view: View, names: Names) -> int:
 
 
 def together(data: bytes) -> Changes:
-    """Put together what the kernel said. Pure."""
+    """Put together what the kernel said: each name once, in the order of their first change. Pure."""
     found: dict[str, What] = {}
     seen = 0
     for mask, name in _events(data):
@@ -87,11 +92,47 @@ def together(data: bytes) -> Changes:
             found[name] = What.CHANGED if before is What.DELETED else What.CREATED
         elif mask & _CHANGED:
             found[name] = before or What.CHANGED
-    return Changes(
-        changes=tuple(Change(what=what, name=name) for name, what in found.items()),
-        is_gone=bool(seen & _AWAY),
-        is_unmounted=bool(seen & linux.IN_UNMOUNT),
-    )
+    return _changes([Change(what=what, name=name) for name, what in found.items()], seen)
+
+
+def separately(data: bytes) -> Changes:
+    """Tell what the kernel said in its order, the same of a name not twice in a row. Pure.
+
+    A new file is told as changed, too: the kernel does not say with what it was made. The name that a draft has for a
+    moment, while it takes the place of another file, is not told.
+    """
+    found: list[Change] = []
+    last: dict[str, What] = {}
+    seen = 0
+    for mask, name in _events(data):
+        seen |= mask
+        if mask & linux.IN_Q_OVERFLOW:
+            name = ""
+        elif not name or beneath.is_moment(name):
+            continue
+        for what in _told(mask):
+            if last.get(name) is not what:
+                last[name] = what
+                found.append(Change(what=what, name=name))
+    return _changes(found, seen)
+
+
+def _told(mask: int) -> tuple[What, ...]:
+    if mask & linux.IN_Q_OVERFLOW:
+        return (What.LOST,)
+    if mask & _CREATED:
+        return (What.CREATED,) if mask & linux.IN_ISDIR else (What.CREATED, What.CHANGED)
+    kinds = {
+        linux.IN_MODIFY: What.CHANGED,
+        linux.IN_ATTRIB: What.ALTERED,
+        linux.IN_DELETE: What.DELETED,
+        linux.IN_MOVED_FROM: What.MOVED,
+    }
+    return tuple(what for bit, what in kinds.items() if mask & bit)
+
+
+def _changes(found: list[Change], seen: int) -> Changes:
+    return Changes(changes=tuple(found), is_gone=bool(seen & _AWAY), is_unmounted=bool(seen & linux.IN_UNMOUNT))
 
 
 def _events(data: bytes) -> Iterator[tuple[int, str]]:

@@ -58,4 +58,6 @@ class ResourceHandler(ServiceHandler):
                 raise errors.MethodError("the resource does not know this method")
             await serve(*ids)
         except SandboxError as error:
+            if self.incoming is not None:
+                await self.incoming.hear_out(error)
             self.refuse(error)

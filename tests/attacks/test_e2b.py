@@ -9,21 +9,12 @@ import struct
 from urllib.parse import quote
 
 import pytest
-from tornado.httpclient import AsyncHTTPClient
 
 from jupyter_sandbox.surfaces.e2b.files import signature
+from tests.attacks.e2b_calls import STREAM, UNARY, ask, envelope, making, of
 from tests.attacks.rest_world import as_person, once_refused, watched
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
-
-UNARY = {"Content-Type": "application/json"}
-STREAM = {"Content-Type": "application/connect+json"}
-
-
-def envelope(value) -> bytes:
-    data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return struct.pack(">BI", 0, len(data)) + data
-
 
 DATA_PLANE = {
     "health": ("GET", "health", {}, None),
@@ -42,43 +33,21 @@ DATA_PLANE = {
     "stat": ("POST", "filesystem.Filesystem/Stat", UNARY, b'{"path": "."}'),
     "list directory": ("POST", "filesystem.Filesystem/ListDir", UNARY, b'{"path": "."}'),
     "remove": ("POST", "filesystem.Filesystem/Remove", UNARY, b'{"path": "a"}'),
+    "variables": ("GET", "envs", {}, None),
+    "write a stream": ("POST", "files?path=a", {"Content-Type": "application/octet-stream"}, b"x"),
+    "watch": ("POST", "filesystem.Filesystem/WatchDir", STREAM | {"Connect-Timeout-Ms": "1"}, envelope({"path": "."})),
+    "new watcher": ("POST", "filesystem.Filesystem/CreateWatcher", UNARY, b'{"path": "."}'),
+    "events of a watcher": ("POST", "filesystem.Filesystem/GetWatcherEvents", UNARY, b'{"watcherId": "x"}'),
+    "end of a watcher": ("POST", "filesystem.Filesystem/RemoveWatcher", UNARY, b'{"watcherId": "x"}'),
     "nothing": ("POST", "process.Process/Nothing", UNARY, b"{}"),
 }
-
-
-async def ask(url, method, path, headers, body=None):
-    return await AsyncHTTPClient().fetch(
-        f"{url}{path}",
-        method=method,
-        headers=headers,
-        body=body,
-        allow_nonstandard_methods=True,
-        follow_redirects=False,
-        raise_error=False,
-        request_timeout=60,
-    )
 
 
 @pytest.fixture
 def make(world, jp_asyncio_loop):
     """Make a sandbox as somebody: `box = await make("alice")`."""
-    made = []
-
-    async def create(key, **body):
-        headers = {"X-API-Key": key} | UNARY
-        response = await ask(world, "POST", "e2b/v2/sandboxes", headers, json.dumps({"templateID": "base"} | body))
-        assert response.code == 201, response.body
-        box = json.loads(response.body)
-        made.append((key, box["sandboxID"]))
-        return box
-
-    yield create
-    for key, sandbox in made:
-        jp_asyncio_loop.run_until_complete(ask(world, "DELETE", f"e2b/sandboxes/{sandbox}", {"X-API-Key": key}))
-
-
-def of(box, **headers):
-    return {"E2b-Sandbox-Id": box["sandboxID"]} | headers
+    with making(world, jp_asyncio_loop) as make:
+        yield make
 
 
 @pytest.mark.parametrize("case", DATA_PLANE)
@@ -119,9 +88,12 @@ async def test_a_stranger_finds_and_ends_no_sandbox(world, make):
         ("DELETE", f"sandboxes/{box['sandboxID']}", None),
         ("POST", f"sandboxes/{box['sandboxID']}/timeout", b'{"timeout": 1}'),
         ("POST", f"v2/sandboxes/{box['sandboxID']}/connect", b'{"timeout": 1}'),
+        ("GET", f"sandboxes/{box['sandboxID']}/metrics", None),
     ):
         response = await ask(world, method, f"e2b/{path}", {"X-API-Key": "bob"} | UNARY, body)
         assert (path, response.code) == (path, 404)
+    metrics = await ask(world, "GET", f"e2b/sandboxes/metrics?sandbox_ids={box['sandboxID']}", {"X-API-Key": "bob"})
+    assert json.loads(metrics.body) == {"sandboxes": {}}
     listed = json.loads((await ask(world, "GET", "e2b/v2/sandboxes", {"X-API-Key": "bob"})).body)
     assert box["sandboxID"] not in [each["sandboxID"] for each in listed]
     assert (await ask(world, "GET", f"e2b/sandboxes/{box['sandboxID']}", {"X-API-Key": "alice"})).code == 200
@@ -132,8 +104,14 @@ async def test_a_stranger_finds_and_ends_no_sandbox(world, make):
 
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "nobody"}, {"Authorization": "token alice"}, {"Cookie": "a=b"}])
 async def test_the_control_plane_knows_one_key(world, headers):
-    response = await ask(world, "POST", "e2b/v2/sandboxes", headers | UNARY, b'{"templateID": "base"}')
-    assert response.code == 401
+    for method, path, body in (
+        ("POST", "v2/sandboxes", b'{"templateID": "base"}'),
+        ("GET", "sandboxes/metrics?sandbox_ids=x", None),
+        ("GET", "sandboxes/x/metrics", None),
+        ("PUT", "sandboxes/x/network", b"{}"),
+    ):
+        response = await ask(world, method, f"e2b/{path}", headers | UNARY, body)
+        assert (path, response.code) == (path, 401)
 
 
 SCOPES = [("sandboxes:read",), ("sandboxes",), ("sandboxes", "kernels"), ("sandboxes", "files"), ("kernels", "files")]

@@ -93,7 +93,7 @@ def test_the_number_of_watches_is_bounded_and_they_are_given_back(box):
         "import contextlib\n"
         "async def many():\n"
         "    async with contextlib.AsyncExitStack() as stack:\n"
-        "        for _ in range(65): await stack.enter_async_context(WATCHES.watching(box.id, '.'))\n"
+        "        for _ in range(17): await stack.enter_async_context(WATCHES.watching(box.id, '.'))\n"
     )
     before = box.host.run("result = len(os.listdir('/proc/self/fd'))")
     for _ in range(2):

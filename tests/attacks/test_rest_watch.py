@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from jupyter_sandbox.file_watches import MAX_WATCHES
+from jupyter_sandbox.file_watches import MAX_OF_SANDBOX
 from tests.attacks.rest_world import watched
 from tests.attacks.test_rest_files import PATHS
 from tests.server.raw_http import opened, send
@@ -44,13 +44,13 @@ async def test_a_stranger_watches_nothing(world, root):
 async def test_who_hangs_up_gives_the_watch_back(world, root):
     for _ in range(2):
         async with contextlib.AsyncExitStack() as stack:
-            for _ in range(MAX_WATCHES):
+            for _ in range(MAX_OF_SANDBOX):
                 await stack.enter_async_context(watching(world, root))
             reply = await send(world, "GET", root)
             assert (reply.status, reply.code) == (503, "no_capacity")
             assert int(reply.headers["retry-after"]) > 0
         async with asyncio.timeout(10):
-            while True:  # the server hears of 64 clients one after the other
+            while True:  # the server hears of its clients one after the other
                 with contextlib.suppress(AssertionError):
                     async with watching(world, root):
                         break

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_sandbox.broker import usage_verbs
 from jupyter_sandbox.errors import SandboxError
+from tests.attacks.driver import call
 from tests.conftest import wait_until
 
 FACTS = """
@@ -255,6 +257,10 @@ def test_usage_is_told(box):
     row = box.row()
     assert row.memory_bytes > 1 << 20
     assert 900 << 20 < row.disk_total_bytes < 1100 << 20
+    report = call(usage_verbs.GetUsage(sandbox=box.id), usage_verbs.UsageReport)
+    assert report.cpu_s > 0
+    assert 0 <= report.memory_cache_bytes <= report.memory_bytes < report.memory_total_bytes
+    assert 0 <= report.disk_bytes < report.disk_total_bytes == row.disk_total_bytes
 
 
 @pytest.mark.parametrize(("mode", "result"), [("ro", "30"), ("overlay", "written"), ("rw", "written")])

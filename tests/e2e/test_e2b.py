@@ -25,7 +25,7 @@ from e2b import (
 )
 from e2b_code_interpreter import AsyncSandbox, Sandbox
 
-from tests.e2e.served import Served
+from tests.e2e import e2b_clients
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/e2b_sandbox.py"
 
@@ -35,13 +35,8 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture(scope="module")
 def served(tree, tmp_path_factory):
     """A server, and the settings that lead E2B's SDK to it."""
-    server = Served(tmp_path_factory.mktemp("e2b"), "--min-idle-workers=1", "--max-total-workers=6")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("E2B_API_URL", f"{server.url}/e2b")
-        patch.setenv("E2B_SANDBOX_URL", f"{server.url}/e2b/sbx")
-        patch.setenv("E2B_API_KEY", server.token)
+    with e2b_clients.a_server(tmp_path_factory.mktemp("e2b")) as server:
         yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +290,8 @@ def test_code_whose_sandbox_is_killed_meanwhile_is_told_as_the_sdk_expects(serve
 
 
 def test_what_is_not_served_says_so(own):
-    for use in (own.pause, own.get_metrics, lambda: own.files.watch_dir(".")):
+    changes = {"allow_out": ["192.0.2.1"]}
+    for use in (own.pause, own.create_snapshot, lambda: own.update_network(changes)):
         with pytest.raises(SandboxException, match="not supported here"):
             use()
     with pytest.raises(SandboxException, match="no template 'nope'"):
@@ -321,15 +317,4 @@ def test_the_asynchronous_sdk_does_the_same(served):
             await sandbox.files.write("x", "y")
             assert await sandbox.files.read("x") == "y"
 
-    failed = []
-
-    def run():  # a loop of its own: pytest-jupyter has one in this thread
-        try:
-            asyncio.run(use())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert failed == []
+    e2b_clients.in_a_loop(use)

@@ -51,6 +51,7 @@ async def test_an_id_that_never_was_is_unknown_to_every_operation(rest):
         await rest.get(nobody),
         await rest.delete(nobody),
         await rest.post(nobody, "renew", body={"timeout_s": 9}),
+        await rest.get(nobody, "usage"),
         await rest.get(nobody, "contexts"),
         await rest.post(nobody, "contexts", body={}),
     ):

@@ -73,6 +73,25 @@ def test_version_1_makes_groups_at_the_root_of_each_controller(v1):
     assert all(parent.is_dir() for parent in hierarchy.parents.values())
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_version_1_counts_processor_time_where_that_is_mounted(v1, together):
+    if together:
+        (v1 / "cpuacct").symlink_to("cpu")
+    else:
+        (v1 / "cpuacct").mkdir()
+        (v1 / "cpuacct/cgroup.procs").touch()
+    hierarchy = cgroups.find("tag", root=v1, own=V1_OWN)
+    group = hierarchy.create("sbx_1", LIMITS)
+    key = "cpu" if together else "cpuacct"
+    assert set(group.paths) == {"memory", "cpu", "pids", key}
+    assert group.cpu_s() is None
+    (v1 / key / "jupyter-sandbox/tag/sbx_1/cpuacct.usage").write_text("1500000000\n")
+    assert group.cpu_s() == 1.5
+    group.remove()
+    hierarchy.remove_parents()
+    assert not (v1 / key / "jupyter-sandbox").exists()
+
+
 def test_version_1_takes_the_mount_itself_when_our_own_group_is_not_shown(v1):
     own = "4:memory:/docker/123\n5:cpu:/docker/123\n3:pids:/docker/123\n"
     hierarchy = cgroups.find("tag", root=v1, own=own)
@@ -225,23 +244,76 @@ def test_a_process_is_put_into_every_directory_of_the_group(hierarchy):
     assert len(group.directories()) == (3 if hierarchy.version == 1 else 1)
 
 
-def test_memory_figures_are_read(hierarchy):
+FIGURES = {
+    1: {
+        "memory": {
+            "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+            "memory.usage_in_bytes": "4096\n",
+            "memory.stat": "cache 8\nrss 99\ntotal_cache 1024\ntotal_rss 99\n",
+        },
+        "cpu": {"cpuacct.usage": "2500000000\n"},
+    },
+    2: {
+        "unified": {
+            "memory.events": "low 0\nhigh 0\nmax 12\noom 4\noom_kill 3\noom_group_kill 0\n",
+            "memory.current": "4096\n",
+            "memory.stat": "anon 99\nfile 1024\nfile_mapped 8\n",
+            "cpu.stat": "usage_usec 2500000\nuser_usec 1\nsystem_usec 1\n",
+        }
+    },
+}
+
+
+def figures(group):
+    return group.out_of_memory_kills(), group.memory_bytes(), group.memory_cache_bytes(), group.cpu_s()
+
+
+def write_figures(group):
+    for key, files in FIGURES[group.version].items():
+        for name, text in files.items():
+            (group.paths[key] / name).write_text(text)
+
+
+def test_what_a_group_uses_is_read(hierarchy):
     group = hierarchy.create("sbx_1", LIMITS)
-    assert (group.out_of_memory_kills(), group.memory_bytes()) == (0, 0)
-    if hierarchy.version == 1:
-        directory, kills, used = group.paths["memory"], "memory.oom_control", "memory.usage_in_bytes"
-        text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"
-    else:
-        directory, kills, used = group.paths["unified"], "memory.events", "memory.current"
-        text = "low 0\nhigh 0\nmax 12\noom 4\noom_kill 3\noom_group_kill 0\n"
-    (directory / kills).write_text(text)
-    (directory / used).write_text("4096\n")
-    assert (group.out_of_memory_kills(), group.memory_bytes()) == (3, 4096)
+    assert figures(group) == (0, None, None, None)
+    write_figures(group)
+    assert figures(group) == (3, 4096, 1024, 2.5)
 
 
-def test_figures_of_a_group_that_is_gone_are_zero(hierarchy):
-    group = hierarchy.group("sbx_1")
-    assert (group.out_of_memory_kills(), group.memory_bytes()) == (0, 0)
+@pytest.mark.parametrize("text", ["", "\n", "x\n", "max\n", "usage_usec\n", "file x\n"])
+def test_figures_that_are_none_are_unknown(hierarchy, text):
+    group = hierarchy.create("sbx_1", LIMITS)
+    write_figures(group)
+    for key, files in FIGURES[group.version].items():
+        for name in files:
+            (group.paths[key] / name).write_text(text)
+    assert figures(group) == (0, None, None, None)
+
+
+def test_figures_of_a_group_that_is_gone_are_unknown(hierarchy):
+    assert figures(hierarchy.group("sbx_1")) == (0, None, None, None)
+
+
+@pytest.mark.parametrize("tree", ["v1", "v2"])
+def test_the_group_that_somebody_else_made_is_read(tree, request, monkeypatch):
+    root = request.getfixturevalue(tree)
+    memberships = {"v1": "4:memory:/user\n5:cpu,cpuacct:/user\n", "v2": "0::/user/session\n"}[tree]
+    monkeypatch.setattr(Path, "read_text", _memberships_of_4321(memberships))
+    group = cgroups.of_process(4321, root=root)
+    assert group is not None
+    write_figures(group)
+    assert figures(group) == (3, 4096, 1024, 2.5)
+    assert cgroups.of_process(4322, root=root) is None, "it has ended"
+
+
+def _memberships_of_4321(memberships):
+    original = Path.read_text
+
+    def read_text(path, *args, **kwargs):
+        return memberships if path == Path("/proc/4321/cgroup") else original(path, *args, **kwargs)
+
+    return read_text
 
 
 def test_parents_go_only_when_they_are_empty(hierarchy):

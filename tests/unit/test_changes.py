@@ -22,12 +22,17 @@ MASKS = [
 ]
 
 
-def told(*events: tuple[int, bytes]) -> changes.Changes:
+def read(*events: tuple[int, bytes]) -> bytes:
+    """What a read of the kernel's queue gives."""
     data = b""
     for mask, name in events:
         padded = name + bytes(16 - len(name) % 16) if name else b""
         data += struct.pack("iIII", 1, mask, 0, len(padded)) + padded
-    return changes.together(data)
+    return data
+
+
+def told(*events: tuple[int, bytes]) -> changes.Changes:
+    return changes.together(read(*events))
 
 
 def words(*events: tuple[int, bytes]) -> list[tuple[str, str]]:
@@ -74,3 +79,45 @@ def test_there_is_never_more_to_tell_than_there_are_names(events):
 @given(some.binary(max_size=200))
 def test_any_bytes_are_read(data):
     changes.together(data)
+
+
+def separate(*events: tuple[int, bytes]) -> list[tuple[str, str]]:
+    return [(change.what, change.name) for change in changes.separately(read(*events)).changes]
+
+
+def test_separately_each_change_is_told_in_its_order():
+    assert separate((linux.IN_CREATE, b"a"), (linux.IN_MODIFY, b"a"), (linux.IN_MODIFY, b"a")) == [
+        ("created", "a"),
+        ("changed", "a"),
+    ]
+    assert separate((linux.IN_MODIFY, b"a"), (linux.IN_MODIFY, b"b"), (linux.IN_MODIFY, b"a")) == [
+        ("changed", "a"),
+        ("changed", "b"),
+    ]
+    assert separate((linux.IN_CREATE, b"a"), (linux.IN_DELETE, b"a"), (linux.IN_CREATE, b"a")) == [
+        *(("created", "a"), ("changed", "a"), ("deleted", "a"), ("created", "a"), ("changed", "a"))
+    ]
+    assert separate((linux.IN_MOVED_FROM, b"a"), (linux.IN_MOVED_TO, b"b"), (linux.IN_ATTRIB, b"b")) == [
+        *(("moved", "a"), ("created", "b"), ("changed", "b"), ("altered", "b"))
+    ]
+
+
+def test_separately_a_directory_has_no_content_that_changes():
+    assert separate((linux.IN_CREATE | linux.IN_ISDIR, b"a")) == [("created", "a")]
+
+
+def test_separately_the_name_for_a_moment_is_not_told():
+    moment = b".0123456789abcdef.upload"
+    events = ((linux.IN_CREATE, moment), (linux.IN_MOVED_FROM, moment), (linux.IN_MOVED_TO, b"a"))
+    assert separate(*events) == [("created", "a"), ("changed", "a")]
+
+
+@given(some.lists(some.tuples(some.sampled_from(MASKS), some.binary(max_size=4)), max_size=40))
+def test_separately_no_more_is_told_than_happened_and_the_ends_are_the_same(events):
+    data = read(*events)
+    separated, together = changes.separately(data), changes.together(data)
+    assert (separated.is_gone, separated.is_unmounted) == (together.is_gone, together.is_unmounted)
+    assert len(separated.changes) <= 2 * len(events)
+    lost = changes.Change(what=changes.What.LOST, name="")
+    assert (lost in separated.changes) == (lost in together.changes)
+    assert {change.name for change in together.changes} <= {change.name for change in separated.changes}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gzip
 import os
 from datetime import UTC, datetime
 
@@ -12,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
+from jupyter_sandbox.broker.usage_verbs import UsageReport
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution_fold import OutputEvent
 from jupyter_sandbox.host.beneath import Entry, Kind
-from jupyter_sandbox.surfaces.e2b import code, connect, files, filesystem, results, words
+from jupyter_sandbox.surfaces.e2b import code, connect, files, filesystem, gzips, metrics, results, words
+from jupyter_sandbox.usage_service import Load
 
 pytestmark = pytest.mark.unit
 
@@ -143,3 +147,68 @@ def test_variables_are_there_while_the_code_runs(source, monkeypatch):
 def test_variables_and_a_magic_of_the_whole_cell_do_not_go_together():
     with pytest.raises(InvalidRequestError):
         code.with_variables("%%bash\necho", {"A": "1"})
+
+
+async def _pieces(data, sizes):
+    for size in sizes:
+        yield data[:size]
+        data = data[size:]
+    yield data
+
+
+def _joined(pieces):
+    """What an asynchronous generator yields, and the size of its largest piece."""
+
+    async def collect():
+        return [piece async for piece in pieces]
+
+    found = asyncio.run(collect())
+    return b"".join(found), max(map(len, found), default=0)
+
+
+@given(st.lists(st.binary(max_size=99), min_size=1, max_size=4), st.lists(st.integers(0, 20), max_size=30))
+def test_what_is_packed_is_unpacked_however_it_is_cut(files, sizes):
+    data = b"".join(gzip.compress(each) for each in files)
+    assert _joined(gzips.unpacked(_pieces(data, sizes)))[0] == b"".join(files)
+
+
+@given(st.binary(max_size=999), st.lists(st.integers(0, 200), max_size=9))
+def test_what_is_sent_packed_is_what_gzip_reads(data, sizes):
+    assert gzip.decompress(_joined(gzips.packed(_pieces(data, sizes)))[0]) == data
+
+
+def test_nothing_is_unpacked_in_pieces_that_are_large():
+    data = gzip.compress(bytes(5 * gzips.PIECE + 1))
+    whole, largest = _joined(gzips.unpacked(_pieces(data, [])))
+    assert (len(whole), largest) == (5 * gzips.PIECE + 1, gzips.PIECE)
+
+
+@given(st.binary(min_size=1, max_size=99))
+def test_what_gzip_did_not_make_is_refused(data):
+    for wrong in (data[:1] + b"x" + data, gzip.compress(data)[:-1], gzip.compress(data) + b"x"):
+        with pytest.raises(InvalidRequestError):
+            _joined(gzips.unpacked(_pieces(wrong, [])))
+
+
+def test_what_is_unknown_of_a_sandbox_is_a_number_all_the_same():
+    report = UsageReport(
+        cpu_s=None,
+        cpus=1.5,
+        memory_bytes=None,
+        memory_cache_bytes=None,
+        memory_total_bytes=7,
+        disk_bytes=None,
+        disk_total_bytes=8,
+    )
+    told = metrics.metric(Load(report=report, cpu_percent=None), datetime(2026, 1, 1, tzinfo=UTC))
+    assert told == {
+        "timestamp": "2026-01-01T00:00:00.000Z",
+        "timestampUnix": 1767225600,
+        "cpuCount": 2,
+        "cpuUsedPct": 0.0,
+        "memUsed": 0,
+        "memTotal": 7,
+        "memCache": 0,
+        "diskUsed": 0,
+        "diskTotal": 8,
+    }

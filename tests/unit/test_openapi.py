@@ -27,6 +27,7 @@ NOBODY = Services(
     files=None,
     transfers=None,
     watches=None,
+    kept_watches=None,
     tokens=None,
 )
 
@@ -44,7 +45,7 @@ def test_the_document_has_the_operations_that_are_served():
         if method != "parameters"
     }
     assert documented == served
-    assert len(documented) == len(OPERATIONS) == 37
+    assert len(documented) == len(OPERATIONS) == 38
 
 
 def test_every_reference_leads_somewhere():

@@ -23,6 +23,10 @@ _END: Final = 0x02
 _MAX_TIMEOUT_DIGITS: Final = 10
 
 
+class TimeIsOverError(Exception):
+    """The time is over that a client gave a stream."""
+
+
 def envelope(message: dict[str, Any], *, is_end: bool = False) -> bytes:
     """Return a message of a stream."""
     data = json.dumps(message, separators=(",", ":")).encode()

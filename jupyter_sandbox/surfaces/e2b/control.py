@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 
+from tornado import web
+
 from jupyter_sandbox import errors, template_service
 from jupyter_sandbox.events import Origin
 from jupyter_sandbox.guards import shapes
@@ -186,7 +188,17 @@ class NotSupportedHandler(ControlHandler):
         await self.owner("sandboxes", "read")
         raise errors.NotSupportedError("this part of E2B's API is not supported here; see docs/e2b.md")
 
-    on_post = on_delete = on_get
+    on_post = on_delete = on_put = on_patch = on_get
+
+    @web.authenticated
+    async def put(self, *ids: str) -> None:
+        """Serve."""
+        await self.serve(ids)
+
+    @web.authenticated
+    async def patch(self, *ids: str) -> None:
+        """Serve."""
+        await self.serve(ids)
 
 
 def _texts(value: object, where: str) -> dict[str, str]:

@@ -36,13 +36,16 @@ class DataHandler(ResourceHandler):
             self.held = held
         self._token_authenticated = self.held is not None
         await super().prepare()
-        self.current_user = self._jupyter_current_user = self._bearer()  # whatever the identity provider makes of it
         if self.request.method == "OPTIONS":
             return
         if self.held is None:
             self.refuse_stranger(held)
         elif self.username not in words.USERS:
             self.refuse(errors.UnknownUserError(f"invalid username: {self.username[:40]!a}; there is {words.USER!r}"))
+
+    def find_user(self) -> None:
+        """See ServiceHandler."""
+        self.current_user = self._jupyter_current_user = self._bearer()  # whatever the identity provider makes of it
 
     def _bearer(self) -> owners.Bearer | None:
         """Return who asks: the owner of the sandbox, who may what concerns it alone."""
@@ -131,3 +134,15 @@ class HealthHandler(DataHandler):
         """The sandbox lives."""
         self.set_status(204)
         self.finish()
+
+
+class EnvsHandler(DataHandler):
+    """`GET /envs`."""
+
+    operation = "get_sandbox"
+
+    async def on_get(self) -> None:
+        """Tell the variables that the sandbox was made with, as whoever runs code in it reads them."""
+        await self.require("kernels", "execute")
+        claim = self.services.sandboxes.find_ready(self.box.owner, self.box.sandbox_id).claim
+        self.answer(200, {} if claim is None else dict(claim.env))

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado import httputil
 
 from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError
-from jupyter_sandbox.surfaces.e2b import words
+from jupyter_sandbox.surfaces.e2b import gzips, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
+from jupyter_sandbox.web import FILE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator
 
     from jupyter_sandbox.surfaces.e2b.held import Held
 
 _MAX_UPLOAD: Final = 32 << 20
 _MAX_DIGITS: Final = 12
+_GZIP: Final = "gzip"
 _STATUS: Final = {"file_conflict": 400, "file_refused": 400}
 
 
@@ -29,6 +33,25 @@ class FilesHandler(DataHandler):
 
     operation = "transfer_file"
     max_body_bytes = _MAX_UPLOAD
+
+    def file_limit(self) -> int | None:
+        """See ServiceHandler: a body that is one file, of somebody who may write it."""
+        is_file = self.request.method == "POST" and self._kind() == FILE
+        return self.services.files.max_file_mib << 20 if is_file and self.held is not None else None
+
+    async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
+        """Begin to write before the body has come, if it is a file."""
+        await super().prepare()
+        if self.incoming is not None and not self._finished:
+            self.when_gone(self.incoming.begin(self.serve(())).cancel)
+
+    @allow_unauthenticated
+    async def post(self, *ids: str) -> None:
+        """Serve."""
+        if self.incoming is None:
+            await self.serve(ids)
+        else:
+            await self.incoming.served()
 
     def meant(self) -> Held | None:
         """See DataHandler; a signed URL has no header, and is tried on every sandbox's token."""
@@ -56,36 +79,56 @@ class FilesHandler(DataHandler):
         super().refuse(error, status or _STATUS.get(error.code))
 
     async def on_get(self) -> None:
-        """Send a file."""
+        """Send a file; packed to who takes gzip only: where nothing is far it costs more than it saves."""
         await self.require("contents", "read")
         path = words.disk_path(self.get_query_argument("path", "", strip=False))
+        is_packed = self.request.headers.get("Accept-Encoding", "").strip().lower() == _GZIP
         async with self.services.files.reading(self.box.sandbox_id, path) as reading:
             await self.send_file(
-                reading,
+                gzips.packed(reading) if is_packed else reading,
                 name=reading.entry.name,
                 start=0,
                 size=reading.size,
                 total=reading.entry.size_bytes,
                 is_part=False,
+                coding=_GZIP if is_packed else None,
             )
 
     async def on_post(self) -> None:
-        """Write files: the parts of a form named `file`; the query or a part's file name says where."""
+        """Write one file, which is the body, or the parts of a form named `file`.
+
+        The query or a part's file name says where.
+        """
         await self.require("contents", "write")
-        written = []
-        for path, content in self._parts():
-            ours = words.disk_path(path)
-            entry = await self.services.files.write(self.box.sandbox_id, ours, _whole(content), parents=True)
-            written.append({"path": words.their_path(ours), "name": entry.name, "type": "file"})
+        coding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in ("identity", _GZIP) or (coding == _GZIP and self.incoming is None):
+            raise InvalidRequestError(f"only a body that is {FILE} may be packed, and with gzip")
+        if self.incoming is not None:
+            path = self.get_query_argument("path", "", strip=False)
+            if coding == _GZIP:
+                async with contextlib.aclosing(gzips.unpacked(self.incoming)) as content:
+                    written = [await self._write(path, content)]
+            else:
+                written = [await self._write(path, self.incoming)]
+        else:
+            written = [await self._write(path, _whole(content)) for path, content in self._parts()]
         self.answer(200, written)
+
+    async def _write(self, path: str, content: AsyncIterable[bytes]) -> dict[str, str]:
+        ours = words.disk_path(path)
+        entry = await self.services.files.write(self.box.sandbox_id, ours, content, parents=True)
+        return {"path": words.their_path(ours), "name": entry.name, "type": "file"}
+
+    def _kind(self) -> str:
+        return self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
     def _parts(self) -> list[tuple[str, bytes]]:
         kind = self.request.headers.get("Content-Type", "")
         path = self.get_query_argument("path", "", strip=False)
         if self._body_bytes > self.max_body_bytes:
             raise BodyTooLargeError(f"an upload may have {self.max_body_bytes} bytes")
-        if not kind.startswith("multipart/form-data"):
-            raise InvalidRequestError("files come as multipart/form-data")
+        if self._kind() != "multipart/form-data":
+            raise InvalidRequestError(f"files come as {FILE} or multipart/form-data")
         parts: dict[str, list[httputil.HTTPFile]] = {}
         try:
             httputil.parse_body_arguments(kind, self.body(), {}, parts, self.request.headers)

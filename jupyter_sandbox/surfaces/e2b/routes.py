@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox.surfaces.e2b import code, control, data, files, filesystem, process
+from jupyter_sandbox.surfaces.e2b import code, control, data, files, filesystem, metrics, process, watches
 from jupyter_sandbox.surfaces.e2b.held import E2b, HeldSandboxes
 from jupyter_sandbox.web import ServiceHandler
 
@@ -25,8 +25,11 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{ROOT}(?:/v2)?/sandboxes": control.SandboxesHandler,
         f"{ROOT}(?:/v2)?/sandboxes/{_ID}/connect": control.ConnectHandler,
         f"{ROOT}/sandboxes/{_ID}/(?:timeout|refreshes)": control.TimeoutHandler,
+        f"{ROOT}/sandboxes/{_ID}/metrics": metrics.MetricsHandler,
+        f"{ROOT}/sandboxes/metrics": metrics.AllMetricsHandler,
         f"{ROOT}/sandboxes/{_ID}": control.SandboxHandler,
         f"{DATA}/health": data.HealthHandler,
+        f"{DATA}/envs": data.EnvsHandler,
         f"{DATA}/files": files.FilesHandler,
         "/files": files.FilesHandler,  # signed URLs lose the path of the base
         f"{DATA}/execute": code.ExecuteHandler,
@@ -35,6 +38,7 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{DATA}/contexts/{_ID}": code.ContextHandler,
         **{f"{DATA}/process.Process/{name}": handler for name, handler in process.METHODS.items()},
         **{f"{DATA}/filesystem.Filesystem/{name}": handler for name, handler in filesystem.METHODS.items()},
+        **{f"{DATA}/filesystem.Filesystem/{name}": handler for name, handler in watches.METHODS.items()},
         f"{DATA}/.*": data.NotSupportedHandler,
         f"{ROOT}/.*": control.NotSupportedHandler,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,13 @@ from jupyter_sandbox.web import encoded
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-_STATUS: Final = {"file_conflict": 409, "file_refused": 400, "unknown_command": 404, "conflict": 400}
+_STATUS: Final = {
+    "file_conflict": 409,
+    "file_refused": 400,
+    "unknown_command": 404,
+    "conflict": 400,
+    "no_capacity": 429,
+}
 
 
 class CallHandler(DataHandler):
@@ -23,6 +30,8 @@ class CallHandler(DataHandler):
 
     resource, action = "kernels", "execute"
     streams = False
+    patience_s: float | None = None
+    """How long who takes nothing of a stream is waited for."""
 
     async def on_post(self) -> None:
         """Serve the call."""
@@ -65,6 +74,8 @@ class CallHandler(DataHandler):
             try:
                 await self._send_events()
                 last = connect.end()
+            except connect.TimeIsOverError:
+                last = connect.end({"code": "deadline_exceeded", "message": "the time of the request is over"})
             except SandboxError as error:
                 last = connect.end(words.connect_problem(_STATUS.get(error.code, error.status), error))
             self.write(last)
@@ -78,4 +89,5 @@ class CallHandler(DataHandler):
         async with contextlib.aclosing(self.events(found[0])) as events:
             async for event in events:
                 self.write(connect.envelope(event))
-                await self.flush()
+                async with asyncio.timeout(self.patience_s):
+                    await self.flush()

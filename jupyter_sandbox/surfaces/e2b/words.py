@@ -19,8 +19,8 @@ USER: Final = "user"
 USERS: Final = frozenset({"", USER, "sandbox"})
 """Who may be named: all are the one user of the sandbox."""
 USER_HOME: Final = f"/home/{USER}"
-ENVD_VERSION: Final = "0.5.2"
-"""The switch by which SDKs decide what they may ask: not yet uploads as octet streams, nor metadata of files."""
+ENVD_VERSION: Final = "0.5.7"
+"""The switch by which SDKs decide what they may ask: not yet metadata of files, nor what changed in watched ones."""
 CLIENT_ID: Final = "jupyter-sandbox"
 _OUR_PREFIX: Final = "sbx_"
 _ID: Final = re.compile(r"[0-9a-f]{20}")
@@ -38,6 +38,8 @@ CODES: Final[dict[int, str]] = {
     507: "resource_exhausted",
 }
 """Connect's code for a status of ours."""
+_OTHER_CODES: Final = {"file_changed": "aborted"}
+"""What another code fits better than the one of its status."""
 
 
 def sandbox_id(ours: str) -> str:
@@ -82,7 +84,7 @@ def problem(status: int, error: SandboxError) -> dict[str, Any]:
 
 def connect_problem(status: int, error: SandboxError) -> dict[str, Any]:
     """Return an error of the Connect protocol."""
-    return {"code": CODES.get(status, "internal"), "message": str(error)}
+    return {"code": _OTHER_CODES.get(error.code) or CODES.get(status, "internal"), "message": str(error)}
 
 
 def gone(theirs: str) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox import usage_service
+from jupyter_sandbox.incoming import Incoming
 from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.surfaces.native import models
-from jupyter_sandbox.web import Form, Incoming
+from jupyter_sandbox.web import Form
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -95,6 +97,12 @@ async def release_sandbox(services: Services, call: Call) -> Answer:
     """Nothing, when it has ended."""
     await services.sandboxes.release(call.owner, *call.ids)
     return Answer()
+
+
+async def get_usage(services: Services, call: Call) -> Answer:
+    """What the sandbox uses."""
+    sandbox = services.sandboxes.find_ready(call.owner, *call.ids)
+    return Answer(model=models.usage(await usage_service.get(sandbox.id)))
 
 
 # -- contexts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,16 +12,16 @@ from tornado import web
 from jupyter_sandbox import owners, sandboxes
 from jupyter_sandbox.errors import (
     FileRangeError,
-    FileTooLargeError,
     InvalidRequestError,
     SandboxError,
     ScopeError,
     UnknownRouteError,
 )
 from jupyter_sandbox.guards import ranges, shapes
+from jupyter_sandbox.incoming import SILENCE_S, Incoming
 from jupyter_sandbox.surfaces.native import models, openapi
 from jupyter_sandbox.surfaces.native.answers import ROOT, Call
-from jupyter_sandbox.web import SILENCE_S, Form, Incoming, ServiceHandler, form_of
+from jupyter_sandbox.web import Form, ServiceHandler, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +46,6 @@ class OperationHandler(ServiceHandler):
         """`operations`: by method."""
         self._operations, self._services = operations, services
         self.methods = tuple(operations)
-        self._serving: asyncio.Task[None] | None = None
 
     def operation_name(self) -> str | None:
         """See ServiceHandler."""
@@ -63,16 +61,7 @@ class OperationHandler(ServiceHandler):
         """Begin to serve before the body has come, if it is a file."""
         await super().prepare()
         if self.incoming is not None:
-            ids = tuple(self.path_args)
-            self._serving = asyncio.create_task(self._dispatch(ids), name="file from a client")
-            self._serving.add_done_callback(self._served)
-            self.when_gone(self._serving.cancel)
-
-    def _served(self, task: asyncio.Task[None]) -> None:
-        if self.incoming is not None:
-            self.incoming.drop()
-        if not task.cancelled():
-            task.exception()  # looked at: who hung up does not ask for it
+            self.when_gone(self.incoming.begin(self._dispatch(tuple(self.path_args))).cancel)
 
     @web.authenticated
     async def get(self, *ids: str) -> None:
@@ -87,13 +76,10 @@ class OperationHandler(ServiceHandler):
     @web.authenticated
     async def put(self, *ids: str) -> None:
         """Wait for the operation that `prepare` began, now that all of the body has come."""
-        if self._serving is None or self.incoming is None:
+        if self.incoming is None:
             await self._dispatch(ids)
-            return
-        self.incoming.end()
-        await asyncio.wait([self._serving])
-        if not self._serving.cancelled():
-            self._serving.result()
+        else:
+            await self.incoming.served()
 
     @web.authenticated
     async def patch(self, *ids: str) -> None:
@@ -137,8 +123,8 @@ class OperationHandler(ServiceHandler):
                 await self.stream(call.form, answer.events, SILENCE_S if operation.always_streams else None)
                 return
         except SandboxError as error:
-            if self.incoming is not None and not isinstance(error, FileTooLargeError):
-                await self.incoming.ended()  # who still sends does not listen
+            if self.incoming is not None:
+                await self.incoming.hear_out(error)
             self.refuse(error)
             return
         location = None if answer.location is None else url_path_join(self.base_url, answer.location)

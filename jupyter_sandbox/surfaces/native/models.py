@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.contexts import ContextView, NewContext
@@ -15,6 +15,7 @@ from jupyter_sandbox.surfaces.native import file_models, schemas, template_model
 from jupyter_sandbox.template_shape import ENVIRONMENT
 
 if TYPE_CHECKING:
+    from jupyter_sandbox.broker.usage_verbs import UsageReport
     from jupyter_sandbox.guards.shapes import Schema
 
 _MIN_TIMEOUT_S: Final = 0.1
@@ -158,6 +159,11 @@ def sandbox(view: SandboxView) -> dict[str, Any]:
     }
 
 
+def usage(report: UsageReport) -> dict[str, Any]:
+    """What a sandbox uses."""
+    return asdict(report)
+
+
 def context(view: ContextView) -> dict[str, Any]:
     """A context."""
     return {
@@ -248,6 +254,15 @@ SCHEMAS: Final[dict[str, Schema]] = {
         contexts={"type": "array", "items": schemas.TEXT},
     ),
     "Sandboxes": schemas.record(sandboxes=schemas.list_of("Sandbox"), next=schemas.or_null(schemas.TEXT)),
+    "Usage": schemas.record(
+        cpu_s=schemas.or_null({"type": "number", "minimum": 0}),
+        cpus={"type": "number"},
+        memory_bytes=schemas.or_null(schemas.COUNT),
+        memory_cache_bytes=schemas.or_null(schemas.COUNT),
+        memory_total_bytes=schemas.COUNT,
+        disk_bytes=schemas.or_null(schemas.COUNT),
+        disk_total_bytes=schemas.COUNT,
+    ),
     "Context": schemas.record(
         id=schemas.TEXT,
         sandbox_id=schemas.TEXT,

@@ -109,6 +109,15 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             refusals=(*no_sandbox, errors.ConflictError),
         ),
         Operation(
+            name="get_usage",
+            method="GET",
+            path=f"{_SANDBOX}/usage",
+            summary="What a sandbox uses now, and the most it may.",
+            serve=answers.get_usage,
+            model="Usage",
+            refusals=(*no_sandbox, errors.ConflictError, errors.BrokerUnavailableError),
+        ),
+        Operation(
             name="list_contexts",
             method="GET",
             path=f"{_SANDBOX}/contexts",

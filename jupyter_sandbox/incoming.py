@@ -1,0 +1,94 @@
+"""A file in the body of a request: it is served while it comes, and what nobody wants any more is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_sandbox.errors import FileTooLargeError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from jupyter_sandbox.errors import SandboxError
+
+SILENCE_S: Final = 60
+"""Who sends nothing of a file for so long, or takes nothing, is given up: until then he keeps the sandbox's disk."""
+
+
+class Incoming:
+    """A file in a body, read as it comes: the next piece is read when the last was taken. Iterate it once."""
+
+    def __init__(self) -> None:
+        """Nothing has come."""
+        self._piece = b""
+        self._is_wanted, self._is_whole = True, False
+        self._news, self._room, self._end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+
+    async def put(self, piece: bytes) -> None:
+        """Wait until the piece is taken; what nobody wants any more is dropped."""
+        if self._is_wanted:
+            self._piece = piece
+            self._room.clear()
+            self._news.set()
+            await self._room.wait()
+
+    def end(self) -> None:
+        """All of it has come."""
+        self._is_whole = True
+        self._news.set()
+        self._end.set()
+
+    def drop(self) -> None:
+        """Nobody wants the rest."""
+        self._is_wanted = False
+        self._room.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the pieces; InvalidRequestError when none came for `SILENCE_S`."""
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    await self._news.wait()
+            except TimeoutError:
+                self._end.set()  # nobody waits for the rest either
+                raise InvalidRequestError(f"nothing of the body came for {SILENCE_S} s") from None
+            self._news.clear()
+            piece, self._piece = self._piece, b""
+            if piece:
+                self._room.set()
+                yield piece
+            if self._is_whole:
+                return
+
+    async def ended(self) -> None:
+        """Wait until all of it has come, taken or dropped."""
+        self.drop()
+        await self._end.wait()
+
+    # -- who serves it while it comes
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Serve the request from now on; return the task, to be cancelled when its client hangs up."""
+        self._serving = asyncio.create_task(work, name="file from a client")
+        self._serving.add_done_callback(self._served)
+        return self._serving
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self.drop()
+        if not task.cancelled():
+            task.exception()  # looked at: who hung up does not ask for it
+
+    async def served(self) -> None:
+        """Wait for what was begun, now that all of the body has come. Raises what that raised."""
+        self.end()
+        if self._serving is not None:
+            await asyncio.wait([self._serving])
+            if not self._serving.cancelled():
+                self._serving.result()
+
+    async def hear_out(self, error: SandboxError) -> None:
+        """Wait for the rest before it is refused, unless that is too much: who still sends does not listen."""
+        if not isinstance(error, FileTooLargeError):
+            await self.ended()

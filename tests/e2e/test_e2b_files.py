@@ -1,0 +1,262 @@
+"""E2B's SDK, as it is published: watched directories, files of any size and form, and what a sandbox uses."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from e2b import (
+    FilesystemEventType,
+    NotFoundException,
+    SandboxException,
+    TimeoutException,
+)
+from e2b_code_interpreter import AsyncSandbox, Sandbox
+
+from tests.e2e import e2b_clients
+
+pytestmark = pytest.mark.timeout(180)
+
+CREATE, WRITE, CHMOD = FilesystemEventType.CREATE, FilesystemEventType.WRITE, FilesystemEventType.CHMOD
+REMOVE, RENAME = FilesystemEventType.REMOVE, FilesystemEventType.RENAME
+
+
+@pytest.fixture(scope="module")
+def served(tree, tmp_path_factory):
+    """A server, and the settings that lead E2B's SDK to it."""
+    with e2b_clients.a_server(tmp_path_factory.mktemp("e2b")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sandbox(served):
+    """One for all tests."""
+    made = Sandbox.create(timeout=170, envs={"FROM": "create"})
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def place(sandbox, request):
+    """A directory of this test's own."""
+    path = f"/home/user/{request.node.originalname}"
+    sandbox.files.make_dir(path)
+    return path
+
+
+def told(events):
+    return [(event.type, event.name) for event in events]
+
+
+# -- watched directories
+
+
+def test_a_watcher_tells_at_once_what_happened_in_its_order(sandbox, place):
+    files = sandbox.files
+    files.write(f"{place}/old", "x")
+    watcher = files.watch_dir(place)
+    assert watcher.get_new_events() == []
+    files.write(f"{place}/old", "again")
+    assert told(watcher.get_new_events()) == [(CREATE, "old"), (WRITE, "old")], "another took its place"
+    files.write(f"{place}/new", "x")
+    assert told(watcher.get_new_events()) == [(CREATE, "new"), (WRITE, "new")]
+    files.make_dir(f"{place}/dir")
+    files.write(f"{place}/dir/below", "is not told")
+    files.rename(f"{place}/new", f"{place}/moved")
+    files.remove(f"{place}/old")
+    assert told(watcher.get_new_events()) == [
+        *((CREATE, "dir"), (RENAME, "new"), (CREATE, "moved"), (WRITE, "moved"), (REMOVE, "old"))
+    ]
+    sandbox.commands.run(f"cd {place}; echo x >> moved; chmod 600 moved")
+    assert told(watcher.get_new_events()) == [(WRITE, "moved"), (CHMOD, "moved")]
+    assert watcher.get_new_events() == []
+    watcher.stop()
+    with pytest.raises(SandboxException, match="already stopped"):
+        watcher.get_new_events()
+
+
+def test_a_watcher_that_was_removed_is_not_found(sandbox, place):
+    watcher = sandbox.files.watch_dir(place)
+    watcher.stop()
+    watcher._closed = False
+    with pytest.raises(NotFoundException, match="no watch"):
+        watcher.get_new_events()
+
+
+def test_the_end_of_a_watched_directory_is_told_once(sandbox, place):
+    watcher = sandbox.files.watch_dir(place)
+    sandbox.files.write(f"{place}/x", "x")
+    sandbox.files.remove(place)
+    assert told(watcher.get_new_events())[-1] == (REMOVE, "x")
+    with pytest.raises(NotFoundException, match="moved or deleted"):
+        watcher.get_new_events()
+    with pytest.raises(NotFoundException, match="no watch"):
+        watcher.get_new_events()
+
+
+def test_what_cannot_be_watched_is_refused(sandbox, place):
+    sandbox.files.write(f"{place}/file", "x")
+    with pytest.raises(NotFoundException):
+        sandbox.files.watch_dir(f"{place}/nothing")
+    with pytest.raises(SandboxException):
+        sandbox.files.watch_dir(f"{place}/file")
+    with pytest.raises(SandboxException, match="recursive is not supported"):
+        sandbox.files.watch_dir(place, recursive=True)
+
+
+def test_a_stream_tells_changes_as_they_happen_until_it_is_stopped(served, sandbox, place):
+    async def use():
+        mine = await AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
+        seen, ends, news = [], [], asyncio.Event()
+
+        def note(event):
+            seen.append((event.type, event.name))
+            news.set()
+
+        watch = await mine.files.watch_dir(place, note, on_exit=ends.append)
+        await mine.files.write(f"{place}/a", "x")
+        async with asyncio.timeout(20):
+            while (WRITE, "a") not in seen:
+                news.clear()
+                await news.wait()
+        assert seen == [(CREATE, "a"), (WRITE, "a")]
+        await watch.stop()
+        assert ends == [None]
+
+    e2b_clients.in_a_loop(use)
+
+
+def test_a_stream_ends_with_its_time_its_directory_or_its_sandbox(served, sandbox, place):
+    async def use():
+        mine = await AsyncSandbox.create(timeout=60)
+        ends = {}
+
+        async def watch(name, **how):
+            ended = asyncio.get_running_loop().create_future()
+            await mine.files.make_dir(name)
+            await mine.files.watch_dir(name, lambda _: None, on_exit=ended.set_result, **how)
+            ends[name] = ended
+
+        await watch("timed", timeout=1)
+        await watch("removed")
+        await watch("killed", timeout=0)
+        await mine.files.remove("removed")
+        async with asyncio.timeout(30):
+            assert isinstance(await ends["removed"], NotFoundException)
+            assert isinstance(await ends["timed"], TimeoutException)
+            assert not ends["killed"].done()
+            await mine.kill()
+            assert "not found" in str(await ends["killed"]) or "killed" in str(await ends["killed"])
+
+    e2b_clients.in_a_loop(use)
+
+
+# -- files of any size and form
+
+
+SIZE = 40 << 20
+"""More than a form may have."""
+
+
+def test_a_file_of_any_size_is_written_from_a_file_object_or_an_iterator(sandbox, place):
+    files = sandbox.files
+    data = bytes(range(256)) * (SIZE // 256)
+    assert files.write(f"{place}/new/object", io.BytesIO(data)).path == f"{place}/new/object"
+    files.write(f"{place}/iterator", (data[start : start + 65_537] for start in range(0, SIZE, 65_537)))
+    files.write(f"{place}/text", io.StringIO("h\u00e9"))
+    sums = sandbox.commands.run(f"cd {place}; cmp new/object iterator && stat -c %s iterator text").stdout
+    assert sums.split() == [str(SIZE), "3"]
+    got = b"".join(files.read(f"{place}/iterator", format="stream"))
+    assert got == data
+    assert files.read(f"{place}/text") == "h\u00e9"
+
+
+def test_a_file_is_packed_on_its_way_in_and_out_when_the_client_asks(served, sandbox, place):
+    files = sandbox.files
+    text = "very much the same\n" * 500_000
+    files.write(f"{place}/packed", text, gzip=True)
+    files.write(f"{place}/empty", "", gzip=True)
+    assert sandbox.commands.run(f"stat -c %s {place}/packed {place}/empty").stdout.split() == [str(len(text)), "0"]
+    assert files.read(f"{place}/packed", gzip=True) == files.read(f"{place}/packed") == text
+    assert files.read(f"{place}/empty", gzip=True) == ""
+    request = urllib.request.Request(sandbox.download_url(f"{place}/packed"), headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request) as answer:
+        body = answer.read()
+        assert answer.headers["Content-Encoding"] == "gzip"
+    assert len(body) < len(text) / 50
+    assert gzip.decompress(body).decode() == text
+
+
+def test_several_files_are_written_from_what_is_read_meanwhile(sandbox, place):
+    written = sandbox.files.write_files(
+        [{"path": f"{place}/a", "data": io.BytesIO(b"a")}, {"path": f"{place}/b", "data": "b"}]
+    )
+    assert [each.name for each in written] == ["a", "b"]
+    assert sandbox.files.read(f"{place}/a") + sandbox.files.read(f"{place}/b") == "ab"
+
+
+def test_a_file_that_the_disk_cannot_take_leaves_what_was_there(sandbox, place):
+    sandbox.files.write(f"{place}/x", "before")
+    for path in (f"{place}/x/below", place, "/etc/x"):
+        with pytest.raises(SandboxException):
+            sandbox.files.write(path, io.BytesIO(b"x" * 100_000))
+    assert sandbox.files.read(f"{place}/x") == "before"
+
+
+def test_the_asynchronous_sdk_writes_and_reads_streams_too(served, sandbox, place):
+    async def use():
+        mine = await AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
+
+        async def pieces():
+            for number in range(100):
+                yield b"%04d" % number * 1000
+
+        await mine.files.write(f"{place}/x", pieces())
+        await mine.files.write(f"{place}/y", pieces(), gzip=True)
+        expected = b"".join([piece async for piece in pieces()])
+        assert await mine.files.read(f"{place}/x", format="bytes", gzip=True) == expected
+        got = b"".join([piece async for piece in await mine.files.read(f"{place}/y", format="stream")])
+        assert got == expected
+
+    e2b_clients.in_a_loop(use)
+
+
+# -- what a sandbox uses, and has
+
+
+def test_metrics_tell_what_a_sandbox_uses_now(served, sandbox):
+    (now,) = sandbox.get_metrics()
+    info = sandbox.get_info()
+    assert now.cpu_count == info.cpu_count
+    assert now.mem_total == info.memory_mb << 20
+    assert 0 < now.mem_used < now.mem_total
+    assert now.disk_total > 0
+    assert abs((now.timestamp - datetime.now(UTC)).total_seconds()) < 30
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    assert sandbox.get_metrics(end=before) == []
+    assert len(sandbox.get_metrics(start=before, end=datetime.now(UTC) + timedelta(minutes=1))) == 1
+    busy = sandbox.commands.run("while :; do :; done", background=True)
+    deadline = time.monotonic() + 20
+    while sandbox.get_metrics()[0].cpu_used_pct < 10:
+        assert time.monotonic() < deadline
+    busy.kill()
+
+
+def test_metrics_of_several_are_told_together(served, sandbox):
+    headers = {"X-API-Key": served.token}
+    ids = f"{sandbox.sandbox_id},{'0' * 20},x"
+    request = urllib.request.Request(f"{served.url}/e2b/sandboxes/metrics?sandbox_ids={ids}", headers=headers)
+    with urllib.request.urlopen(request) as answer:
+        assert list(json.load(answer)["sandboxes"]) == [sandbox.sandbox_id]
+
+
+def test_variables_of_a_sandbox_are_told_to_who_has_its_token(served, sandbox):
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "X-Access-Token": sandbox._envd_access_token}
+    with urllib.request.urlopen(urllib.request.Request(f"{served.url}/e2b/sbx/envs", headers=headers)) as answer:
+        assert json.load(answer) == {"HOME": "/home/user", "FROM": "create"}
