@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from jupyter_sandbox import errors
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.host import places
+from jupyter_sandbox.host import places, tasks
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages
 
@@ -203,6 +203,9 @@ class Lease:
         """Seats of the kernels that live, or will live again, in the sandbox."""
         self.first: verbs.KernelStarted | None = None
         """The kernel that was claimed along."""
+        self.is_paused = False
+        """Whether everything in it is frozen, by `pause`."""
+        self._changing = asyncio.Lock()
         self.is_kept = False
         """Whether the sandbox stays when the last tenant has left it."""
         self._is_reattaching = False
@@ -316,6 +319,19 @@ class Lease:
                 await self._channel.arrival()
         self.listen()
 
+    async def pause(self) -> None:
+        """Freeze everything in the sandbox; quiet when it is. Raises SandboxError; it runs on then."""
+        await tasks.whole(self._change(verbs.Pause(sandbox=self.sandbox), is_paused=True))
+
+    async def resume(self) -> None:
+        """Let everything in the sandbox go on; quiet when it does. Raises SandboxError."""
+        await tasks.whole(self._change(verbs.Resume(sandbox=self.sandbox), is_paused=False))
+
+    async def _change(self, request: verbs.Pause | verbs.Resume, *, is_paused: bool) -> None:
+        async with self._changing:
+            await call(request, verbs.Done, start=False)
+            self.is_paused = is_paused
+
     async def reattach(self) -> None:
         """After the broker died: find the sandbox with the next broker. Sets `loss` when it is gone.
 
@@ -341,6 +357,7 @@ class Lease:
             channel.close()
             raise
         self._channel = channel
+        self.is_paused = attached.paused
         self._watch()
         for seat in self.tenants - set(attached.running) - set(self.exits):
             self.exits[seat] = verbs.ProcessExited(

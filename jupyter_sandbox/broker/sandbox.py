@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import launch, obituary
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.errors import InvalidRequestError, StartError
+from jupyter_sandbox.errors import InvalidRequestError, SandboxPausedError, StartError
 from jupyter_sandbox.guards import processes
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.ledger import Record
@@ -59,6 +60,10 @@ class Sandbox:
     """Where the process of its first kernel listens until there is one."""
     ending: set[str] = field(default_factory=set)
     """Kernels and commands that we were asked to end."""
+    is_paused: bool = False
+    """Whether it is frozen, or about to be: nothing is asked of its agent then."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while it is frozen, thawed or ended."""
 
     @property
     def id(self) -> ids.SandboxId:
@@ -66,9 +71,11 @@ class Sandbox:
         return self.worker.id
 
     def reach(self) -> AgentClient:
-        """Return its agent; raises StartError when it is ending."""
+        """Return its agent; raises StartError when it is ending, SandboxPausedError when it cannot answer."""
         if self.agent is None:
             raise StartError(f"{self.id} is ending")
+        if self.is_paused:
+            raise SandboxPausedError(f"sandbox {self.id} is paused")
         return self.agent
 
     def command_of(self, request: verbs.Kernel) -> tuple[str, ...] | None:
@@ -115,4 +122,5 @@ class Sandbox:
             workspace=self.cwd,
             created_at=self.created_at,
             seats=tuple(sorted(self.seats)),
+            paused=self.is_paused,
         )

@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import commands, verbs
+from jupyter_sandbox.broker import commands, template_verbs, verbs
 from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
@@ -192,7 +192,7 @@ class Server:
             case verbs.Attach():
                 sandbox = registry.get(uid, request.sandbox)
                 self._hold(connection, sandbox)
-                return verbs.Attached(running=tuple(sandbox.kernels)), []
+                return verbs.Attached(running=tuple(sandbox.kernels), paused=sandbox.is_paused), []
             case verbs.StartKernel():
                 sandbox = registry.get(uid, request.sandbox)
                 return await registry.start_kernel(sandbox, request), []
@@ -218,6 +218,10 @@ class Server:
                         "the broker of this sandbox died: its files can be reached from inside only"
                     )
                 return verbs.Done(), [await _opened(disk, uid, connection.channel.peer_gid())]
+            case verbs.Pause():
+                await registry.pause(registry.get(uid, request.sandbox))
+            case verbs.Resume():
+                await registry.resume(registry.get(uid, request.sandbox))
             case verbs.Release():
                 sandbox = registry.get(uid, request.sandbox)
                 for other in self._connections:
@@ -230,14 +234,14 @@ class Server:
             case verbs.Reap():
                 self._require_operator(uid)
                 return verbs.Reaped(found=tuple((await registry.reap(dry_run=request.dry_run))[:500])), []
-            case verbs.ListTemplates():
+            case template_verbs.ListTemplates():
                 return self._catalog.page(request.after), []
-            case verbs.GetTemplate():
+            case template_verbs.GetTemplate():
                 return self._catalog.report(request.name), []
-            case verbs.DefineTemplate():
+            case template_verbs.DefineTemplate():
                 self._require_operator(uid, ForbiddenError)
                 return await self._catalog.define(request), []
-            case verbs.DeleteTemplate():
+            case template_verbs.DeleteTemplate():
                 self._require_operator(uid, ForbiddenError)
                 await self._catalog.delete(request.name)
             case verbs.Retire():
@@ -297,6 +301,7 @@ class Server:
                     memory_bytes=usage.memory_bytes,
                     disk_bytes=usage.disk_bytes,
                     disk_total_bytes=usage.disk_total_bytes,
+                    paused=sandbox.is_paused,
                 )
             )
         return verbs.Listing(sandboxes=tuple(rows), more=len(visible) > _PAGE)

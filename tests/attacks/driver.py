@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker import client, template_verbs, verbs  # noqa: F401 - the second for what tests run here
 from jupyter_sandbox.broker.running import RunningCommand
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.file_watches import FileWatches
