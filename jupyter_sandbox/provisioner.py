@@ -181,11 +181,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Claim a sandbox, unless this is a restart and it still lives, and start the kernel in it."""
         self._tell.begins(self._end_of_kernel() if self.launches else None)
         self._shutdown_requested = False
-        environment = launch.environment(
-            kwargs.get("env") or {},
-            self._spec.env,
-            self.environment_names,
-        )
+        environment = launch.environment(kwargs.get("env") or {}, self._spec.env, self.environment_names)
         try:
             with self._ends.none_meanwhile(self.kernel_id):
                 prefix = await self._start(environment, kwargs.get("cwd"))
@@ -268,7 +264,10 @@ class SandboxProvisioner(KernelProvisionerBase):
     # -- inside
 
     async def _farewell(self) -> None:
-        """Wait a moment for the kernel's end, if there is a kernel."""
+        """Wait a moment for the kernel's end, if there is a kernel. One that is paused has to go on for that."""
+        if (lease := self._lease) is not None and lease.is_paused:
+            with contextlib.suppress(SandboxError):
+                self._tell.resumed(lease, await lease.resume())
         deadline = time.monotonic() + _FAREWELL_S
         while await self.poll() is None and (left_s := deadline - time.monotonic()) > 0:
             await self._hear(left_s)

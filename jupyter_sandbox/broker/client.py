@@ -319,18 +319,26 @@ class Lease:
                 await self._channel.arrival()
         self.listen()
 
-    async def pause(self) -> None:
-        """Freeze everything in the sandbox; quiet when it is. Raises SandboxError; it runs on then."""
-        await tasks.whole(self._change(verbs.Pause(sandbox=self.sandbox), is_paused=True))
+    async def pause(self) -> float | None:
+        """Freeze everything in the sandbox; return how long that took, seconds, or None if it was paused before.
 
-    async def resume(self) -> None:
-        """Let everything in the sandbox go on; quiet when it does. Raises SandboxError."""
-        await tasks.whole(self._change(verbs.Resume(sandbox=self.sandbox), is_paused=False))
+        Raises SandboxError; it runs on then.
+        """
+        return await tasks.whole(self._change(verbs.Pause(sandbox=self.sandbox), is_paused=True))
 
-    async def _change(self, request: verbs.Pause | verbs.Resume, *, is_paused: bool) -> None:
+    async def resume(self) -> float | None:
+        """Let everything in the sandbox go on; return how long that took, or None if it did before.
+
+        Raises SandboxError; it is as before then.
+        """
+        return await tasks.whole(self._change(verbs.Resume(sandbox=self.sandbox), is_paused=False))
+
+    async def _change(self, request: verbs.Pause | verbs.Resume, *, is_paused: bool) -> float | None:
         async with self._changing:
+            began = time.monotonic()
             await call(request, verbs.Done, start=False)
-            self.is_paused = is_paused
+            was_paused, self.is_paused = self.is_paused, is_paused
+            return None if was_paused is is_paused else time.monotonic() - began
 
     async def reattach(self) -> None:
         """After the broker died: find the sandbox with the next broker. Sets `loss` when it is gone.

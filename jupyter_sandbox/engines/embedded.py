@@ -221,7 +221,9 @@ class EmbeddedEngine:
         """See Engine: by the freezer of its control group."""
         group = worker.group if isinstance(worker, EmbeddedWorker) else None
         if group is None or not group.can_freeze:
-            raise NotSupportedError("sandboxes cannot be paused here: the broker may make no control group that freezes")
+            raise NotSupportedError(
+                "sandboxes cannot be paused here: the broker may make no control group that freezes"
+            )
         try:
             await tasks.whole(asyncio.to_thread(group.freeze))
         except OSError as error:

@@ -110,7 +110,10 @@ def test_another_user_of_the_machine_defines_and_deletes_nothing(shared, strange
 )
 def test_the_broker_judges_once_more(shared, change):
     with pytest.raises(attacker.Refusal) as refused:
-        shared.run("call(template_verbs.DefineTemplate(**definition), template_verbs.TemplateDefined)", definition=DEFINITION | change)
+        shared.run(
+            "call(template_verbs.DefineTemplate(**definition), template_verbs.TemplateDefined)",
+            definition=DEFINITION | change,
+        )
     assert refused.value.code in {"invalid_request", "conflict"}
 
 

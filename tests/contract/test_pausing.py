@@ -13,7 +13,7 @@ import pytest
 
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxPausedError, UnknownSandboxError
-from tests.conftest import wait_until
+from tests.conftest import eventually, wait_until
 
 COUNTER = """
 import threading, time
@@ -116,18 +116,16 @@ def test_files_of_a_paused_sandbox_are_read_and_written_from_the_host(broker, cl
 def test_a_command_that_runs_is_paused_and_goes_on(broker, claim):
     box = claim()
 
+    waits = "echo begun > /sandbox/begun; until [ -e /sandbox/go ]; do sleep 0.01; done; echo done"
+
     async def run():
-        async with asyncio.timeout(20):
-            running = asyncio.create_task(
-                asyncio.to_thread(box.command, ["sh", "-c", "echo begun > /sandbox/begun; sleep 0.5; echo done"])
-            )
-            while not await asyncio.to_thread(exists, box, "begun"):
-                await asyncio.sleep(0.01)
-            await box.lease.pause()
-            await asyncio.sleep(1)
-            assert not running.done()
-            await box.lease.resume()
-            return await running
+        running = asyncio.create_task(asyncio.to_thread(box.command, ["sh", "-c", waits]))
+        await eventually(lambda: exists(box, "begun"))
+        await box.lease.pause()
+        await asyncio.to_thread(box.file, "write", "/sandbox/go", "")
+        assert not (await asyncio.wait([running], timeout=0.5))[0]
+        await box.lease.resume()
+        return await running
 
     assert asyncio.run(run()) == {"status": 0, "out": "done\n"}
 
