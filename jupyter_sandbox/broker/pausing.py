@@ -75,6 +75,8 @@ async def _resume(sandbox: Sandbox, engine: Engine, write: Write) -> None:
         await engine.resume(sandbox.worker)
         sandbox.is_paused = False
         write(sandbox)
+        while sandbox.kills:
+            await sandbox.kill(sandbox.kills.pop())
     log.info("sandbox %s goes on", sandbox.id)
 
 

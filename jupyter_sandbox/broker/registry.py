@@ -183,13 +183,17 @@ class Registry:
             self._record(sandbox)
 
     async def signal(self, sandbox: Sandbox, target: str, number: int) -> None:
-        """Signal a kernel or command; quiet when it has ended. What is paused ends as soon as it is resumed."""
+        """Signal a kernel or command; quiet when it has ended. See `Sandbox.kill`."""
         ending = processes.signal_number(number) in _ENDING_SIGNALS
-        if target in sandbox.kernels or target in sandbox.commands:
-            agent = sandbox.agent if ending and sandbox.agent else sandbox.reach()
-            if ending:
-                sandbox.ending.add(target)
-            await agent.signal(target, number)
+        if target not in sandbox.kernels and target not in sandbox.commands:
+            return
+        if number == signal.SIGKILL:
+            await sandbox.kill(target)
+            return
+        agent = sandbox.reach()
+        if ending:
+            sandbox.ending.add(target)
+        await agent.signal(target, number)
 
     # -- pausing
 

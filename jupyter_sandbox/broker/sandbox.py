@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,8 @@ class Sandbox:
     """Where the process of its first kernel listens until there is one."""
     ending: set[str] = field(default_factory=set)
     """Kernels and commands that we were asked to end."""
+    kills: set[str] = field(default_factory=set)
+    """Those of them that are killed when the sandbox goes on."""
     is_paused: bool = False
     """Whether it is frozen, or about to be: nothing is asked of its agent then."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -77,6 +80,14 @@ class Sandbox:
         if self.is_paused:
             raise SandboxPausedError(f"sandbox {self.id} is paused")
         return self.agent
+
+    async def kill(self, target: str) -> None:
+        """Kill a kernel or command; what is paused, as soon as it goes on. Quiet when it has ended."""
+        self.ending.add(target)
+        if self.is_paused:
+            self.kills.add(target)
+        elif self.agent is not None:
+            await self.agent.signal(target, signal.SIGKILL)
 
     def command_of(self, request: verbs.Kernel) -> tuple[str, ...] | None:
         """Return the judged command of a kernel; None when the Python that is loaded is forked."""

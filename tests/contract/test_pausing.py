@@ -7,13 +7,14 @@ import contextlib
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import SandboxPausedError, UnknownSandboxError
-from tests.conftest import eventually, wait_until
+from tests.conftest import wait_until
 
 COUNTER = """
 import threading, time
@@ -118,16 +119,15 @@ def test_a_command_that_runs_is_paused_and_goes_on(broker, claim):
 
     waits = "echo begun > /sandbox/begun; until [ -e /sandbox/go ]; do sleep 0.01; done; echo done"
 
-    async def run():
-        running = asyncio.create_task(asyncio.to_thread(box.command, ["sh", "-c", waits]))
-        await eventually(lambda: exists(box, "begun"))
-        await box.lease.pause()
-        await asyncio.to_thread(box.file, "write", "/sandbox/go", "")
-        assert not (await asyncio.wait([running], timeout=0.5))[0]
-        await box.lease.resume()
-        return await running
-
-    assert asyncio.run(run()) == {"status": 0, "out": "done\n"}
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(box.command, ["sh", "-c", waits])
+        wait_until(lambda: exists(box, "begun"))
+        pause(box)
+        box.file("write", "/sandbox/go", "")
+        with pytest.raises(TimeoutError):
+            running.result(0.5)
+        resume(box)
+        assert running.result(20) == {"status": 0, "out": "done\n"}
 
 
 def exists(box, name):

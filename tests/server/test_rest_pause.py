@@ -103,7 +103,9 @@ async def test_files_and_the_rest_of_a_paused_sandbox_can_be_used(rest):
 
 async def test_code_that_runs_goes_on_after_a_pause(rest):
     context = await rest.context()
-    waits = "import os, time\nopen('begun', 'w')\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\nprint('went on')"
+    waits = (
+        "import os, time\nopen('begun', 'w')\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\nprint('went on')"
+    )
     running = asyncio.create_task(context.execute(waits))
     await eventually(lambda: rest.kernel_manager.get_kernel(context.id).execution_state == "busy")
     await rest.post(context.sandbox_id, "pause")
