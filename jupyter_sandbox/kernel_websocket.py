@@ -56,10 +56,11 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     async def pre_get(self) -> None:
         """Begin as usual; a kernel that is paused is refused at once, where stock Jupyter waits for it for a minute."""
-        kernel, user = self.kernel_manager.get_kernel(self.kernel_id), self.current_user
+        kernel = self.kernel_manager.get_kernel(self.kernel_id) if self.kernel_id in self.kernel_manager else None
         if kernel_pauses.find(kernel) is not None:
-            may = await ensure_async(self.authorizer.is_authorized(self, user, "execute", "kernels"))
-            if may:
+            user = self.current_user
+            may_know = await ensure_async(self.authorizer.is_authorized(self, user, "execute", "kernels"))
+            if may_know:
                 kernel_pauses.refuse(kernel)
         await super().pre_get()
 
