@@ -172,7 +172,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         extra = kwargs.pop("extra_arguments", None) or []
         replacements = {"prefix": sys.prefix, "resource_dir": workspace.KERNELSPEC}
         self._arguments = launch.argument_list(self._spec.argv, extra, replacements)
-        return cast("dict[str, Any]", await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs))
+        return await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Claim a sandbox, unless this is a restart and it still lives, and start the kernel in it."""
