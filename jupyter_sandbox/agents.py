@@ -23,7 +23,7 @@ from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages, protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
 ANSWER_TIMEOUT_S: Final = 15
@@ -101,6 +101,12 @@ class AgentClient:
             self._task.cancel()
             raise StartError(f"the agent of {self._worker} gave a wrong answer")
         return answer
+
+    @contextlib.asynccontextmanager
+    async def silence(self) -> AsyncIterator[None]:
+        """Wait for what is being asked, and let nobody ask meanwhile."""
+        async with self._lock:
+            yield
 
     async def signal(self, target: str, number: int) -> None:
         """Signal a kernel or command of the worker; quiet when the agent is gone."""

@@ -1,4 +1,4 @@
-"""Limits on memory, processor and processes of one worker by control groups, version 1 or 2.
+"""Limits on memory, processor and processes of one worker by control groups, version 1 or 2; they freeze it, too.
 
 `find` reads how this host is set up and what we may do there; a `Hierarchy` makes and removes one group for each
 worker. Where groups cannot be made (no root, no delegation) there is no hierarchy and the engine falls back to
@@ -24,6 +24,10 @@ _CPU_PERIOD_US: Final = 100_000
 _V1_CONTROLLERS: Final = ("memory", "cpu", "pids")
 _V1_ACCOUNT: Final = "cpuacct"
 """Counts processor time; nearly always mounted together with `cpu`."""
+_FREEZER: Final = "freezer"
+"""The controller of version 1 that is used where there is one; in version 2 every group has a freezer."""
+_FREEZE_S: Final = 5.0
+_LOOK_S: Final = 0.002
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,47 @@ class Group:
         file = "memory.oom_control" if self.version == 1 else "memory.events"
         return self._number("memory", file, "oom_kill") or 0
 
+    @property
+    def can_freeze(self) -> bool:
+        """Whether the processes of the group can be frozen: Linux 5.2 has it for version 2."""
+        return self._freezer is not None
+
+    def freeze(self, timeout_s: float = _FREEZE_S) -> None:
+        """Let no process of the group run, until `thaw`. Raises OSError or TimeoutError; they run on then.
+
+        What is inside a system call that cannot be interrupted finishes that first.
+        """
+        file = self._freezer
+        if file is None:
+            raise FileNotFoundError("the group has no freezer")
+        deadline = time.monotonic() + timeout_s
+        try:
+            file.write_text("FROZEN" if self.version == 1 else "1")
+            while not self._is_frozen(file):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not every process could be frozen within {timeout_s} s")
+                time.sleep(_LOOK_S)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.thaw()
+            raise
+
+    def thaw(self) -> None:
+        """Let every process of the group go on; quiet when they do, or the group has gone. Raises OSError."""
+        if (file := self._freezer) is not None:
+            file.write_text("THAWED" if self.version == 1 else "0")
+
+    @property
+    def _freezer(self) -> Path | None:
+        directory = self.paths.get(_FREEZER if self.version == 1 else "unified")
+        file = directory / ("freezer.state" if self.version == 1 else "cgroup.freeze") if directory else None
+        return file if file is not None and file.exists() else None
+
+    def _is_frozen(self, file: Path) -> bool:
+        if self.version == 1:
+            return file.read_text().strip() == "FROZEN"
+        return "frozen 1" in file.with_name("cgroup.events").read_text().splitlines()
+
     def cpu_s(self) -> float | None:
         """Return the processor time of all its processes, those that ended too, in seconds; None when unknown."""
         if self.version == 1:
@@ -152,12 +197,12 @@ def find(instance: str, *, root: Path = Path("/sys/fs/cgroup"), own: str | None 
         if len(parents) == len(_V1_CONTROLLERS) and _makeable(parents.values()):
             if account and not bases[_V1_ACCOUNT].samefile(bases["cpu"]) and _makeable([account]):
                 parents[_V1_ACCOUNT] = account
-            return Hierarchy(version=1, parents=parents)
+            return Hierarchy(version=1, parents=parents | _freezer_parent(root, memberships, instance))
     return None
 
 
 def of_process(pid: int, *, root: Path = Path("/sys/fs/cgroup")) -> Group | None:
-    """Return the group that somebody else made for `pid`, to read what it uses; None when it cannot be found.
+    """Return the group that somebody else made for `pid`, to read what it uses or thaw it; None if it is not found.
 
     The caller must hold the process by a pidfd, or the pid may be another's by now.
     """
@@ -168,10 +213,19 @@ def of_process(pid: int, *, root: Path = Path("/sys/fs/cgroup")) -> Group | None
     if (root / "cgroup.controllers").exists():
         version, paths = 2, {"unified": root / memberships.get("", "/").lstrip("/")}
     else:
-        keys = ("memory", "cpu", _V1_ACCOUNT)
+        keys = ("memory", "cpu", _V1_ACCOUNT, _FREEZER)
         version, paths = 1, {key: root / key / memberships.get(key, "/").lstrip("/") for key in keys}
     found = {key: path for key, path in paths.items() if path.is_dir()}
     return Group(version=version, paths=found) if found else None
+
+
+def _freezer_parent(root: Path, memberships: dict[str, str], instance: str) -> dict[str, Path]:
+    """Return the parent of groups in the freezer of version 1, if groups can be made there."""
+    for base in (root / _FREEZER, root / _FREEZER / memberships.get(_FREEZER, "/").lstrip("/")):
+        parent = base / _PARENT / instance
+        if (base / "cgroup.procs").exists() and _makeable([parent]):
+            return {_FREEZER: parent}
+    return {}
 
 
 def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:

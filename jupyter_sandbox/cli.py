@@ -127,7 +127,8 @@ async def _list(options: argparse.Namespace) -> int:
         age_s = int((datetime.now(UTC) - datetime.fromisoformat(row.created_at)).total_seconds())
         disk = f"{row.disk_bytes // _MIB}/{row.disk_total_bytes // _MIB} MiB"
         memory = f"{row.memory_bytes // _MIB} MiB"
-        print(f"{row.sandbox:26}{row.template:12}{_age(age_s):>9}{len(row.kernels):>9}{memory:>11}{disk:>18}")
+        columns = f"{row.sandbox:26}{row.template:12}{_age(age_s):>9}{len(row.kernels):>9}{memory:>11}{disk:>18}"
+        print(columns + ("  paused" if row.paused else ""))
     return 0
 
 

@@ -145,7 +145,7 @@ class Commands:
 
     async def start(self, owner: Owner, sandbox_id: str, wanted: NewCommand) -> Command:
         """Start a command. Raises SandboxError; BusyError when as many run in the sandbox as may run."""
-        sandbox = self._sandboxes.find_ready(owner, sandbox_id)
+        sandbox = self._sandboxes.find_running(owner, sandbox_id)
         request = _request(sandbox, wanted)
         living = sum(each.command.sandbox_id == sandbox.id for each in self._attendants.values())
         if living + self._starting[sandbox.id] >= self.bounds.max_running:
@@ -191,6 +191,7 @@ class Commands:
         Raises ConflictError when it reads nothing any more, or never did; BusyError when too much waits for it.
         """
         sink = self._attendant(command).sink
+        self._require_running(command)
         if sink is None or sink.is_closed:
             raise ConflictError(f"command {command.id} does not read its standard input")
         if close and command.wanted.terminal is not None:
@@ -206,6 +207,7 @@ class Commands:
     async def signal(self, command: Command, name: str) -> None:
         """Signal its process group, by the signal's name. Quiet when it has ended."""
         if command.id in self._attendants:
+            self._require_running(command)
             await self._attendants[command.id].running.signal(processes.signal_named(name))
 
     async def resize(self, command: Command, size: TerminalSize) -> None:
@@ -213,6 +215,7 @@ class Commands:
         if command.wanted.terminal is None:
             raise ConflictError(f"command {command.id} has no terminal")
         if command.id in self._attendants:
+            self._require_running(command)
             await self._attendants[command.id].running.resize(processes.terminal_size(size))
 
     async def stop(self) -> None:
@@ -221,6 +224,10 @@ class Commands:
             attendant.command.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=2 * self.bounds.grace_s + pipes.REST_S)
+
+    def _require_running(self, command: Command) -> None:
+        """Raise SandboxPausedError for a command that can do nothing now."""
+        self._sandboxes.find_running(command.owner, command.sandbox_id)
 
     def _attendant(self, command: Command) -> _Attendant:
         attendant = self._attendants.get(command.id)

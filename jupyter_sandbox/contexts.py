@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tornado import web
 
-from jupyter_sandbox import kernel_specs, owners, sandboxes
+from jupyter_sandbox import kernel_pauses, kernel_specs, owners, sandboxes
 from jupyter_sandbox.errors import (
     CapacityError,
     ConflictError,
@@ -62,7 +62,7 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextView:
-    """A context as its owner sees it. `state` is Jupyter's word: starting, idle, busy, restarting, dead."""
+    """A context as its owner sees it. `state` is Jupyter's word: starting, idle, busy, restarting, dead; or paused."""
 
     id: str
     sandbox_id: str
@@ -84,7 +84,7 @@ class Contexts:
 
     async def create(self, owner: Owner, sandbox_id: str, wanted: NewContext) -> ContextView:
         """Start a kernel in a sandbox of `owner`. Raises SandboxError, leaving nothing behind."""
-        sandbox = self.sandboxes.find_ready(owner, sandbox_id)
+        sandbox = self.sandboxes.find_running(owner, sandbox_id)
         if len(sandbox.lease.tenants) + self._starting[sandbox.id] >= MAX_CONTEXTS:
             raise CapacityError(f"sandbox {sandbox.id} has {MAX_CONTEXTS} contexts; delete those that are not needed")
         place = Place(
@@ -113,13 +113,20 @@ class Contexts:
                 return context
         raise UnknownContextError(f"no context {context_id[:60]!r} in sandbox {sandbox_id}")
 
+    def get_running(self, owner: Owner, sandbox_id: str, context_id: str) -> Context:
+        """The same, for what its kernel has to do something for; raises SandboxPausedError when that cannot."""
+        context = self.get(owner, sandbox_id, context_id)
+        if (refusal := kernel_pauses.find(context.manager)) is not None:
+            raise refusal
+        return context
+
     def all_in(self, owner: Owner, sandbox_id: str) -> list[ContextView]:
         """Return the contexts of a sandbox; raises UnknownSandboxError."""
         return [self.view(context) for context in self._inside(owner, sandbox_id)]
 
     async def restart(self, owner: Owner, sandbox_id: str, context_id: str) -> ContextView:
         """Replace the kernel by a new one in the same place. Files stay, variables are gone."""
-        context = self.get(owner, sandbox_id, context_id)
+        context = self.get_running(owner, sandbox_id, context_id)
         if context.id in self._changing:
             raise ConflictError(f"context {context.id} is being restarted or deleted")
         await self._change(context, self.multi_manager.restart_kernel)
@@ -127,7 +134,7 @@ class Contexts:
 
     async def interrupt(self, owner: Owner, sandbox_id: str, context_id: str) -> None:
         """Interrupt what runs in the kernel, whoever started it."""
-        context = self.get(owner, sandbox_id, context_id)
+        context = self.get_running(owner, sandbox_id, context_id)
         try:
             await self.multi_manager.interrupt_kernel(context.id)
         except RuntimeError as error:
@@ -135,7 +142,7 @@ class Contexts:
 
     async def delete(self, owner: Owner, sandbox_id: str, context_id: str) -> None:
         """End the kernel. A claimed sandbox stays; a notebook's ends with its last kernel."""
-        context = self.get(owner, sandbox_id, context_id)
+        context = self.get_running(owner, sandbox_id, context_id)
         while (change := self._changing.get(context.id)) is not None:
             await asyncio.wait([change])
         if context.id in self.multi_manager:
@@ -166,7 +173,7 @@ class Contexts:
             language=manager.kernel_spec.language,
             kernel_name=manager.kernel_name,
             cwd=context.provisioner.directory or "",
-            state=manager.execution_state,
+            state=kernel_pauses.state(manager),
             last_activity=manager.last_activity,
         )
 

@@ -63,6 +63,13 @@ class SandboxLostError(SandboxError):
     status = 503
 
 
+class SandboxPausedError(SandboxError):
+    """The sandbox is paused: what needs a process of it cannot be done before it is resumed. Nothing was begun."""
+
+    code = "sandbox_paused"
+    status = 409
+
+
 class UnknownExecutionError(SandboxError):
     """No execution of that id in the context; results are kept of detached ones only, and not for ever."""
 
@@ -99,7 +106,7 @@ class MethodError(SandboxError):
 
 
 class NotSupportedError(SandboxError):
-    """A part of another product's API that this server does not have."""
+    """A part of another product's API that this server does not have, or something that this machine cannot do."""
 
     code = "not_supported"
     status = 501
@@ -323,6 +330,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         UnknownSandboxError,
         UnknownContextError,
         SandboxLostError,
+        SandboxPausedError,
         UnknownExecutionError,
         UnknownCommandError,
         UnknownWatchError,

@@ -136,6 +136,24 @@ class SandboxRenewed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SandboxPaused(Event):
+    """Everything in a sandbox was frozen."""
+
+    name: ClassVar[str] = "sandbox_paused"
+    sandbox_id: str
+    took_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxResumed(Event):
+    """Everything in a sandbox goes on: its owner wanted that, or that a kernel in it ends."""
+
+    name: ClassVar[str] = "sandbox_resumed"
+    sandbox_id: str
+    took_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxEnded(Event):
     """A sandbox is gone with its files. `message`: a sentence for people, if there is more to say."""
 
@@ -290,6 +308,8 @@ class RequestRefused(Event):
 ALL: Final[tuple[type[Event], ...]] = (
     SandboxClaimed,
     SandboxRenewed,
+    SandboxPaused,
+    SandboxResumed,
     SandboxEnded,
     ContextStarted,
     ContextRestarted,

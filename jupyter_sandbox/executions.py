@@ -194,7 +194,7 @@ class Executions:
 
     def start(self, owner: Owner, sandbox_id: str, context_id: str, wanted: NewExecution) -> Execution:
         """Accept an execution. Raises SandboxError; BusyError when too many wait in the context."""
-        context = self._contexts.get(owner, sandbox_id, context_id)
+        context = self._contexts.get_running(owner, sandbox_id, context_id)
         queue = self._queues.get(context.id)
         if queue is None or not queue.conversation.is_possible:
             self.hang_up_on_the_gone()

@@ -25,6 +25,7 @@ from jupyter_sandbox import (
     jupyter_requests,
     jupyter_routes,
     kernel_channels,
+    kernel_pauses,
     metrics,
     owners,
 )
@@ -178,6 +179,7 @@ class SandboxExtension(ExtensionApp):
             server.exit(1)
         manager = server.kernel_manager
         kernel_channels.guard_managers(manager, self.max_message_mib << 20)
+        kernel_pauses.show(manager)
         self._event_log = EventLog(server.event_logger, metrics.DROPPED_EVENTS.inc)
         emit = self.settings[EMIT] = Journal(metrics.read, self._event_log)
         owners.note_owners(manager, emit)

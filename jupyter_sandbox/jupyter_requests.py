@@ -20,6 +20,7 @@ from jupyter_server.services.kernelspecs import handlers as kernelspecs
 from jupyter_server.services.sessions import handlers as sessions
 from tornado import web
 
+from jupyter_sandbox import kernel_pauses
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.guards.shapes import Nullable, Shape, Text, decode
@@ -98,6 +99,7 @@ class JudgedRequest(APIHandler):
             return
         if "kernel_id" in self.path_kwargs:
             self.require_kernel(self.path_kwargs["kernel_id"])
+            self.judge_kernel(self.path_kwargs["kernel_id"])
         if self.request.method == self.judged_method and self.request.body:
             if len(self.request.body) > MAX_BODY_BYTES:
                 raise web.HTTPError(413, f"the body has more than {MAX_BODY_BYTES} bytes")
@@ -114,6 +116,9 @@ class JudgedRequest(APIHandler):
     def get_json_body(self) -> dict[str, Any] | None:
         """Return what was judged."""
         return self._model
+
+    def judge_kernel(self, kernel_id: str) -> None:
+        """Raise a refusal for a kernel that cannot do what is asked."""
 
     def require_kernel(self, kernel_id: str) -> None:
         """Raise a 404 unless the kernel is there, in Jupyter's words."""
@@ -159,6 +164,14 @@ class JudgedRequest(APIHandler):
             known = (name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not unknown)
             self.set_header("Allow", ", ".join(known))
         super().write_error(status_code, **kwargs)
+
+
+class ActionRequest(JudgedRequest):
+    """An interrupt or a restart."""
+
+    def judge_kernel(self, kernel_id: str) -> None:
+        """See JudgedRequest."""
+        kernel_pauses.refuse(self.kernel_manager.get_kernel(kernel_id))
 
 
 class NewKernelRequest(JudgedRequest):
@@ -234,7 +247,7 @@ class NothingThere(APIHandler):
 _MIXED_IN: Final[Mapping[type[web.RequestHandler], type[JupyterHandler]]] = {
     kernels.MainKernelHandler: NewKernelRequest,
     kernels.KernelHandler: JudgedRequest,
-    kernels.KernelActionHandler: JudgedRequest,
+    kernels.KernelActionHandler: ActionRequest,
     sessions.SessionRootHandler: NewSessionRequest,
     sessions.SessionHandler: SessionRequest,
     kernelspecs.MainKernelSpecHandler: JudgedRequest,

@@ -16,6 +16,7 @@ from jupyter_sandbox.events import (
     SandboxClaimed,
     SandboxEnd,
     SandboxEnded,
+    SandboxResumed,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class KernelEvents:
     def refused(self, error: SandboxError) -> None:
         """The kernel did not start."""
         self._emit(RequestRefused(owner=self._owner, code=error.code, operation="start_kernel"))
+
+    def resumed(self, lease: Lease, took_s: float | None) -> None:
+        """The sandbox goes on, since the kernel is to end; None: it did before."""
+        if took_s is not None:
+            self._emit(SandboxResumed(owner=self._owner, sandbox_id=lease.sandbox, took_s=took_s))
 
     def ended(self, lease: Lease, reason: KernelEnd) -> None:
         """The kernel is gone for good."""

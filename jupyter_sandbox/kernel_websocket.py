@@ -12,12 +12,13 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_client.jsonutil import json_default
+from jupyter_core.utils import ensure_async
 from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.websocket import WebSocketClosedError
 
-from jupyter_sandbox import events, open_requests, owners, request_ids, wire_formats
+from jupyter_sandbox import events, kernel_pauses, open_requests, owners, request_ids, wire_formats
 from jupyter_sandbox.events import ExecutionEnd
 from jupyter_sandbox.guards.kernel_messages import Reason
 from jupyter_sandbox.open_requests import Header, OpenRequests
@@ -52,6 +53,16 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     def initialize(self, limits: OutputLimits | None = None) -> None:
         """`limits`: what is held of a sandbox kernel's output."""
         self._limits = limits or self._limits
+
+    async def pre_get(self) -> None:
+        """Begin as usual; a kernel that is paused is refused at once, where stock Jupyter waits for it for a minute."""
+        kernel = self.kernel_manager.get_kernel(self.kernel_id) if self.kernel_id in self.kernel_manager else None
+        if kernel_pauses.find(kernel) is not None:
+            user = self.current_user
+            may_know = await ensure_async(self.authorizer.is_authorized(self, user, "execute", "kernels"))
+            if may_know:
+                kernel_pauses.refuse(kernel)
+        await super().pre_get()
 
     async def open(self, kernel_id: str) -> None:
         """Begin as usual; for a sandbox kernel, be told of its death before the stock handler is."""
@@ -98,14 +109,22 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if self._executions is None:
             super().on_message(ws_message)
             return
-        if isinstance(ws_message, str) and self._is_stock and self._send_text(self._executions, ws_message):
+        paused = kernel_pauses.find(getattr(self.connection, "kernel_manager", None))
+        is_plain = self._is_stock and not paused
+        if is_plain and isinstance(ws_message, str) and self._send_text(self._executions, ws_message):
             return
         read = ws_message
         if isinstance(ws_message, bytes) and not (self.connection and self.connection.subprotocol):
             read = open_requests.text_of(ws_message)
         self._executions.sent(read)
+        asked = open_requests.asked(read)
+        if paused and asked:  # anything else waits until the kernel goes on
+            words, header = f"The {paused}; code can run when it is resumed.", self._executions.header(asked[0]) or {}
+            self._say(words, header)
+            self._end_with_error(self._executions, words, header)
+            return
         super().on_message(ws_message)
-        if asked := open_requests.asked(read):
+        if asked:
             self._told.sent(*asked)
 
     def _send_text(self, executions: OpenRequests, text: str) -> bool:
@@ -250,12 +269,16 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if is_first:
             self._say(words, header)
         if refusal.channel == "shell" and header and answered in {None, header["msg_id"]}:
-            self._executions.end(str(header["msg_id"]))
-            self._told.ended(str(header["msg_id"]), ExecutionEnd.ERROR)
-            self._write("shell", "execute_reply", _error(words), header)
-            self._write("iopub", "status", {"execution_state": "idle"}, header)
+            self._end_with_error(self._executions, words, header)
         elif refusal.channel in {"shell", "control"} and refusal.parent and (refusal.msg_type or "").endswith("_reply"):
             self._write(refusal.channel, str(refusal.msg_type), _error(words), refusal.parent)
+
+    def _end_with_error(self, executions: OpenRequests, words: str, header: Header) -> None:
+        """Answer an execution in the kernel's stead."""
+        executions.end(str(header.get("msg_id")))
+        self._told.ended(str(header.get("msg_id")), ExecutionEnd.ERROR)
+        self._write("shell", "execute_reply", _error(words), header)
+        self._write("iopub", "status", {"execution_state": "idle"}, header)
 
     def _words(self, refusal: Refusal) -> str:
         if refusal.reason == Reason.CONNECTION:

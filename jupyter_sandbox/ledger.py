@@ -36,6 +36,8 @@ class Record:
     created_at: str = ""
     seats: tuple[str, ...] = ()
     """Kernels that were ever started in it: what an agent says of others is a lie."""
+    paused: bool = False
+    """Whether it was to be frozen: written before it is, and after it was thawed."""
 
 
 class Ledger:

@@ -19,12 +19,16 @@ PREFIX: Final = "jupyter_sandbox"
 _START_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _EXECUTION_S: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _START_KINDS: Final = ("start", "restart")
+_PAUSE_KINDS: Final = ("pause", "resume")
 _YES_OR_NO: Final = ("no", "yes")
 
 CLAIM_S: Final = Histogram(
     f"{PREFIX}_claim_seconds", "How long owners waited for a sandbox", ["origin"], buckets=_START_S
 )
 SANDBOXES_ENDED: Final = Counter(f"{PREFIX}_sandboxes_ended", "Sandboxes that ended", ["origin", "reason"])
+PAUSE_S: Final = Histogram(
+    f"{PREFIX}_pause_seconds", "How long it took to pause sandboxes, and to resume them", ["kind"], buckets=_START_S
+)
 CONTEXT_START_S: Final = Histogram(
     f"{PREFIX}_context_start_seconds", "How long starts of kernels took, claims included", ["kind"], buckets=_START_S
 )
@@ -76,6 +80,8 @@ def _begin_at_zero() -> None:
 
 
 _begin_at_zero()
+for _kind in _PAUSE_KINDS:
+    PAUSE_S.labels(_kind)
 
 
 def read(event: Event, /) -> None:
@@ -83,6 +89,10 @@ def read(event: Event, /) -> None:
     match event:
         case events.SandboxClaimed():
             CLAIM_S.labels(event.origin).observe(event.took_s)
+        case events.SandboxPaused():
+            PAUSE_S.labels(_PAUSE_KINDS[0]).observe(event.took_s)
+        case events.SandboxResumed():
+            PAUSE_S.labels(_PAUSE_KINDS[1]).observe(event.took_s)
         case events.SandboxEnded():
             SANDBOXES_ENDED.labels(event.origin, event.reason).inc()
         case events.ContextStarted():

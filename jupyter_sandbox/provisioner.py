@@ -76,8 +76,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         [str(mode) for mode in WorkspaceMode],
         default_value="overlay",
         help="How the notebook's directory shows in the sandbox: `none`, `ro` (read only), "
-        "`overlay` (readable; writes go to "
-        "the sandbox's disk) or `rw`.",
+        "`overlay` (readable; writes go to the sandbox's disk) or `rw`.",
     ).tag(config=True)
     environment_names = List(
         Unicode(), help="Names of more environment variables that kernels get from the server's environment."
@@ -155,8 +154,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Return the host path of a file of the workspace, or None: other files of a sandbox have none."""
         if self._lease is None or self._directory is None or self._lease.cwd == HOME:
             return None
-        inside = posixpath.normpath(posixpath.join(self._lease.cwd, path))
-        relative = posixpath.relpath(inside, self._lease.cwd)
+        relative = posixpath.relpath(posixpath.join(self._lease.cwd, path), self._lease.cwd)
         found = Path(self._directory, relative)
         return str(found) if not relative.startswith("..") and found.exists() else None
 
@@ -174,18 +172,13 @@ class SandboxProvisioner(KernelProvisionerBase):
         extra = kwargs.pop("extra_arguments", None) or []
         replacements = {"prefix": sys.prefix, "resource_dir": workspace.KERNELSPEC}
         self._arguments = launch.argument_list(self._spec.argv, extra, replacements)
-        prepared: dict[str, Any] = await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
-        return prepared
+        return await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Claim a sandbox, unless this is a restart and it still lives, and start the kernel in it."""
         self._tell.begins(self._end_of_kernel() if self.launches else None)
         self._shutdown_requested = False
-        environment = launch.environment(
-            kwargs.get("env") or {},
-            self._spec.env,
-            self.environment_names,
-        )
+        environment = launch.environment(kwargs.get("env") or {}, self._spec.env, self.environment_names)
         try:
             with self._ends.none_meanwhile(self.kernel_id):
                 prefix = await self._start(environment, kwargs.get("cwd"))
@@ -194,9 +187,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
             if not self.is_guest:  # else who asked for a context is refused, and that is told
                 self._tell.refused(error)
-            reason = f"The sandbox could not start ({error.code})"
             kind = _ProgramMissingHTTPError if isinstance(error, ProgramMissingError) else web.HTTPError
-            raise kind(error.status, str(error), reason=reason) from error
+            raise kind(error.status, str(error), reason=f"The sandbox could not start ({error.code})") from error
         except BaseException:
             await self._give_back()
             raise
@@ -269,9 +261,16 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     async def _farewell(self) -> None:
         """Wait a moment for the kernel's end, if there is a kernel."""
+        await self._go_on()
         deadline = time.monotonic() + _FAREWELL_S
         while await self.poll() is None and (left_s := deadline - time.monotonic()) > 0:
             await self._hear(left_s)
+
+    async def _go_on(self) -> None:
+        """Resume a sandbox that is paused: its kernel is to end, or another is to start."""
+        if (lease := self._lease) is not None and lease.is_paused:
+            with contextlib.suppress(SandboxError):
+                self._tell.resumed(lease, await lease.resume())
 
     async def _hear(self, timeout_s: float) -> None:
         """Wait until the broker says something, or is gone."""
@@ -282,8 +281,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     @property
     def _spec(self) -> KernelSpec:
-        spec: KernelSpec = self.kernel_spec
-        return spec
+        return cast("KernelSpec", self.kernel_spec)
 
     async def _start(self, environment: dict[str, str], cwd: object) -> str:
         """Return the prefix of the kernel's socket paths."""
@@ -315,6 +313,8 @@ class SandboxProvisioner(KernelProvisionerBase):
         if started is None:
             lease.tenants.add(self._seat)
             lease.exits.pop(self._seat, None)
+            if self.launches:  # what is paused just now would refuse the next kernel, too, and be left by it
+                await self._go_on()
             request = verbs.StartKernel(sandbox=lease.sandbox, **vars(kernel))
             started = await client.call(request, verbs.KernelStarted)
         self._is_forked = started.is_forked

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class SandboxState(StrEnum):
-    """What an owner can do with a sandbox: everything, or wait."""
+    """What an owner can do with a sandbox: everything, what needs no process of it, or wait."""
 
     READY = "ready"
+    PAUSED = "paused"
     ENDING = "ending"
 
 

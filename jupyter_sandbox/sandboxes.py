@@ -18,8 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox import events, owners
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, SandboxError, UnknownSandboxError
-from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxRenewed
+from jupyter_sandbox.errors import (
+    BrokerUnavailableError,
+    ConflictError,
+    SandboxError,
+    SandboxPausedError,
+    UnknownSandboxError,
+)
+from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxPaused, SandboxRenewed, SandboxResumed
 from jupyter_sandbox.kernel_events import sandbox_ended
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Held, Quotas
@@ -121,6 +127,13 @@ class Sandboxes:
             raise ConflictError(f"sandbox {sandbox.id} is ending")
         return sandbox
 
+    def find_running(self, owner: Owner, sandbox_id: str) -> Sandbox:
+        """The same; raises SandboxPausedError when it is paused."""
+        sandbox = self.find_ready(owner, sandbox_id)
+        if sandbox.lease.is_paused:
+            raise SandboxPausedError(f"sandbox {sandbox.id} is paused")
+        return sandbox
+
     def get(self, owner: Owner, sandbox_id: str) -> SandboxView:
         """Return a sandbox of `owner`; raises UnknownSandboxError."""
         return self._view(self.find(owner, sandbox_id))
@@ -146,6 +159,20 @@ class Sandboxes:
         sandbox = self._claimed.get(sandbox_id)
         if sandbox is not None and sandbox.owner == owner:
             self._set_time(sandbox, timeout_s)
+
+    async def pause(self, owner: Owner, sandbox_id: str) -> SandboxView:
+        """Freeze everything in a sandbox, with all that it holds; quiet when it is. Its time goes on."""
+        sandbox = self.find_ready(owner, sandbox_id)
+        if (took_s := await sandbox.lease.pause()) is not None:
+            self._emit(SandboxPaused(owner=owner, sandbox_id=sandbox.id, took_s=took_s))
+        return self._view(sandbox)
+
+    async def resume(self, owner: Owner, sandbox_id: str) -> SandboxView:
+        """Let everything in a sandbox go on where it was; quiet when it does."""
+        sandbox = self.find_ready(owner, sandbox_id)
+        if (took_s := await sandbox.lease.resume()) is not None:
+            self._emit(SandboxResumed(owner=owner, sandbox_id=sandbox.id, took_s=took_s))
+        return self._view(sandbox)
 
     async def release(self, owner: Owner, sandbox_id: str) -> None:
         """End a sandbox and every kernel in it; quiet when it ended before."""
@@ -288,13 +315,18 @@ class Sandboxes:
         return SandboxView(
             id=sandbox.id,
             template=sandbox.lease.template,
-            state=SandboxState.ENDING if sandbox.id in self._ending else SandboxState.READY,
+            state=self._state(sandbox),
             origin=sandbox.origin,
             created_at=sandbox.lease.claimed_at,
             expires_at=sandbox.expires_at,
             metadata=dict(sandbox.claim.metadata) if sandbox.claim else {},
             contexts=sandbox.kernels,
         )
+
+    def _state(self, sandbox: Sandbox) -> SandboxState:
+        if sandbox.id in self._ending:
+            return SandboxState.ENDING
+        return SandboxState.PAUSED if sandbox.lease.is_paused else SandboxState.READY
 
     def _end(self, sandbox: Sandbox, reason: SandboxEnd, how: str) -> asyncio.Task[None]:
         """Begin to end a sandbox, once; return who does it."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from jupyter_sandbox import errors
 from jupyter_sandbox.broker import verbs
-from jupyter_sandbox.host import places
+from jupyter_sandbox.host import places, tasks
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages
 
@@ -203,6 +203,9 @@ class Lease:
         """Seats of the kernels that live, or will live again, in the sandbox."""
         self.first: verbs.KernelStarted | None = None
         """The kernel that was claimed along."""
+        self.is_paused = False
+        """Whether everything in it is frozen, by `pause`."""
+        self._changing = asyncio.Lock()
         self.is_kept = False
         """Whether the sandbox stays when the last tenant has left it."""
         self._is_reattaching = False
@@ -316,6 +319,27 @@ class Lease:
                 await self._channel.arrival()
         self.listen()
 
+    async def pause(self) -> float | None:
+        """Freeze everything in the sandbox; return how long that took, seconds, or None if it was paused before.
+
+        Raises SandboxError; it runs on then.
+        """
+        return await tasks.whole(self._change(verbs.Pause(sandbox=self.sandbox), is_paused=True))
+
+    async def resume(self) -> float | None:
+        """Let everything in the sandbox go on; return how long that took, or None if it did before.
+
+        Raises SandboxError; it is as before then.
+        """
+        return await tasks.whole(self._change(verbs.Resume(sandbox=self.sandbox), is_paused=False))
+
+    async def _change(self, request: verbs.Pause | verbs.Resume, *, is_paused: bool) -> float | None:
+        async with self._changing:
+            began = time.monotonic()
+            await call(request, verbs.Done, start=False)
+            was_paused, self.is_paused = self.is_paused, is_paused
+            return None if was_paused is is_paused else time.monotonic() - began
+
     async def reattach(self) -> None:
         """After the broker died: find the sandbox with the next broker. Sets `loss` when it is gone.
 
@@ -341,6 +365,7 @@ class Lease:
             channel.close()
             raise
         self._channel = channel
+        self.is_paused = attached.paused
         self._watch()
         for seat in self.tenants - set(attached.running) - set(self.exits):
             self.exits[seat] = verbs.ProcessExited(

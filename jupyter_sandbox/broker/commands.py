@@ -58,9 +58,8 @@ async def resize(sandbox: Sandbox, request: verbs.ResizeTerminal) -> None:
 
 async def end(sandbox: Sandbox, command: str) -> None:
     """Kill a command whose connection has gone; quiet when it, or its sandbox, has ended."""
-    if command in sandbox.commands and sandbox.agent is not None:
-        sandbox.ending.add(command)
-        await sandbox.agent.tell(protocol.Signal(target=command, number=signal.SIGKILL))
+    if command in sandbox.commands:
+        await sandbox.kill(command)
 
 
 async def end_orphans(sandbox: Sandbox, orphans: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, commands, kernels, verbs
+from jupyter_sandbox.broker import binding, commands, kernels, pausing, verbs
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
@@ -155,6 +155,7 @@ class Registry:
 
     async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
         """Start a kernel. Raises SandboxError."""
+        sandbox.reach()  # or no seat is taken
         seat = await self._free_seat(sandbox, request.seat)
         if seat not in sandbox.seats:
             sandbox.seats.add(seat)
@@ -182,12 +183,27 @@ class Registry:
             self._record(sandbox)
 
     async def signal(self, sandbox: Sandbox, target: str, number: int) -> None:
-        """Signal a kernel or command; quiet when it has ended."""
+        """Signal a kernel or command; quiet when it has ended. See `Sandbox.kill`."""
         ending = processes.signal_number(number) in _ENDING_SIGNALS
-        if target in sandbox.kernels or target in sandbox.commands:
-            if ending:
-                sandbox.ending.add(target)
-            await sandbox.reach().signal(target, number)
+        if target not in sandbox.kernels and target not in sandbox.commands:
+            return
+        if number == signal.SIGKILL:
+            await sandbox.kill(target)
+            return
+        agent = sandbox.reach()
+        if ending:
+            sandbox.ending.add(target)
+        await agent.signal(target, number)
+
+    # -- pausing
+
+    async def pause(self, sandbox: Sandbox) -> None:
+        """Freeze everything in a sandbox; quiet when it is. Raises SandboxError; it runs on then."""
+        await pausing.pause(sandbox, self._engine, self._record)
+
+    async def resume(self, sandbox: Sandbox) -> None:
+        """Let everything in a sandbox go on; quiet when it does. Raises SandboxError."""
+        await pausing.resume(sandbox, self._engine, self._record)
 
     # -- the broker's own life
 
@@ -279,6 +295,8 @@ class Registry:
         sandbox.seats = set(record.seats)
         sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
         try:
+            if record.paused:
+                await self._engine.resume(sandbox.worker)  # for a moment: only its agent knows what is in it
             await self._connect(sandbox)
             description = await sandbox.reach().ask(protocol.Describe(), protocol.Description)
         except SandboxError as error:
@@ -294,6 +312,8 @@ class Registry:
             return False
         sandbox.kernels = dict.fromkeys(running & set(sandbox.kernels), kills)
         await commands.end_orphans(sandbox, orphans)
+        if record.paused:
+            await pausing.pause_again(sandbox, self._engine, self._record)
         return description.bound
 
     async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:
@@ -358,7 +378,8 @@ class Registry:
             for seat in list(sandbox.kernels):
                 kernel_sockets.remove(self._places.kernel_sockets(seat))
             await asyncio.to_thread(self.firewall.close, sandbox.worker.slot)  # before the slot is another's
-            await self._engine.destroy(sandbox.worker)
+            async with sandbox.changing:  # what is being frozen is frozen before it is killed and thawed
+                await self._engine.destroy(sandbox.worker)
         except Exception:
             log.exception("sandbox %s did not end cleanly; the next reap looks for what it left", sandbox.id)
         finally:

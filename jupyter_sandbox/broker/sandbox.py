@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import launch, obituary
 from jupyter_sandbox.broker import usage_verbs, verbs
-from jupyter_sandbox.errors import InvalidRequestError, StartError
+from jupyter_sandbox.errors import InvalidRequestError, SandboxPausedError, StartError
 from jupyter_sandbox.guards import processes
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.ledger import Record
@@ -59,6 +61,12 @@ class Sandbox:
     """Where the process of its first kernel listens until there is one."""
     ending: set[str] = field(default_factory=set)
     """Kernels and commands that we were asked to end."""
+    kills: set[str] = field(default_factory=set)
+    """Those of them that are killed when the sandbox goes on."""
+    is_paused: bool = False
+    """Whether it is frozen, or about to be: nothing is asked of its agent then."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while it is frozen, thawed or ended."""
 
     @property
     def id(self) -> ids.SandboxId:
@@ -66,10 +74,20 @@ class Sandbox:
         return self.worker.id
 
     def reach(self) -> AgentClient:
-        """Return its agent; raises StartError when it is ending."""
+        """Return its agent; raises StartError when it is ending, SandboxPausedError when it cannot answer."""
         if self.agent is None:
             raise StartError(f"{self.id} is ending")
+        if self.is_paused:
+            raise SandboxPausedError(f"sandbox {self.id} is paused")
         return self.agent
+
+    async def kill(self, target: str) -> None:
+        """Kill a kernel or command; what is paused, as soon as it goes on. Quiet when it has ended."""
+        self.ending.add(target)
+        if self.is_paused:
+            self.kills.add(target)
+        elif self.agent is not None:
+            await self.agent.signal(target, signal.SIGKILL)
 
     def command_of(self, request: verbs.Kernel) -> tuple[str, ...] | None:
         """Return the judged command of a kernel; None when the Python that is loaded is forked."""
@@ -128,4 +146,5 @@ class Sandbox:
             workspace=self.cwd,
             created_at=self.created_at,
             seats=tuple(sorted(self.seats)),
+            paused=self.is_paused,
         )

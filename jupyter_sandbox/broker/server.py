@@ -192,7 +192,7 @@ class Server:
             case verbs.Attach():
                 sandbox = registry.get(uid, request.sandbox)
                 self._hold(connection, sandbox)
-                return verbs.Attached(running=tuple(sandbox.kernels)), []
+                return verbs.Attached(running=tuple(sandbox.kernels), paused=sandbox.is_paused), []
             case verbs.StartKernel():
                 sandbox = registry.get(uid, request.sandbox)
                 return await registry.start_kernel(sandbox, request), []
@@ -218,6 +218,10 @@ class Server:
                         "the broker of this sandbox died: its files can be reached from inside only"
                     )
                 return verbs.Done(), [await _opened(disk, uid, connection.channel.peer_gid())]
+            case verbs.Pause():
+                await registry.pause(registry.get(uid, request.sandbox))
+            case verbs.Resume():
+                await registry.resume(registry.get(uid, request.sandbox))
             case verbs.Release():
                 sandbox = registry.get(uid, request.sandbox)
                 for other in self._connections:
@@ -299,6 +303,7 @@ class Server:
                     memory_bytes=usage.memory_bytes or 0,
                     disk_bytes=usage.disk_bytes or 0,
                     disk_total_bytes=usage.disk_total_bytes,
+                    paused=sandbox.is_paused,
                 )
             )
         return verbs.Listing(sandboxes=tuple(rows), more=len(visible) > _PAGE)

@@ -1,4 +1,4 @@
-"""The broker's verbs about templates. See `verbs`."""
+"""The verbs about templates, see `verbs`. Who defines one is the broker's own user; everybody may look."""
 
 from __future__ import annotations
 

@@ -65,6 +65,7 @@ class Attached:
     """This connection is the lease now; `running` are the seats of the kernels that live."""
 
     running: tuple[str, ...]
+    paused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,23 @@ class OpenDisk:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pause:
+    """Freeze everything that runs in a sandbox, until Resume or its end. Answer: Done, also when it is paused.
+
+    Until then whatever needs a process of it is refused; OpenDisk, Release and the end of a kernel or command are not.
+    """
+
+    sandbox: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Let everything in a sandbox go on where it was. Answer: Done, also when it is not paused."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release:
     """Destroy a sandbox. Answer: Done."""
 
@@ -194,6 +212,7 @@ class Summary:
     memory_bytes: int
     disk_bytes: int
     disk_total_bytes: int
+    paused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +316,8 @@ REQUESTS = (
     ReadLog,
     ResizeTerminal,
     OpenDisk,
+    Pause,
+    Resume,
     Release,
     List,
     Status,

@@ -84,7 +84,16 @@ class Engine(Protocol):
         """Return the worker that a dead broker left, or None when it does not live."""
 
     async def destroy(self, worker: Worker) -> None:
-        """End a worker and give back all it took; quiet when done twice."""
+        """End a worker, paused or not, and give back all it took; quiet when done twice."""
+
+    async def pause(self, worker: Worker) -> None:
+        """Let no process of a worker run, its agent among them; quiet when none does.
+
+        Raises SandboxError; they run on then. NotSupportedError: it cannot be done on this machine.
+        """
+
+    async def resume(self, worker: Worker) -> None:
+        """Let every process of a worker go on; quiet when they do. Raises SandboxError."""
 
     async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
         """Destroy what belongs to no worker of `known`; return what it was, in words."""

@@ -149,6 +149,19 @@ class Daemon:
             raise StartError(f"the container {name} ended at once (exit status {state.get('ExitCode')})")
         return pid
 
+    async def pause(self, name: str) -> None:
+        """Freeze every process of a container; quiet when they are."""
+        if not await self._is_paused(name):
+            await self._call(self._client.pause, name)
+
+    async def resume(self, name: str) -> None:
+        """Let every process of a container go on; quiet when they do."""
+        if await self._is_paused(name):
+            await self._call(self._client.unpause, name)
+
+    async def _is_paused(self, name: str) -> bool:
+        return bool((await self._call(self._client.inspect_container, name))["State"].get("Paused"))
+
     async def remove(self, name: str) -> None:
         """Kill and remove a container and wait until it is gone; quiet when there is none."""
         async with asyncio.timeout(TIMEOUT_S):

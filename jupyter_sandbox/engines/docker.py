@@ -260,6 +260,14 @@ class DockerEngine:
         await self._give_back(worker.id)
         self._slots.free(worker.slot)
 
+    async def pause(self, worker: Worker) -> None:
+        """See Engine. The daemon does it, so that whoever looks at the container sees that it is paused."""
+        await self._reach().pause(worker.id)
+
+    async def resume(self, worker: Worker) -> None:
+        """See Engine."""
+        await self._reach().resume(worker.id)
+
     async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
         """See Engine."""
         kept: set[str] = {*known, *self._creating}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, recovered_disk, remains
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
-from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.errors import NotSupportedError, StartError
 from jupyter_sandbox.host import channel, processes, tasks
 from jupyter_sandbox.ledger import Ledger, Record
 
@@ -216,6 +216,26 @@ class EmbeddedEngine:
         await worker.end()
         await self._give_back(worker.id, worker.group)
         self._slots.free(worker.slot)
+
+    async def pause(self, worker: Worker) -> None:
+        """See Engine: by the freezer of its control group."""
+        group = worker.group if isinstance(worker, EmbeddedWorker) else None
+        if group is None or not group.can_freeze:
+            raise NotSupportedError(
+                "sandboxes cannot be paused here: the broker may make no control group that freezes"
+            )
+        try:
+            await tasks.whole(asyncio.to_thread(group.freeze))
+        except OSError as error:
+            raise StartError(f"{worker.id} could not be frozen: {error}") from error
+
+    async def resume(self, worker: Worker) -> None:
+        """See Engine."""
+        if isinstance(worker, EmbeddedWorker) and worker.group:
+            try:
+                worker.group.thaw()
+            except OSError as error:
+                raise StartError(f"{worker.id} could not be thawed: {error}") from error
 
     async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
         """See Engine."""

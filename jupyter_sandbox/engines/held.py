@@ -6,6 +6,7 @@ No engine lives here and nothing here makes a worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, Final
@@ -95,6 +96,9 @@ class HeldWorker:
         """Kill pid 1, wait until it has ended, and let go of pidfd and disk. Call it once, while `pidfd` is open."""
         pidfd, self.pidfd = self.pidfd, -1
         processes.kill(pidfd)
+        if self.group:
+            with contextlib.suppress(OSError):
+                self.group.thaw()  # or a frozen process never learns that it was killed
         asyncio.get_running_loop().remove_reader(pidfd)
         if not await processes.ended(pidfd, KILL_TIMEOUT_S):
             log.error("worker %s did not end within %d s of SIGKILL", self.id, KILL_TIMEOUT_S)

@@ -81,6 +81,35 @@ async def test_a_sandbox_that_is_none_is_gone(world, make, theirs):
     assert (response.code, "was not found" in response.body.decode()) == (502, True)
 
 
+async def test_a_paused_sandbox_is_reached_by_nobody_and_resumed_by_its_owner_alone(world, tokens, make):
+    box = await make("alice")
+    path, mine = f"e2b/sandboxes/{box['sandboxID']}", {"X-API-Key": "alice"} | UNARY
+    assert (await ask(world, "POST", f"{path}/resume", mine, b"{}")).code == 409
+    assert (await ask(world, "POST", f"{path}/pause", mine, b'{"memory": false}')).code == 501
+    assert (
+        await ask(world, "POST", f"{path}/pause", {"X-API-Key": tokens.issue("alice", "sandboxes:read")})
+    ).code == 403
+    assert [(await ask(world, "POST", f"{path}/pause", mine, b"{}")).code for _ in range(2)] == [204, 409]
+    for token in (box["envdAccessToken"], "0" * 64):
+        for method, call, kind, body in DATA_PLANE.values():
+            response = await ask(world, method, f"e2b/sbx/{call}", kind | of(box, **{"X-Access-Token": token}), body)
+            assert (call, response.code) == (call, 502)
+            assert "was not found" in response.body.decode()
+    for key in ("bob", tokens.issue("bob")):
+        for change in ("pause", "resume", "connect"):
+            assert (await ask(world, "POST", f"{path}/{change}", {"X-API-Key": key} | UNARY, b"{}")).code == 404
+    weak = {"X-API-Key": tokens.issue("alice", "sandboxes")} | UNARY
+    assert (await ask(world, "POST", f"{path}/resume", weak, b"{}")).code == 403
+    listed = json.loads((await ask(world, "GET", "e2b/v2/sandboxes?state=paused,nonsense", mine)).body)
+    assert [(each["sandboxID"], each["state"]) for each in listed] == [(box["sandboxID"], "paused")]
+    for query in ("running", "nonsense", "pause"):
+        assert json.loads((await ask(world, "GET", f"e2b/v2/sandboxes?state={query}", mine)).body) == []
+    resumed = await ask(world, "POST", f"{path}/resume", mine, b"{}")
+    assert (resumed.code, json.loads(resumed.body)["envdAccessToken"]) == (201, box["envdAccessToken"])
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]})
+    assert (await ask(world, "GET", "e2b/sbx/health", headers)).code == 204
+
+
 async def test_a_stranger_finds_and_ends_no_sandbox(world, make):
     box = await make("alice")
     for method, path, body in (
@@ -89,6 +118,8 @@ async def test_a_stranger_finds_and_ends_no_sandbox(world, make):
         ("POST", f"sandboxes/{box['sandboxID']}/timeout", b'{"timeout": 1}'),
         ("POST", f"v2/sandboxes/{box['sandboxID']}/connect", b'{"timeout": 1}'),
         ("GET", f"sandboxes/{box['sandboxID']}/metrics", None),
+        ("POST", f"sandboxes/{box['sandboxID']}/pause", b"{}"),
+        ("POST", f"sandboxes/{box['sandboxID']}/resume", b"{}"),
     ):
         response = await ask(world, method, f"e2b/{path}", {"X-API-Key": "bob"} | UNARY, body)
         assert (path, response.code) == (path, 404)

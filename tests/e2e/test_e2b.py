@@ -21,6 +21,7 @@ from e2b import (
     SandboxException,
     SandboxNotFoundException,
     SandboxQuery,
+    SandboxState,
     TimeoutException,
 )
 from e2b_code_interpreter import AsyncSandbox, Sandbox
@@ -267,6 +268,44 @@ def test_a_sandbox_lives_as_long_as_it_is_told(own):
         time.sleep(0.1)
 
 
+def test_a_paused_sandbox_keeps_its_memory_and_its_files_and_goes_on_where_it_is_connected_to(own):
+    own.run_code("x = 41")
+    own.files.write("kept.txt", "text")
+    running = own.commands.run("cat; echo done", background=True, stdin=True)
+    assert own.pause()
+    assert not own.pause()
+    assert not own.is_running()
+    for use in (lambda: own.commands.run("ls"), lambda: own.files.read("x"), lambda: own.run_code("x")):
+        with pytest.raises((SandboxException, TimeoutException), match="not found"):
+            use()
+    assert own.get_info().state is SandboxState.PAUSED
+    for state, found in ((SandboxState.PAUSED, [own.sandbox_id]), (SandboxState.RUNNING, [])):
+        listed = Sandbox.list(query=SandboxQuery(metadata={"kind": "own"}, state=[state])).next_items()
+        assert [each.sandbox_id for each in listed] == found
+    with pytest.raises(SandboxException, match="not supported here"):
+        Sandbox.connect(own.sandbox_id, on_resume="reboot")
+    before = own.get_info().end_at
+    same = Sandbox.connect(own.sandbox_id, timeout=120)
+    assert own.is_running()
+    assert own.get_info().end_at > before
+    assert same.run_code("x + 1").text == own.run_code("x + 1").text == "42"
+    assert same.files.read("kept.txt") == "text"
+    same.commands.send_stdin(running.pid, "typed\n")
+    same.commands.close_stdin(running.pid)
+    assert same.commands.connect(running.pid).wait().stdout == "typed\ndone\n"
+    assert own.get_info().state is SandboxState.RUNNING
+
+
+def test_a_paused_sandbox_is_killed_and_one_that_is_not_there_is_not_paused(served):
+    made = Sandbox.create(timeout=60)
+    assert made.pause()
+    assert made.kill()
+    assert not made.kill()
+    for use in (made.pause, lambda: Sandbox.connect(made.sandbox_id)):
+        with pytest.raises(SandboxNotFoundException):
+            use()
+
+
 def test_a_sandbox_that_is_gone_is_told_as_the_sdk_expects(served):
     gone = Sandbox.create()
     assert gone.is_running()
@@ -291,11 +330,15 @@ def test_code_whose_sandbox_is_killed_meanwhile_is_told_as_the_sdk_expects(serve
 
 def test_what_is_not_served_says_so(own):
     changes = {"allow_out": ["192.0.2.1"]}
-    for use in (own.pause, own.create_snapshot, lambda: own.update_network(changes)):
+    refused = (lambda: own.pause(mode="filesystem"), own.create_snapshot, lambda: own.update_network(changes))
+    for use in refused:
         with pytest.raises(SandboxException, match="not supported here"):
             use()
     with pytest.raises(SandboxException, match="no template 'nope'"):
         Sandbox.create(template="nope")
+    with pytest.raises(SandboxException, match="autoPause"):
+        Sandbox.create(lifecycle={"on_timeout": "pause"})
+    assert own.run_code("1").text == "1"
 
 
 def test_a_wrong_key_opens_nothing(served):
@@ -316,5 +359,11 @@ def test_the_asynchronous_sdk_does_the_same(served):
             assert (await sandbox.commands.run("echo hi")).stdout == "hi\n"
             await sandbox.files.write("x", "y")
             assert await sandbox.files.read("x") == "y"
+            await sandbox.run_code("kept = 41")
+            assert (await sandbox.pause(), await sandbox.pause()) == (True, False)
+            assert not await sandbox.is_running()
+            same = await AsyncSandbox.connect(sandbox.sandbox_id)
+            assert (await same.run_code("kept + 1")).text == "42"
+            assert await same.files.read("x") == "y"
 
     e2b_clients.in_a_loop(use)

@@ -132,6 +132,43 @@ def test_a_stream_tells_changes_as_they_happen_until_it_is_stopped(served, sandb
     e2b_clients.in_a_loop(use)
 
 
+def test_watches_and_metrics_outlive_a_pause(served):
+    async def use():
+        mine = await AsyncSandbox.create(timeout=60)
+        seen, ends, news = [], [], asyncio.Event()
+
+        def note(event):
+            seen.append((event.type, event.name))
+            news.set()
+
+        await mine.files.write("kept", "x")
+        same = await asyncio.to_thread(Sandbox.connect, mine.sandbox_id, timeout=60)
+        watcher = await asyncio.to_thread(same.files.watch_dir, ".")
+        watch = await mine.files.watch_dir(".", note, on_exit=ends.append)
+        assert await mine.pause()
+        (figures,) = await mine.get_metrics()
+        assert (figures.cpu_used_pct, figures.mem_used > 0) == (0, True)
+        with pytest.raises(SandboxException):
+            await asyncio.to_thread(watcher.get_new_events)
+        headers = {"Authorization": f"token {served.token}"}
+        file = f"{served.url}/api/sandboxes/sbx_{mine.sandbox_id}/files/meanwhile"
+        put = urllib.request.Request(file, b"x", headers, method="PUT")  # E2B's words are refused until it goes on
+        (await asyncio.to_thread(urllib.request.urlopen, put, timeout=30)).close()
+        await AsyncSandbox.connect(mine.sandbox_id, timeout=60)
+        await mine.files.write("new", "x")
+        async with asyncio.timeout(20):
+            while (WRITE, "new") not in seen:
+                news.clear()
+                await news.wait()
+        expected = [(how, name) for name in ("meanwhile", "new") for how in (CREATE, WRITE)]
+        assert (seen, ends) == (expected, [])
+        assert told(await asyncio.to_thread(watcher.get_new_events)) == expected
+        await watch.stop()
+        await mine.kill()
+
+    e2b_clients.in_a_loop(use)
+
+
 def test_a_stream_ends_with_its_time_its_directory_or_its_sandbox(served, sandbox, place):
     async def use():
         mine = await AsyncSandbox.create(timeout=60)

@@ -244,6 +244,58 @@ def test_a_process_is_put_into_every_directory_of_the_group(hierarchy):
     assert len(group.directories()) == (3 if hierarchy.version == 1 else 1)
 
 
+@pytest.fixture
+def freezer(hierarchy):
+    """A group with a freezer, and its files: what is written and what tells that it happened."""
+    if hierarchy.version == 1:
+        root = hierarchy.parents["memory"].parents[2]
+        (root / "freezer").mkdir()
+        (root / "freezer/cgroup.procs").touch()
+        group = cgroups.find("tag", root=root, own=V1_OWN).create("sbx_1", LIMITS)
+        file = told = group.paths["freezer"] / "freezer.state"
+    else:
+        group = hierarchy.create("sbx_1", LIMITS)
+        file, told = (group.paths["unified"] / name for name in ("cgroup.freeze", "cgroup.events"))
+        told.write_text("populated 1\nfrozen 0\n")
+    file.touch()
+    return group, file, told
+
+
+def test_a_group_is_frozen_when_it_says_so_and_thawed(freezer):
+    group, file, told = freezer
+    assert group.can_freeze
+    if file != told:
+        told.write_text("populated 1\nfrozen 1\n")
+    group.freeze(timeout_s=0)
+    assert file.read_text() in ("FROZEN", "1")
+    group.thaw()
+    assert file.read_text() in ("THAWED", "0")
+    group.remove()
+    group.thaw()
+
+
+def test_a_group_that_cannot_be_frozen_in_time_goes_on(freezer, monkeypatch):
+    group, file, told = freezer
+    original = Path.read_text
+
+    def read_text(path, *args, **kwargs):
+        return "FREEZING\n" if path == told and group.version == 1 else original(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(TimeoutError, match="not every process"):
+        group.freeze(timeout_s=0)
+    monkeypatch.undo()
+    assert file.read_text() in ("THAWED", "0")
+
+
+def test_a_group_without_a_freezer_says_so(hierarchy):
+    group = hierarchy.create("sbx_1", LIMITS)
+    assert not group.can_freeze
+    with pytest.raises(FileNotFoundError):
+        group.freeze()
+    group.thaw()
+
+
 FIGURES = {
     1: {
         "memory": {

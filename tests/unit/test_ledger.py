@@ -36,6 +36,7 @@ def full(sandbox: ids.SandboxId) -> Record:
         owner=1000,
         workspace="/workspace/é\n",
         created_at="2026-01-01T00:00:00+00:00",
+        paused=True,
     )
 
 
@@ -113,6 +114,7 @@ def _text(**changes: object) -> str:
         (f"{ONE}.json", _text(template=["python"])),
         (f"{ONE}.json", _text(owner="root")),
         (f"{ONE}.json", _text(workspace=7)),
+        (f"{ONE}.json", _text(paused="yes")),
     ],
 )
 def test_what_is_no_record_is_removed_and_hides_no_other(ledger, directory, name, text):

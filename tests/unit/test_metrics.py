@@ -46,6 +46,8 @@ def grown(event: events.Event) -> dict[str, float]:
     ("kind", "names"),
     [
         (events.SandboxClaimed, {"claim_seconds_count", "claim_seconds_sum"}),
+        (events.SandboxPaused, {"pause_seconds_count", "pause_seconds_sum"}),
+        (events.SandboxResumed, {"pause_seconds_count", "pause_seconds_sum"}),
         (events.SandboxEnded, {"sandboxes_ended_total"}),
         (events.ContextStarted, {"context_start_seconds_count", "context_start_seconds_sum"}),
         (
@@ -97,7 +99,7 @@ def test_no_text_that_somebody_chose_becomes_a_label():
             metrics.read(dataclasses.replace(example(kind), **free))
     assert samples().keys() == SERIES
     words = {word for kind in vars(events).values() if isinstance(kind, type) for word in _words(kind)}
-    allowed = {*errors.codes(), *words, "start", "restart", "yes", "no"}
+    allowed = {*errors.codes(), *words, "start", "restart", "pause", "resume", "yes", "no"}
     assert {value for _, labels in SERIES for _, value in labels} <= allowed
 
 

@@ -45,7 +45,7 @@ VALUES = {
     "reason": {*events.SandboxEnd, *events.KernelEnd},
     "code": set(errors.codes()),
     "state": {"idle", "claimed", "passing"},
-    "kind": {"start", "restart"},
+    "kind": {"start", "restart", "pause", "resume"},
 }
 """What a label can be, where we know it."""
 

@@ -12,7 +12,7 @@ from tornado import web
 from jupyter_sandbox import errors, template_service
 from jupyter_sandbox.events import Origin
 from jupyter_sandbox.guards import shapes
-from jupyter_sandbox.sandbox import Claim, Filter
+from jupyter_sandbox.sandbox import Claim, Filter, SandboxState
 from jupyter_sandbox.surfaces.e2b import words
 from jupyter_sandbox.surfaces.keyed import KeyedHandler
 
@@ -113,8 +113,8 @@ class SandboxesHandler(ControlHandler):
     async def on_get(self) -> None:
         """List sandboxes."""
         owner = await self.owner("sandboxes", "read")
-        states = ",".join(self.get_arguments("state"))
-        if states and "running" not in states.split(","):
+        state, is_none = words.our_state(",".join(self.get_arguments("state")))
+        if is_none:
             self.answer(200, [])
             return
         metadata = tuple((unquote(k), unquote(v)) for k, v in parse_qsl(self.get_argument("metadata", "")))
@@ -123,7 +123,7 @@ class SandboxesHandler(ControlHandler):
             int(given[:9]) if _DIGITS.fullmatch(given) else given, "limit"
         )
         after = words.our_id(self.get_argument("nextToken", ""))
-        views, has_more = self.services.sandboxes.page(owner, Filter(metadata=metadata), limit, after)
+        views, has_more = self.services.sandboxes.page(owner, Filter(state=state, metadata=metadata), limit, after)
         if has_more:
             self.set_header("X-Next-Token", words.sandbox_id(views[-1].id))
         limits = {report.name: report.limits for report in await template_service.listing()}
@@ -164,20 +164,61 @@ class TimeoutHandler(ControlHandler):
         self.answer(204, None)
 
 
+class PauseHandler(ControlHandler):
+    """`POST /sandboxes/{id}/pause`."""
+
+    operation = "pause_sandbox"
+
+    async def on_post(self, theirs: str) -> None:
+        """Keep a sandbox as it is, with its memory, and let it do nothing."""
+        owner = await self.owner("sandboxes", "write")
+        _judge_memory(shapes.decode_object(self.body() or b"{}"))
+        view = self.services.sandboxes.get(owner, words.our_id(theirs))
+        if view.state is SandboxState.PAUSED:
+            raise errors.ConflictError(f"sandbox {theirs} is paused already")
+        await self.services.sandboxes.pause(owner, view.id)
+        self.answer(204, None)
+
+
 class ConnectHandler(ControlHandler):
     """`POST /sandboxes/{id}/connect`."""
 
     operation = "renew_sandbox"
+    usual_s = _USUAL_S
 
     async def on_post(self, theirs: str) -> None:
-        """Return a sandbox that runs, which lives at least so long from now on."""
+        """Return a sandbox that runs, resumed if it was paused, which lives at least so long from now on."""
         owner = await self.owner_of_all()
         view = self.services.sandboxes.get(owner, words.our_id(theirs))
+        await self.connect(owner, view, shapes.decode_object(self.body() or b"{}"))
+
+    async def connect(self, owner: Owner, view: SandboxView, table: dict[str, Any]) -> None:
+        """Answer so, for a sandbox that was found and a judged request."""
+        is_paused = view.state is SandboxState.PAUSED
+        if is_paused:
+            _judge_memory(table)
         held = self.surface.of(owner, view.id, view.template)
-        seconds = self.timeout(shapes.decode_object(self.body() or b"{}"))
+        seconds = self.timeout(table, self.usual_s)
         if view.expires_at is not None and (view.expires_at - datetime.now(UTC)).total_seconds() < seconds:
             self.services.sandboxes.renew(owner, view.id, seconds)
-        self.answer(200, self.model(held))
+        if is_paused:
+            await self.services.sandboxes.resume(owner, view.id)
+        self.answer(201 if is_paused else 200, self.model(held))
+
+
+class ResumeHandler(ConnectHandler):
+    """`POST /sandboxes/{id}/resume`, which older SDKs use."""
+
+    operation = "resume_sandbox"
+    usual_s = 15
+
+    async def connect(self, owner: Owner, view: SandboxView, table: dict[str, Any]) -> None:
+        """See ConnectHandler; only what is paused can be resumed."""
+        if view.state is not SandboxState.PAUSED:
+            raise errors.ConflictError(f"sandbox {words.sandbox_id(view.id)} is not paused")
+        if table.get("autoPause"):
+            raise errors.NotSupportedError("autoPause is not supported here")
+        await super().connect(owner, view, table)
 
 
 class NotSupportedHandler(ControlHandler):
@@ -199,6 +240,12 @@ class NotSupportedHandler(ControlHandler):
     async def patch(self, *ids: str) -> None:
         """Serve."""
         await self.serve(ids)
+
+
+def _judge_memory(table: Mapping[str, Any]) -> None:
+    """Raise NotSupportedError for who wants the files without the memory: a pause keeps all, and a start none."""
+    if table.get("memory") is False:
+        raise errors.NotSupportedError("to pause without keeping memory, or resume without it, is not supported here")
 
 
 def _texts(value: object, where: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from traitlets import Float, Unicode
 from traitlets.config import Configurable
 
 from jupyter_sandbox.contexts import NewContext
-from jupyter_sandbox.errors import ConflictError, UnknownSandboxError
+from jupyter_sandbox.errors import ConflictError, SandboxPausedError, UnknownSandboxError
 
 if TYPE_CHECKING:
     from jupyter_sandbox.contexts import ContextView
@@ -73,12 +73,17 @@ class HeldSandboxes:
         return self._held[sandbox.id]
 
     def find(self, sandbox_id: str) -> Held | None:
-        """Return what is known of a sandbox, whoever asks: who asks has to show its token. None when it has gone."""
+        """Return what is known of a sandbox, whoever asks: who asks has to show its token.
+
+        None when it has gone, or is paused, which to E2B is the same until it is resumed.
+        """
         held = self._held.get(sandbox_id)
         if held is None:
             return None
         try:
-            self._services.sandboxes.find_ready(held.owner, sandbox_id)
+            self._services.sandboxes.find_running(held.owner, sandbox_id)
+        except SandboxPausedError:
+            return None
         except (UnknownSandboxError, ConflictError):
             self._held.pop(sandbox_id, None)
             return None

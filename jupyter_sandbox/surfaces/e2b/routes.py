@@ -24,6 +24,8 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
     served: dict[str, type[ServiceHandler]] = {
         f"{ROOT}(?:/v2)?/sandboxes": control.SandboxesHandler,
         f"{ROOT}(?:/v2)?/sandboxes/{_ID}/connect": control.ConnectHandler,
+        f"{ROOT}(?:/v2)?/sandboxes/{_ID}/pause": control.PauseHandler,
+        f"{ROOT}(?:/v2)?/sandboxes/{_ID}/resume": control.ResumeHandler,
         f"{ROOT}/sandboxes/{_ID}/(?:timeout|refreshes)": control.TimeoutHandler,
         f"{ROOT}/sandboxes/{_ID}/metrics": metrics.MetricsHandler,
         f"{ROOT}/sandboxes/metrics": metrics.AllMetricsHandler,

@@ -64,14 +64,13 @@ class WatchDirHandler(_WatchingHandler):
             async with watching as watch:
                 yield {"start": {}}
                 async for found in watch:
-                    if self.surface.find(sandbox) is None:  # its disk may be kept by somebody who still reads
-                        raise StreamClosedError
+                    self.services.sandboxes.find_ready(self.box.owner, sandbox)  # its disk may be kept by a reader
                     for event in _events(found):
                         yield {"filesystem": event}
                     if not found and not until.done():
                         yield {"keepalive": {}}
             raise connect.TimeIsOverError
-        except errors.UnknownSandboxError:
+        except (errors.UnknownSandboxError, errors.ConflictError):
             raise StreamClosedError from None  # as SDKs expect
         finally:
             if timer is not None:

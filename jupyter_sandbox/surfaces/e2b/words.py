@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.sandbox import SandboxState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,7 @@ ENVD_VERSION: Final = "0.5.7"
 """The switch by which SDKs decide what they may ask: not yet metadata of files, nor what changed in watched ones."""
 CLIENT_ID: Final = "jupyter-sandbox"
 _OUR_PREFIX: Final = "sbx_"
+_STATES: Final = {"running": SandboxState.READY, "paused": SandboxState.PAUSED}
 _ID: Final = re.compile(r"[0-9a-f]{20}")
 
 CODES: Final[dict[int, str]] = {
@@ -50,6 +52,12 @@ def sandbox_id(ours: str) -> str:
 def our_id(theirs: str) -> str:
     """Return our id; what is none stays what it is, and is unknown."""
     return f"{_OUR_PREFIX}{theirs}" if _ID.fullmatch(theirs) else theirs[:60]
+
+
+def our_state(theirs: str) -> tuple[SandboxState | None, bool]:
+    """Return the one state that a list is of, None for all; and whether nothing can have a state that was named."""
+    named = [ours for name, ours in _STATES.items() if name in theirs.split(",")]
+    return named[0] if len(named) == 1 else None, bool(theirs) and not named
 
 
 def our_path(theirs: str) -> str:
@@ -105,6 +113,6 @@ def listed(view: SandboxView, limits: Mapping[str, float]) -> dict[str, Any]:
         "cpuCount": max(1, round(limits.get("cpus", 1))),
         "memoryMB": int(limits.get("memory_mib", 0)),
         "diskSizeMB": int(limits.get("disk_mib", 0)),
-        "state": "running",
+        "state": "paused" if view.state is SandboxState.PAUSED else "running",
         "metadata": view.metadata,
     }

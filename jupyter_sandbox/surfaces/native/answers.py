@@ -93,6 +93,16 @@ async def renew_sandbox(services: Services, call: Call) -> Answer:
     return Answer(model=models.sandbox(services.sandboxes.renew(call.owner, sandbox_id, call.body.timeout_s)))
 
 
+async def pause_sandbox(services: Services, call: Call) -> Answer:
+    """The sandbox, when nothing of it runs."""
+    return Answer(model=models.sandbox(await services.sandboxes.pause(call.owner, *call.ids)))
+
+
+async def resume_sandbox(services: Services, call: Call) -> Answer:
+    """The sandbox, when it goes on."""
+    return Answer(model=models.sandbox(await services.sandboxes.resume(call.owner, *call.ids)))
+
+
 async def release_sandbox(services: Services, call: Call) -> Answer:
     """Nothing, when it has ended."""
     await services.sandboxes.release(call.owner, *call.ids)

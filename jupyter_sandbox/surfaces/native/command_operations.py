@@ -41,6 +41,7 @@ def rows(times: models.Times) -> tuple[Operation, ...]:
             refusals=(
                 errors.UnknownSandboxError,
                 errors.ConflictError,
+                errors.SandboxPausedError,
                 errors.BusyError,
                 errors.CapacityError,
                 errors.StartError,
@@ -68,7 +69,7 @@ def rows(times: models.Times) -> tuple[Operation, ...]:
             resource="kernels",
             action="execute",
             body=command_models.INPUT,
-            refusals=(errors.UnknownCommandError, errors.ConflictError, errors.BusyError),
+            refusals=(errors.UnknownCommandError, errors.ConflictError, errors.SandboxPausedError, errors.BusyError),
         ),
         Operation(
             name="signal_command",
@@ -80,7 +81,7 @@ def rows(times: models.Times) -> tuple[Operation, ...]:
             resource="kernels",
             action="execute",
             body=command_models.SIGNAL,
-            refusals=(errors.UnknownCommandError,),
+            refusals=(errors.UnknownCommandError, errors.SandboxPausedError),
         ),
         Operation(
             name="resize_command",
@@ -92,6 +93,6 @@ def rows(times: models.Times) -> tuple[Operation, ...]:
             resource="kernels",
             action="execute",
             body=command_models.SIZE,
-            refusals=(errors.UnknownCommandError, errors.ConflictError),
+            refusals=(errors.UnknownCommandError, errors.ConflictError, errors.SandboxPausedError),
         ),
     )
