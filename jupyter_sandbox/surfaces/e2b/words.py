@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.guards import paths
-from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.guards.paths import HOME, USER_HOME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 USER: Final = "user"
 USERS: Final = frozenset({"", USER, "sandbox"})
 """Who may be named: all are the one user of the sandbox."""
-USER_HOME: Final = f"/home/{USER}"
+ENVIRONMENT: Final = {"HOME": USER_HOME, "E2B_SANDBOX": "true"}
+"""What every process of a sandbox finds. The second one tells programs where they run, and kernels what their results
+are to have."""
 ENVD_VERSION: Final = "0.5.2"
 """The switch by which SDKs decide what they may ask: not yet uploads as octet streams, nor metadata of files."""
 CLIENT_ID: Final = "jupyter-sandbox"
@@ -50,19 +52,16 @@ def our_id(theirs: str) -> str:
     return f"{_OUR_PREFIX}{theirs}" if _ID.fullmatch(theirs) else theirs[:60]
 
 
-def our_path(theirs: str) -> str:
-    """Return where a path of E2B's is: relative ones and `~` are in the user's home, which is the disk's top."""
+def whole_path(theirs: str) -> str:
+    """Return the absolute path that one of E2B's means: relative ones and `~` are in the user's home."""
     if theirs in ("", "~"):
-        return HOME
-    path = theirs.removeprefix("~/") if theirs.startswith("~/") else theirs
-    if path == USER_HOME or path.startswith(USER_HOME + "/"):
-        return HOME + path[len(USER_HOME) :]
-    return path if path.startswith("/") else f"{HOME}/{path}"
+        return USER_HOME
+    return theirs if theirs.startswith("/") else f"{USER_HOME}/{theirs.removeprefix('~/')}"
 
 
 def disk_path(theirs: str) -> str:
-    """Return the same for what must be on the disk, in its plainest form; raises InvalidRequestError."""
-    return paths.text(paths.names(our_path(theirs)))
+    """Return our path of what must be on the disk, in its plainest form; raises InvalidRequestError."""
+    return paths.text(paths.names(whole_path(theirs)))
 
 
 def their_path(ours: str) -> str:
