@@ -8,8 +8,8 @@ descriptor and the last process of the worker.
 Linux before 6.15 clones no mount that lies nowhere. So a new disk is attached for a moment, in the mount namespace of
 the caller, and cloned there once for each use that will come.
 
-Layout of a disk: `home` shows as /sandbox; `upper` and `work` belong to the workspace overlay and are not visible
-there. Sources: loop(4), LOOP_CONFIGURE in linux/loop.h, ext4(5), mke2fs(8), tmpfs(5), open_tree(2).
+Layout of a disk: `home` shows as /sandbox and as /home/user; `upper` and `work` belong to the workspace overlay and
+are not visible there. Sources: loop(4), LOOP_CONFIGURE in linux/loop.h, ext4(5), mke2fs(8), tmpfs(5), open_tree(2).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
-from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.guards.paths import HOME, HOMES
 from jupyter_sandbox.host import elsewhere, idmaps, processes
 from sandbox_worker import linux
 
@@ -51,14 +51,15 @@ _HOST_ATTRIBUTES: Final = _WORKER_ATTRIBUTES | linux.MOUNT_ATTR_NOEXEC | linux.M
 class Disk:
     """One disk, held by descriptors of detached mounts of it. A mount can be attached once.
 
-    `uid` is the host uid that owns its files; None when that is the one user whom the broker serves. `home_mount` and
-    `layers_mount` are for the worker; a disk that was recovered has none, since its worker has them.
+    `uid` is the host uid that owns its files; None when that is the one user whom the broker serves. `home_mounts`, one
+    for each of HOMES, and `layers_mount` are for the worker; a disk that was recovered has none, since its worker has
+    them.
     """
 
     uid: int | None
     stage: Stage
     view_mount: int
-    home_mount: int | None = None
+    home_mounts: dict[str, int] = field(default_factory=dict)
     layers_mount: int | None = None
     _views: dict[tuple[int, int], int] = field(default_factory=dict)
     """Mounts of the same files for host users and groups."""
@@ -67,9 +68,9 @@ class Disk:
     """For `_views` and `_is_closed`; nobody holds it for long."""
     _cloning: threading.Lock = field(default_factory=threading.Lock)
 
-    def home(self) -> int:
-        """Return a new descriptor of the mount that the worker sees at /sandbox."""
-        return _another(self.home_mount)
+    def home(self, target: str) -> int:
+        """Return a new descriptor of the mount that the worker sees at `target`, one of HOMES."""
+        return _another(self.home_mounts.get(target))
 
     def layers(self) -> int:
         """Return a new descriptor of the mount that holds an overlay's `upper` and `work`."""
@@ -139,7 +140,7 @@ class Disk:
         """Let go; the disk ends when the worker does. Blocking: call it in a thread."""
         with self._cloning, self._keeping:
             self._is_closed = True
-            for mount in (self.view_mount, self.home_mount, self.layers_mount, *self._views.values()):
+            for mount in (self.view_mount, *self.home_mounts.values(), self.layers_mount, *self._views.values()):
                 if mount is not None:
                     os.close(mount)
             self._views.clear()
@@ -255,12 +256,13 @@ def _furnished(mount: int, uid: int, stage: Stage, *, owner: int | None) -> Disk
         os.chown(part, uid, uid, dir_fd=mount)
     with contextlib.ExitStack() as undo, stage.attached(new=mount):
         clones = []
-        for part in ("home", "home", ""):
+        for part in ("", "home", *["home"] * len(HOMES)):
             clones.append(linux.clone_mount(mount, part))
             undo.callback(os.close, clones[-1])
-        home, view, layers = clones
+        layers, view, *homes = clones
         undo.pop_all()
-    return Disk(uid=owner, stage=stage, view_mount=view, home_mount=home, layers_mount=layers)
+    home_mounts = dict(zip(HOMES, homes, strict=True))
+    return Disk(uid=owner, stage=stage, view_mount=view, home_mounts=home_mounts, layers_mount=layers)
 
 
 def _attach(image: Path) -> tuple[int, str]:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
 _FORKABLE: Final = ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
-EXECUTED: Final = (PYTHON, *_FORKABLE)
-"""The command of a kernel that could be forked and shall not be."""
+EXECUTED: Final = (PYTHON, *_FORKABLE, "--ext=sandbox_worker.e2b_results")
+"""The command of a kernel that could be forked and shall not be, with the representations that a forked one has."""
 _IMPLIED: Final = frozenset({"--HistoryManager.hist_file=:memory:", "--no-secure"})
 _FLAGS_WITHOUT_EFFECT: Final = frozenset({"-Xfrozen_modules=off"})
 _PYTHON: Final = re.compile(r"python(3(\.\d+)?)?")

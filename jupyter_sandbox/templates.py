@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import InvalidRequestError, TemplateError, UnknownTemplateError
 from jupyter_sandbox.guards import ids, networks, processes
-from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.guards.paths import HOMES
 from jupyter_sandbox.specs import EgressRule, KernelStart, Limits, Policy, Share, Template, Transport
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _share(values: Mapping[str, Any]) -> Share:
     if unknown:
         raise InvalidRequestError(f"unknown keys in shares: {sorted(unknown)}")
     source, target = (_typed(values.get(key), str, f"shares.{key}") for key in ("source", "target"))
-    if not source.startswith("/") or processes.working_directory(target) != target or target.startswith(HOME):
+    if not source.startswith("/") or processes.working_directory(target) != target or target.startswith(HOMES):
         raise InvalidRequestError("shares.source must be an absolute path, shares.target one below /workspace or /tmp")
     return Share(source=source, target=target, writable=_typed(values.get("writable", False), bool, "shares.writable"))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import workspace
 from jupyter_sandbox.errors import StartError
-from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.guards.paths import HOMES
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.specs import Workspace, WorkspaceMode
 from sandbox_worker import protocol
@@ -43,8 +43,10 @@ async def bind(
     if disk is None:
         raise StartError(f"{sandbox.id} has no disk")
     async with contextlib.AsyncExitStack() as undo:
-        mounts = {HOME: disk.home()}
-        undo.callback(os.close, mounts[HOME])
+        mounts: dict[str, int] = {}
+        for home in HOMES:
+            mounts[home] = disk.home(home)
+            undo.callback(os.close, mounts[home])
         layers = disk.layers()
         undo.callback(os.close, layers)
 

@@ -1,8 +1,9 @@
 """Paths: a client's text becomes a tuple of plain names below a sandbox's disk, or is refused.
 
-`/sandbox/a/b`, `a/b`, `a//b/` and `./a/b` mean the same. No name that passes is empty, `.`, `..`, holds a slash, a
-control character or half of a character, or is longer than Linux takes; so a tuple of them cannot lead out, whatever
-it is joined with. A name that some decoder would read as `..` is refused as well, though nothing here decodes it.
+`/sandbox/a/b`, `/home/user/a/b`, `a/b`, `a//b/` and `./a/b` mean the same. No name that passes is empty, `.`, `..`,
+holds a slash, a control character or half of a character, or is longer than Linux takes; so a tuple of them cannot lead
+out, whatever it is joined with. A name that some decoder would read as `..` is refused as well, though nothing here
+decodes it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
 
 HOME: Final = "/sandbox"
 """Where a disk shows inside its sandbox, and where kernels start when there is no workspace."""
+USER_HOME: Final = "/home/user"
+"""Where the same disk shows as well, for programs that were written for such a home."""
+HOMES: Final = (HOME, USER_HOME)
+_TOPS: Final = [top[1:].split("/") for top in HOMES]
 MAX_NAME_BYTES: Final = 255
 MAX_PATH_BYTES: Final = 4000
 """Less than PATH_MAX, path_resolution(7), so that a path can always be named in one system call."""
 MAX_DEPTH: Final = 128
 ONE_LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
-PATTERN: Final = r"^(\/+(\.\/+)*sandbox\/+)?[^\/\u0000-\u001f\u007f]{1,255}(\/+[^\/\u0000-\u001f\u007f]{1,255})*\/*$"
+PATTERN: Final = (
+    r"^(\/+(\.\/+)*(sandbox|home\/+(\.\/+)*user)\/+)?"
+    r"[^\/\u0000-\u001f\u007f]{1,255}(\/+[^\/\u0000-\u001f\u007f]{1,255})*\/*$"
+)
 """What a JSON Schema can say of a path below the top; `entry` judges more."""
 
 Names = tuple[str, ...]
@@ -45,9 +53,10 @@ def names(text: str) -> Names:
         )
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/"):
-        if not parts or parts[0] != HOME[1:]:
+        top = next((top for top in _TOPS if parts[: len(top)] == top), None)
+        if top is None:
             raise InvalidRequestError(f"files are below {HOME}: {_shown(text)}")
-        del parts[0]
+        del parts[: len(top)]
     if len(parts) > MAX_DEPTH:
         raise InvalidRequestError(f"a path has at most {MAX_DEPTH} names: {_shown(text)}")
     for part in parts:

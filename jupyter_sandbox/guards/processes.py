@@ -12,6 +12,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.errors import InvalidRequestError
+from jupyter_sandbox.guards import paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ _MAX_ENVIRONMENT: Final = 24 * 1024
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 MAX_TERMINAL: Final = 4096
 """Rows or columns of a terminal."""
-_INSIDE: Final = ("/sandbox", "/workspace", "/tmp")  # noqa: S108 - inside the worker
+_INSIDE: Final = (*paths.HOMES, "/workspace", "/tmp")  # noqa: S108 - inside the worker
 _SIGNALS: Final = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
     | {signal.SIGSTOP, signal.SIGQUIT, signal.SIGWINCH}
@@ -56,7 +57,7 @@ def environment(value: Mapping[str, str]) -> dict[str, str]:
 
 
 def working_directory(value: str) -> str:
-    """Judge a directory inside the worker: absolute, below /sandbox, /workspace or /tmp."""
+    """Judge a directory inside the worker: absolute, below /sandbox, /home/user, /workspace or /tmp."""
     path = posixpath.normpath(value)
     inside = any(path == top or path.startswith(top + "/") for top in _INSIDE)
     if "\0" in value or len(value) > _MAX_TEXT or not inside:

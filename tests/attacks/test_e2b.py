@@ -316,6 +316,30 @@ async def test_json_that_a_kernel_makes_up_spoils_neither_the_stream_nor_the_ser
     assert [event["type"] for event in events[-3:]] == ["stdout", "number_of_executions", "end_of_execution"]
 
 
+LIES = {
+    "no object": "[1]",
+    "no type": "{'title': 't', 'elements': []}",
+    "a type of its own making": "{'type': 'constructor', 'title': 't', 'elements': []}",
+    "no elements": "{'type': 'pie', 'title': 't'}",
+    "elements that are none": "{'type': 'pie', 'title': 't', 'elements': [None, 1]}",
+    "points that are none": "{'type': 'line', 'title': 't', 'elements': [{'label': 'l', 'points': [1]}]}",
+    "no labels": "{'type': 'bar', 'title': 't', 'elements': []}",
+    "charts in charts": "{'type': 'superchart', 'title': 't', 'elements': [{'type': 'superchart', 'title': 't', 'elements': []}]}",
+    "large": "{'type': 'unknown', 'title': 't' * (2 << 20), 'elements': []}",
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+async def test_a_chart_that_a_client_would_stumble_over_is_none(world, make, case):
+    box = await make("alice")
+    headers = of(box, **{"X-Access-Token": box["envdAccessToken"]}) | UNARY
+    code = f"lie = {LIES[case]}\ndisplay({{'e2b/chart': lie, 'e2b/data': lie, 'text/plain': 'shown'}}, raw=True)"
+    async with watched(world, busy_s=0.3):
+        response = await ask(world, "POST", "e2b/sbx/execute", headers, json.dumps({"code": code}))
+    (result,) = [event for event in map(json.loads, response.body.splitlines()) if event["type"] == "result"]
+    assert result == {"type": "result", "is_main_result": False, "text": "shown"}
+
+
 @pytest.mark.parametrize("body", [b'{"code": "\\ud800"}', b'{"code": 1}', b"{}", b'{"code": "", "x": ' + b"[" * 99_999])
 async def test_code_that_is_none_is_refused(world, make, body):
     box = await make("alice")

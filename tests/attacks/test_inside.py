@@ -263,11 +263,27 @@ def test_root_usr_and_the_python_environment_are_read_only(inside):
 
 def test_nothing_is_writable_but_its_own_places(inside):
     line = (
-        "find / \\( -path /proc -o -path /sandbox -o -path /tmp -o -path /run -o -path /dev/shm -o -path /dev/pts \\)"
+        "find / \\( -path /proc -o -path /sandbox -o -path /home/user -o -path /tmp -o -path /run -o -path /dev/shm -o -path /dev/pts \\)"
         " -prune -o -writable ! -type l -print 2>/dev/null"
     )
     found = inside.probe(f"tell(shell({line!r}).split())")
     assert set(found) <= {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
+
+
+def test_both_homes_are_one_disk_and_allow_the_same(inside):
+    code = """
+write('/sandbox/of-both', 'x')
+options = {}
+for line in read('/proc/self/mountinfo').splitlines():
+    fields = line.split()
+    if fields[4] in ('/sandbox', '/home/user'):
+        options[fields[4]] = [fields[2], fields[3], sorted(set(fields[5].split(',')) & {'nosuid', 'nodev', 'ro'})]
+tell([options, read('/home/user/of-both'), os.statvfs('/sandbox').f_fsid == os.statvfs('/home/user').f_fsid])
+os.unlink('/home/user/of-both')"""
+    options, read, is_one = inside.probe(code)
+    assert options["/sandbox"] == options["/home/user"]
+    assert options["/sandbox"][2] == ["nodev", "nosuid"]
+    assert (read, is_one) == ("x", True)
 
 
 def test_no_kernel_setting_is_writable(inside):
@@ -296,13 +312,13 @@ def test_sysrq_is_not_reached(inside):
 def test_devices_cannot_be_made_and_fifos_can(inside):
     code = """
 made = []
-for place in ('/sandbox', '/tmp', '/run', '/dev/shm'):
+for place in ('/sandbox', '/home/user', '/tmp', '/run', '/dev/shm'):
     for kind, major in ((stat.S_IFBLK, 7), (stat.S_IFCHR, 1), (stat.S_IFCHR, 5)):
         made.append(attempt(os.mknod, place + '/device', kind | 0o666, os.makedev(major, 1)))
     made.append(attempt(os.mkfifo, place + '/fifo'))
     os.unlink(place + '/fifo')
 tell(made)"""
-    assert inside.probe(code) == ["EPERM", "EPERM", "EPERM", "done"] * 4
+    assert inside.probe(code) == ["EPERM", "EPERM", "EPERM", "done"] * 5
     assert set(inside.ask("os.listdir('/dev')")) - {"mqueue"} == {
         *("null", "zero", "full", "random", "urandom", "tty", "pts", "shm", "fd", "ptmx", "stdin", "stdout", "stderr")
     }

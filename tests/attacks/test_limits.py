@@ -48,14 +48,18 @@ def filler(inside):
     return inside
 
 
-@pytest.mark.parametrize(("place", "most_mib"), [("/sandbox", 24), ("/tmp", 8), ("/dev/shm", 4), ("/run", 1)])
+@pytest.mark.parametrize(
+    ("place", "most_mib"), [("/sandbox", 24), ("/home/user", 24), ("/tmp", 8), ("/dev/shm", 4), ("/run", 1)]
+)
 def test_every_writable_place_has_a_size(filler, place, most_mib):
     error, total = filler.ask(f"fill('{place}/d')")
     assert error == "ENOSPC"
     assert total <= most_mib * MIB
 
 
-@pytest.mark.parametrize(("place", "most"), [("/sandbox", 512), ("/tmp", 512), ("/dev/shm", 4096), ("/run", 256)])
+@pytest.mark.parametrize(
+    ("place", "most"), [("/sandbox", 512), ("/home/user", 512), ("/tmp", 512), ("/dev/shm", 4096), ("/run", 256)]
+)
 def test_every_writable_place_has_a_number_of_inodes(filler, place, most):
     error, number = filler.ask(f"crowd('{place}/d')")
     assert error == "ENOSPC"

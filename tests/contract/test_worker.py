@@ -120,6 +120,18 @@ def test_isolation_is_the_same(box):
     assert found["nameservers"] == ""
 
 
+def test_the_disk_is_at_both_homes_and_each_is_a_place_of_its_own(box):
+    code = """
+import os, pathlib
+os.chdir('/home/user')
+pathlib.Path('shared').write_text('one disk')
+print(os.getcwd(), os.path.islink('/home/user'), pathlib.Path('/sandbox/shared').read_text())
+os.unlink('/sandbox/shared')
+os.chdir('/sandbox')
+"""
+    assert said(box, code) == "/home/user False one disk"
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/etc", "/usr", "/usr/lib", "/var/tmp", "/proc/sys/kernel/hostname", "/workspace"]
 )

@@ -92,6 +92,65 @@ display({"text/plain": "plain", "x/y": "other"}, raw=True)
     assert plot.results[0].png.startswith("iVBOR")
 
 
+CHARTS = {
+    "line": "axes.plot([1, 2], [3, 4])",
+    "scatter": "axes.scatter([1, 2], [3, 4])",
+    "bar": "axes.bar(['a', 'b'], [3, 4])",
+    "pie": "axes.pie([1, 2], labels=['a', 'b'])",
+    "box_and_whisker": "axes.boxplot([[85, 90, 78, 92, 88], [95, 89, 76, 91, 84, 87]], patch_artist=True)",
+}
+
+
+@pytest.mark.parametrize("kind", CHARTS)
+def test_a_figure_is_a_picture_and_a_chart(sandbox, kind):
+    code = f"import matplotlib.pyplot as plt\nfigure, axes = plt.subplots()\n{CHARTS[kind]}\naxes.set_title('T')\nplt.show()"
+    (shown,) = sandbox.run_code(code).results
+    assert shown.png.startswith("iVBOR")
+    assert (shown.chart.type, shown.chart.title, len(shown.chart.elements)) == (
+        kind,
+        "T",
+        1 if kind in ("line", "scatter") else 2,
+    )
+    assert (shown.is_main_result, shown.extra) == (False, None)
+
+
+def test_a_frame_is_text_html_and_data(sandbox):
+    code = "import pandas as pd\npd.DataFrame({'a': [1, None], 'b': pd.to_datetime(['2026-01-01', '2026-01-02'])})"
+    (shown,) = sandbox.run_code(code).results
+    assert shown.data == {"a": [1.0, None], "b": ["2026-01-01T00:00:00", "2026-01-02T00:00:00"]}
+    assert shown.is_main_result
+    assert "<table" in shown.html
+    assert shown.text.startswith("     a")
+
+
+def test_lists_are_json_and_saved_images_are_shown(sandbox):
+    (shown,) = sandbox.run_code("[1, {'a': None}]").results
+    assert (shown.text, shown.json) == ("[1, {'a': None}]", [1, {"a": None}])
+    saved = sandbox.run_code("from PIL import Image\nImage.new('RGB', (2, 2)).save('/tmp/a.png')")
+    assert [each.formats() for each in saved.results] == [["text", "png", "jpeg"]]
+
+
+def test_a_kernel_that_starts_anew_has_the_same_results(own):
+    context = own.create_code_context()
+    own.restart_code_context(context)
+    (shown,) = own.run_code("import pandas as pd\npd.DataFrame({'a': [1]})", context=context).results
+    assert shown.data == {"a": [1]}
+
+
+def test_programs_start_in_the_home_of_e2b(own):
+    assert own.run_code(
+        "import os; print(os.getcwd(), os.path.expanduser('~'), os.environ['E2B_SANDBOX'])"
+    ).logs.stdout == ["/home/user /home/user true\n"]
+    assert own.commands.run("pwd; cd; pwd").stdout == "/home/user\n/home/user\n"
+    assert {each.cwd for each in own.list_code_contexts()} == {"/home/user"}
+    own.files.make_dir("a")
+    inner = own.create_code_context(cwd="a")
+    assert (inner.cwd, own.run_code("import os; os.getcwd()", context=inner).text) == ("/home/user/a", "/home/user/a")
+    assert own.commands.run("pwd", cwd="/sandbox/a").stdout == "/sandbox/a\n"
+    own.files.write("/sandbox/b", "one disk")
+    assert own.files.read("/home/user/b") == own.files.read("b") == "one disk"
+
+
 def test_text_with_every_kind_of_line_break_arrives_in_one_piece(sandbox):
     text = "a\u2028b\u2029c\x85d\x0be\x1cf\u00e9\U0001f600"
     assert "".join(sandbox.run_code(f"print({text!r}, end='')").logs.stdout) == text

@@ -296,4 +296,4 @@ def test_metrics_of_several_are_told_together(served, sandbox):
 def test_variables_of_a_sandbox_are_told_to_who_has_its_token(served, sandbox):
     headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "X-Access-Token": sandbox._envd_access_token}
     with urllib.request.urlopen(urllib.request.Request(f"{served.url}/e2b/sbx/envs", headers=headers)) as answer:
-        assert json.load(answer) == {"HOME": "/home/user", "FROM": "create"}
+        assert json.load(answer) == {"HOME": "/home/user", "E2B_SANDBOX": "true", "FROM": "create"}

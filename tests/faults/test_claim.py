@@ -58,12 +58,13 @@ class FakeDisk:
     directory: Path
     error: OSError | None = None
 
-    def home(self) -> int:
+    def layers(self) -> int:
         if self.error:
             raise self.error
         return os.open(self.directory, os.O_RDONLY)
 
-    layers = home
+    def home(self, _target: str) -> int:
+        return self.layers()
 
 
 @dataclass

@@ -17,6 +17,7 @@ from tornado.web import HTTPError
 from jupyter_sandbox import disks
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
 from jupyter_sandbox.errors import DiskSpaceError, StartError
+from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import idmaps
 from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.specs import Limits, Workspace, WorkspaceMode
@@ -75,7 +76,7 @@ def test_a_host_user_owns_in_its_view_what_the_worker_owns_and_the_other_way_rou
     disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
     assert disk.view(1234, 1235) is None
     disk.keep_view(1234, 1235, disk.make_view(1234, 1235))
-    inside, view = disk.home(), disk.view(1234, 1235)
+    inside, view = disk.home(HOME), disk.view(1234, 1235)
     theirs = os.open("theirs", os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=inside)
     os.fchown(theirs, UID, UID)
     os.close(theirs)
@@ -271,7 +272,7 @@ def test_a_disk_and_its_overlay_need_no_clone_of_a_mount_that_lies_nowhere(clean
     MemoryDisks(stage).create("one", SMALL, UID).close()
     disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
     with pytest.raises(OSError, match="open_tree"):
-        linux.clone_mount(disk.home_mount)
+        linux.clone_mount(disk.home_mounts[HOME])
     for user in (1, 2):
         disk.keep_view(user, user, disk.make_view(user, user))
     notebooks = tmp_path_factory.mktemp("notebooks")

@@ -50,7 +50,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _DOMAIN = re.compile(r"(?<![\w@/.])(?:[a-z]+://)?((?:[\w-]+\.)+(?:org|com|io|net|dev|cloud|internal))\b(?![\w(])")
 _KNOWN_DOMAINS = {"keepachangelog.com", "semver.org", "docker.io"}  # the last is a package's name in Debian
 _PACKAGE_SOURCE = re.compile(r"(?:index-url|extra-index|find-links|trusted-host)\s*[=: ]")
-_MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:root|home/\w+|work|mnt|media|Users|opt|srv)\b(?:/|(?=[\"'\s]))")
+_MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:root|home/(?!user\b)\w+|work|mnt|media|Users|opt|srv)\b(?:/|(?=[\"'\s]))")
 
 
 def page(name: str) -> str:

@@ -75,15 +75,26 @@ def test_times_that_are_none_are_refused(header):
         ("a/b", "/sandbox/a/b"),
         ("/home/user", "/sandbox"),
         ("/home/user/a", "/sandbox/a"),
-        ("/home/username", "/home/username"),
+        ("/home//./user/a", "/sandbox/a"),
         ("/sandbox/a", "/sandbox/a"),
-        ("/etc/passwd", "/etc/passwd"),
-        ("../a", "/sandbox/../a"),
     ],
 )
-def test_paths(theirs, ours):
-    """What leads elsewhere stays what it is, and is refused where all paths are judged."""
-    assert words.our_path(theirs) == ours
+def test_paths_on_the_disk(theirs, ours):
+    assert words.disk_path(theirs) == ours
+
+
+@pytest.mark.parametrize("theirs", ["/home/username", "/home", "/home/user2/a", "/etc/passwd", "../a", "~/../a", "/"])
+def test_paths_that_lead_elsewhere_are_refused(theirs):
+    with pytest.raises(InvalidRequestError):
+        words.disk_path(theirs)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "whole"),
+    [("", "/home/user"), ("~", "/home/user"), ("~/a", "/home/user/a"), ("a", "/home/user/a"), ("/tmp", "/tmp")],
+)
+def test_where_programs_start(theirs, whole):
+    assert words.whole_path(theirs) == whole
 
 
 def test_ids_are_letters_and_digits():

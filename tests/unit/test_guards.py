@@ -123,6 +123,7 @@ def test_an_environment_has_a_number_and_a_size():
         ("/sandbox/a/../b/.", "/sandbox/b"),
         ("/workspace/my notebooks", "/workspace/my notebooks"),
         ("/tmp//x", "/tmp/x"),
+        ("/home/user/a", "/home/user/a"),
     ],
 )
 def test_working_directories_come_back_normal(given, judged):

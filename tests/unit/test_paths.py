@@ -98,7 +98,7 @@ def test_spellings_of_one_path_mean_the_same(text):
     assert paths.names(text) == ("a", "b")
 
 
-@pytest.mark.parametrize("text", ["/sandbox", "/sandbox/", ".", "./", "/sandbox/."])
+@pytest.mark.parametrize("text", ["/sandbox", "/sandbox/", ".", "./", "/sandbox/.", "/home/user", "/home//user/."])
 def test_the_top_has_no_names_and_is_no_entry(text):
     assert paths.names(text) == ()
     with pytest.raises(InvalidRequestError, match="itself"):

@@ -137,6 +137,7 @@ BAD = [
     ("[[shares]]\nsource = '/x'", "shares.target"),
     ("[[shares]]\nsource = 'x'\ntarget = '/tmp/x'", "shares.source"),
     ("[[shares]]\nsource = '/x'\ntarget = '/etc'", "directory"),
+    ("[[shares]]\nsource = '/x'\ntarget = '/home/user/x'", "shares.target"),
     ("[[shares]]\nsource = '/x'\ntarget = '/sandbox/x'", "shares.target"),
     ("[[shares]]\nsource = '/x'\ntarget = '/tmp/../tmp/x'", "shares.target"),
     ("[[shares]]\nsource = '/x'\ntarget = '/tmp/x'\nwritable = 1", "shares.writable"),

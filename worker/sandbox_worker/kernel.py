@@ -29,6 +29,7 @@ from IPython.core.application import BaseIPythonApplication
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
+from sandbox_worker import e2b_results
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 from sandbox_worker.rehearsal import rehearse
 
@@ -224,6 +225,7 @@ class SandboxKernelApp(IPKernelApp):
         self.write_connection_file()
         self.log_connection_info()
         shell.init_environment()  # the zygote's environment is gone
+        e2b_results.load_ipython_extension(shell)
         session_name = os.environ.get("JPY_SESSION_NAME")
         if session_name:
             shell.user_ns["__session__"] = session_name
@@ -311,6 +313,7 @@ def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
     app = SandboxKernelApp.instance()
     app.attach(request, listeners)
     app.initialize(list(_ARGUMENTS))
+    e2b_results.load_ipython_extension(app.shell)
     app.start()
 
 

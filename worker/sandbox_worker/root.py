@@ -63,9 +63,8 @@ def build(root: str, read_only_paths: Sequence[str]) -> None:
     for index, path in enumerate(_stashed(read_only_paths)):
         _bind_read_only(path, f"{root}{_STASH}/{index}")
     _build_etc(Path(root, "etc"))
-    for name in ("proc", "sys", "tmp", "run", "var/tmp", "sandbox", "workspace", "home"):
+    for name in ("proc", "sys", "tmp", "run", "var/tmp", "sandbox", "home/user", "workspace"):
         Path(root, name).mkdir(parents=True, exist_ok=True)
-    Path(root, "home/user").symlink_to("/sandbox")  # where programs that come from elsewhere look for their files
     _build_dev(Path(root, "dev"))
     # A new proc can be mounted only where an unobstructed one is already visible; each worker covers this one.
     linux.mount("/proc", root + "/proc", None, linux.MS_BIND | linux.MS_REC)

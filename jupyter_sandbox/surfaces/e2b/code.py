@@ -100,7 +100,7 @@ class ContextsHandler(CodeHandler):
         """Start a context."""
         await self.require("kernels", "write")
         table = shapes.decode_object(self.body() or b"{}")
-        cwd = words.our_path(table["cwd"]) if isinstance(table.get("cwd"), str) else None
+        cwd = words.whole_path(table["cwd"] if isinstance(table.get("cwd"), str) else "")
         wanted = NewContext(language=_language(table.get("language")), cwd=cwd)
         await self.surface.context(self.box, "python")  # it is there from the start, so new ones come after it
         made = await self.services.contexts.create(self.box.owner, self.box.sandbox_id, wanted)
@@ -167,7 +167,7 @@ def with_variables(code: str, variables: dict[str, str]) -> str:
 
 
 def _model(context: ContextView) -> dict[str, Any]:
-    return {"id": context.id, "language": context.language, "cwd": words.their_path(context.cwd or "/sandbox")}
+    return {"id": context.id, "language": context.language, "cwd": context.cwd}
 
 
 def _language(value: object) -> str:

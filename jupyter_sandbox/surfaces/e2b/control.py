@@ -104,7 +104,7 @@ class SandboxesHandler(ControlHandler):
             template=template,
             timeout_s=self.timeout(table),
             metadata=_texts(table.get("metadata"), "metadata"),
-            env={"HOME": words.USER_HOME} | _texts(table.get("envVars"), "envVars"),
+            env=words.ENVIRONMENT | _texts(table.get("envVars"), "envVars"),
         )
         key = self.request.headers.get("Idempotency-Key")
         view = await self.services.sandboxes.claim(owner, wanted, key[:128] if key else None)

@@ -17,6 +17,7 @@ from traitlets.config import Configurable
 
 from jupyter_sandbox.contexts import NewContext
 from jupyter_sandbox.errors import ConflictError, SandboxPausedError, UnknownSandboxError
+from jupyter_sandbox.guards.paths import USER_HOME
 
 if TYPE_CHECKING:
     from jupyter_sandbox.contexts import ContextView
@@ -98,7 +99,7 @@ class HeldSandboxes:
         async with held.starting:
             known = held.contexts.get(language)
             if known is None or known not in {each.id for each in self.contexts(held)}:
-                wanted = NewContext(language=language)
+                wanted = NewContext(language=language, cwd=USER_HOME)
                 made = await self._services.contexts.create(held.owner, held.sandbox_id, wanted)
                 known = held.contexts[language] = made.id
             return known

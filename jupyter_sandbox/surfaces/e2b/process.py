@@ -169,7 +169,7 @@ def _wanted(message: dict[str, Any], timeout_s: float | None) -> NewCommand:
         raise InvalidRequestError("process.envs must be an object of texts")
     return NewCommand(
         argv=(process["cmd"], *arguments),
-        cwd=words.our_path(cwd) if isinstance(cwd, str) else None,
+        cwd=words.whole_path(cwd if isinstance(cwd, str) else ""),
         env=variables,
         timeout_s=timeout_s or None,
         max_output_bytes=_MAX_OUTPUT,

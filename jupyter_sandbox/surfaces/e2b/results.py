@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution_fold import Outcome, text_of
 from jupyter_sandbox.guards import shapes
+from jupyter_sandbox.surfaces.e2b import charts
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -23,13 +24,15 @@ _KINDS: Final[dict[str, str]] = {
     "image/jpeg": "jpeg",
     "application/pdf": "pdf",
     "text/latex": "latex",
-    "application/json": "json",
     "application/javascript": "javascript",
     "e2b/data": "data",
     "e2b/chart": "chart",
 }
-"""The fields of a result by MIME type; the rest is in `extra`."""
-_OBJECTS: Final = frozenset({"e2b/data", "e2b/chart", "application/json"})
+"""The fields of a result by MIME type, beside text and JSON; the rest is in `extra`."""
+_JUDGED: Final = {"e2b/data": charts.is_data, "e2b/chart": charts.is_chart}
+"""What clients look into: if it is not what they expect, the result does not have it."""
+_MAX_JUDGED: Final = 2 << 20
+"""Characters: twice what the kernels of ours send."""
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -56,8 +59,13 @@ def result(output: Output) -> dict[str, Any]:
     for kind, value in output["data"].items():
         if kind == "text/plain":
             found["text"] = _unquoted(_ANSI.sub("", text_of(value)))
+        elif kind == "application/json":
+            found["json"] = _object(value)
+        elif kind in _JUDGED:
+            if len(text := text_of(value)) <= _MAX_JUDGED and _JUDGED[kind](judged := _object(text)):
+                found[_KINDS[kind]] = judged
         elif kind in _KINDS:
-            found[_KINDS[kind]] = _object(value) if kind in _OBJECTS else text_of(value)
+            found[_KINDS[kind]] = text_of(value)
         else:
             extra[kind] = value
     return found | ({"extra": extra} if extra else {})

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.guards import paths
-from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.guards.paths import HOME, USER_HOME
 from jupyter_sandbox.sandbox import SandboxState
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 USER: Final = "user"
 USERS: Final = frozenset({"", USER, "sandbox"})
 """Who may be named: all are the one user of the sandbox."""
-USER_HOME: Final = f"/home/{USER}"
+ENVIRONMENT: Final = {"HOME": USER_HOME, "E2B_SANDBOX": "true"}
+"""What every process of a sandbox finds. The second one tells programs where they run, and kernels what their results
+are to have."""
 ENVD_VERSION: Final = "0.5.7"
 """The switch by which SDKs decide what they may ask: not yet metadata of files, nor what changed in watched ones."""
 CLIENT_ID: Final = "jupyter-sandbox"
@@ -60,19 +62,16 @@ def our_state(theirs: str) -> tuple[SandboxState | None, bool]:
     return named[0] if len(named) == 1 else None, bool(theirs) and not named
 
 
-def our_path(theirs: str) -> str:
-    """Return where a path of E2B's is: relative ones and `~` are in the user's home, which is the disk's top."""
+def whole_path(theirs: str) -> str:
+    """Return the absolute path that one of E2B's means: relative ones and `~` are in the user's home."""
     if theirs in ("", "~"):
-        return HOME
-    path = theirs.removeprefix("~/") if theirs.startswith("~/") else theirs
-    if path == USER_HOME or path.startswith(USER_HOME + "/"):
-        return HOME + path[len(USER_HOME) :]
-    return path if path.startswith("/") else f"{HOME}/{path}"
+        return USER_HOME
+    return theirs if theirs.startswith("/") else f"{USER_HOME}/{theirs.removeprefix('~/')}"
 
 
 def disk_path(theirs: str) -> str:
-    """Return the same for what must be on the disk, in its plainest form; raises InvalidRequestError."""
-    return paths.text(paths.names(our_path(theirs)))
+    """Return our path of what must be on the disk, in its plainest form; raises InvalidRequestError."""
+    return paths.text(paths.names(whole_path(theirs)))
 
 
 def their_path(ours: str) -> str:

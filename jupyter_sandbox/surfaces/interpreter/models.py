@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import InvalidRequestError
-from jupyter_sandbox.guards import shapes
+from jupyter_sandbox.guards import paths, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Set
@@ -91,7 +91,7 @@ def names(data: bytes) -> tuple[list[FileName], list[Problem]]:
 def full_path(path: str, name: str) -> str:
     """Return where a file is: in the directory `path`, or at `path` if that ends with its name already."""
     whole = path.rstrip("/")
-    return whole if whole.rpartition("/")[2] == name and whole != "/sandbox" else f"{whole}/{name}"
+    return whole if whole.rpartition("/")[2] == name and whole not in paths.HOMES else f"{whole}/{name}"
 
 
 def _files(data: bytes, url: str | None, *, has_form: bool = False) -> tuple[list[FileName], list[Problem]]:

@@ -24,7 +24,10 @@ METADATA_NAME: Final = Text(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.
 METADATA_VALUE: Final = Text(max_length=256, pattern=NAME)
 METADATA: Final = Table(names=METADATA_NAME, values=METADATA_VALUE, max_entries=16)
 DIRECTORY: Final = Text(
-    min_length=1, max_length=1024, pattern=r"^\/(sandbox|workspace|tmp)(\/[^\u0000]*)?$", examples=("/sandbox",)
+    min_length=1,
+    max_length=1024,
+    pattern=r"^\/(sandbox|home\/user|workspace|tmp)(\/[^\u0000]*)?$",
+    examples=("/sandbox",),
 )
 KEY: Final = Text(min_length=1, max_length=128, pattern=r"^[\u0021-\u007e]+$")
 CODE: Final = Text(max_length=1 << 20, examples=("print(6 * 7)",))
