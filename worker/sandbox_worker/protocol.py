@@ -18,6 +18,9 @@ PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
 PYTHON = "{python}"
 """As a kernel's program: the Python of its worker, wherever that lies there."""
 
+PREFIX = "{prefix}"
+"""In a kernel's command: the directory that this Python and what comes with it is installed in."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Configure:
@@ -112,8 +115,8 @@ class CurveKeys:
 class StartKernel:
     """To the agent, with five listeners in the order of PORTS. Answer: Started.
 
-    `argv` None forks the Python that is already loaded; otherwise it is executed with `{connection_file}` replaced, and
-    PYTHON as its first element.
+    `argv` None forks the Python that is already loaded; otherwise it is executed with `{connection_file}` and PREFIX
+    replaced, and PYTHON as its first element.
     """
 
     kernel: str
