@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ETC: Final = (
+    "R",
     "alternatives",
     "ca-certificates",
     "fonts",
@@ -28,6 +29,8 @@ _ETC: Final = (
     "services",
     "ssl",
 )
+_ETC_OF_LANGUAGES: Final = ("java-*-openjdk",)
+"""Debian keeps part of a language there; patterns."""
 _ETC_WRITTEN: Final = {
     "passwd": "root:x:0:0:root:/nonexistent:/bin/false\n"
     f"sandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/sandbox:/bin/bash\n",
@@ -73,10 +76,10 @@ def build(root: str, read_only_paths: Sequence[str]) -> None:
 
 def _build_etc(etc: Path) -> None:
     etc.mkdir()
-    for name in _ETC:
-        host = Path("/etc", name)
+    shown = [Path("/etc", name) for name in _ETC]
+    for host in (*shown, *(found for pattern in _ETC_OF_LANGUAGES for found in sorted(Path("/etc").glob(pattern)))):
         if host.exists():
-            _bind_read_only(str(host.resolve()), str(etc / name))
+            _bind_read_only(str(host.resolve()), str(etc / host.name))
     for name, text in _ETC_WRITTEN.items():
         (etc / name).write_text(text)
 
