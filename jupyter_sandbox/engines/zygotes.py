@@ -22,6 +22,9 @@ from sandbox_worker import protocol
 if TYPE_CHECKING:
     from jupyter_sandbox.specs import Template
 
+ALWAYS_SHOWN: Final = ("/usr", "/bin", "/lib", "/lib64")
+"""What workers see of every host, besides `environment_paths`."""
+
 MAX_AGE_S: Final = 3600
 MAX_FORKS: Final = 2000
 _START_TIMEOUT_S: Final = 60

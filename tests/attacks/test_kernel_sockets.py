@@ -161,7 +161,7 @@ def test_a_directory_in_the_way_of_an_executed_kernel_is_told(claim):
     box.execute(f"os.unlink('/run/kernel-{seat}.json'); os.makedirs('/run/kernel-{seat}.json/x')")
     box.do("box.signal(9)")
     assert box.end()["reason"] == "requested"
-    with pytest.raises(Exception, match="is a directory|Is a directory") as refused:
+    with pytest.raises(Exception, match="directory") as refused:
         box.start(EXECUTED)
     assert refused.value.code == "start_failed"
     assert box.command("echo", "agent lives")["out"].strip() == "agent lives"

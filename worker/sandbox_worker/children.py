@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import linux
-from sandbox_worker.protocol import PREFIX, PYTHON
+from sandbox_worker.protocol import PREFIX, PROGRAM_PATH, PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ _END_S: Final = 2
 _POLL_S: Final = 0.001
 _ENVIRONMENT: Final = {
     "HOME": HOME,
-    "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+    "PATH": PROGRAM_PATH,
     "LANG": "C.UTF-8",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # else plots of a notebook do not show
 }

@@ -9,6 +9,7 @@ only what concerns that worker.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
@@ -20,6 +21,9 @@ PYTHON = "{python}"
 
 PREFIX = "{prefix}"
 """In a kernel's command: the directory that this Python and what comes with it is installed in."""
+
+PROGRAM_PATH = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
+"""Where a worker's processes look for programs; the broker's Python lies at the same place in an embedded one."""
 
 
 @dataclass(frozen=True, kw_only=True)
