@@ -86,6 +86,9 @@ class Contexts:
     async def create(self, owner: Owner, sandbox_id: str, wanted: NewContext) -> ContextView:
         """Start a kernel in a sandbox of `owner`. Raises SandboxError, leaving nothing behind."""
         sandbox = self.sandboxes.find_ready(owner, sandbox_id)
+        kernel_name = await self._offered.kernel_name(wanted.language, sandbox.lease.template)
+        if kernel_name is None:
+            raise InvalidRequestError(f"no kernel for language {wanted.language[:40]!r} can start in a sandbox")
         if len(sandbox.lease.tenants) + self._starting[sandbox.id] >= MAX_CONTEXTS:
             raise CapacityError(f"sandbox {sandbox.id} has {MAX_CONTEXTS} contexts; delete those that are not needed")
         place = Place(
@@ -94,9 +97,6 @@ class Contexts:
             environment=dict(sandbox.claim.env) if sandbox.claim else {},
         )
         self.sandboxes.watch()
-        kernel_name = await self._offered.kernel_name(wanted.language, sandbox.lease.template)
-        if kernel_name is None:
-            raise InvalidRequestError(f"no kernel for language {wanted.language[:40]!r} can start in a sandbox")
         self._starting[sandbox.id] += 1
         try:
             with self._room(owner):

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jupyter_sandbox.engines import zygotes
 from jupyter_sandbox.languages import TABLE, Language
 from sandbox_worker.protocol import PREFIX, PROGRAM_PATH
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def found(shown: Sequence[str], path: str = PROGRAM_PATH, prefix: str = sys.prefix) -> tuple[str, ...]:
+def of_this_host() -> tuple[str, ...]:
+    """Return the languages of workers made here by this Python, by name. Blocking."""
+    return found(zygotes.shown_paths(), PROGRAM_PATH, sys.prefix)
+
+
+def found(shown: Sequence[str], path: str, prefix: str) -> tuple[str, ...]:
     """Return the languages by name. `shown`: what workers see of the host; `path`, `prefix`: theirs. Blocking."""
     importlib.invalidate_caches()  # what was installed since is found, too
     return tuple(language.name for language in TABLE if _is_there(language, shown, path, prefix))

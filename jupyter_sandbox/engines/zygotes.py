@@ -22,15 +22,17 @@ from sandbox_worker import protocol
 if TYPE_CHECKING:
     from jupyter_sandbox.specs import Template
 
-ALWAYS_SHOWN: Final = ("/usr", "/bin", "/lib", "/lib64")
-"""What workers see of every host, besides `environment_paths`."""
-
 MAX_AGE_S: Final = 3600
 MAX_FORKS: Final = 2000
 _START_TIMEOUT_S: Final = 60
 _FORK_TIMEOUT_S: Final = 15
 
 log = logging.getLogger(__name__)
+
+
+def shown_paths() -> tuple[str, ...]:
+    """Return the host directories whose programs workers see."""
+    return ("/usr", "/bin", "/lib", "/lib64", *environment_paths())
 
 
 def environment_paths() -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import docker
 
+from jupyter_sandbox import image_build
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
-from jupyter_sandbox.engines import daemon, host_languages, image, zygotes
+from jupyter_sandbox.engines import daemon, host_languages, image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +80,16 @@ PROGRAMS = {
 }
 
 
+IMAGE = image_build.tag(image_build.Plan(languages=("javascript", "bash")))
+"""For the engine `docker`; CI makes it."""
+
+
 def spoken() -> tuple[str, ...]:
     """The languages that workers of the engine under test have kernels for."""
     if os.environ[ENGINE_VARIABLE] == "embedded":
-        return host_languages.found((*zygotes.ALWAYS_SHOWN, *zygotes.environment_paths()))
+        return host_languages.of_this_host()
     client = docker.APIClient(base_url=daemon.address(), timeout=10)
     try:
-        return image.languages(client.inspect_image(image.DEFAULT)["Config"]["Labels"])
+        return image.languages(client.inspect_image(IMAGE)["Config"]["Labels"])
     finally:
         client.close()

@@ -1,10 +1,11 @@
-"""Every language that is there, in three ways: over REST, in a notebook by nbclient, and by E2B's SDK.
+"""Every language that is there: over REST, the contexts API, in a notebook by nbclient, and by E2B's SDK.
 
 Each keeps its state over two executions, prints, returns a value, tells an error, and is interrupted.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -20,10 +21,13 @@ from e2b import TimeoutException
 from e2b_code_interpreter import Sandbox
 from nbclient import NotebookClient
 
-from tests.e2e.languages import PROGRAMS, spoken
+from tests.e2e.kernels import several
+from tests.e2e.languages import IMAGE, PROGRAMS, spoken
 from tests.e2e.served import Served
+from tests.server.brokers import Tree
 
 INTERRUPT_S = 2
+EXECUTIONS = 20
 SLACK_S = 1
 """Of a measurement from outside: requests, a connection that is closed and heard of."""
 
@@ -31,6 +35,15 @@ SPOKEN = spoken()
 each = pytest.mark.parametrize("language", SPOKEN)
 
 pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def kept_tree():
+    """A broker tree of our own, whose workers speak all that there is."""
+    tree = Tree()
+    tree.arguments = [f"--BrokerApp.docker_image={IMAGE}"]
+    yield tree
+    tree.stop()
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +122,30 @@ def test_over_rest(ask, sandbox, language):
 
 
 @each
+def test_over_the_contexts_api(served, language):
+    program = PROGRAMS[language]
+
+    def ask(method, path="", body=None):
+        secret = base64.b64encode(f"any:{served.token}".encode()).decode()
+        headers = {"Authorization": f"Basic {secret}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        wanted = urllib.request.Request(f"{served.url}/api/v1/contexts{path}", data, headers, method=method)
+        with urllib.request.urlopen(wanted, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    made = ask("POST", body={"language": language})["context_id"]
+    try:
+        assert ask("POST", f"/{made}/execute", {"code": program.keeps})["success"]
+        asked = ask("POST", f"/{made}/execute", {"code": program.asks})
+        assert (asked["output"]["stdout"], asked["success"]) == (f"{program.says}\n", True)
+        failed = ask("POST", f"/{made}/execute", {"code": program.fails})
+        assert not failed["success"]
+        assert program.error in failed["output"]["stderr"]
+    finally:
+        ask("DELETE", f"/{made}")
+
+
+@each
 def test_in_a_notebook(installed, tmp_path, language):
     program = PROGRAMS[language]
     codes = (program.keeps, program.asks, program.prints, program.fails)
@@ -129,6 +166,28 @@ def test_in_a_notebook(installed, tmp_path, language):
         assert time.monotonic() - began < 1 + INTERRUPT_S + SLACK_S
         client.execute_cell(notebook.cells[1], 1)
     assert shown(notebook.cells[1].outputs) == "hello\n"
+
+
+@each
+def test_outputs_come_before_the_end_of_their_execution(installed, tmp_path, language):
+    program = PROGRAMS[language]
+    with several(tmp_path) as start:
+        kernel = start(f"sandbox-{language}")
+        kernel.execute(program.keeps)
+        asked = [kernel.client.execute(f"{program.prints}\n{program.asks}") for _ in range(EXECUTIONS)]
+        said = {msg_id: [] for msg_id in asked}
+
+        def is_last(message):
+            parent = message["parent_header"].get("msg_id")
+            if parent in said:
+                said[parent].append(message["content"].get("execution_state") or message["msg_type"])
+            return parent == last
+
+        last = kernel.client.kernel_info()
+        kernel.wait_for(is_last)
+    for heard in said.values():
+        assert (heard[0], heard[-1]) == ("busy", "idle")
+        assert len(heard) >= 4
 
 
 @each

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox import languages, launch
-from jupyter_sandbox.engines import host_languages, image, zygotes
+from jupyter_sandbox.engines import host_languages, image
 from jupyter_sandbox.kernel_specs import is_ours
 from jupyter_sandbox.languages import TABLE, Language
 from jupyter_sandbox.offered_languages import OfferedLanguages
@@ -32,6 +32,19 @@ def test_every_language_has_a_kernelspec_of_ours(language):
     assert is_ours(spec["metadata"])
     assert spec["argv"][-1] == "{connection_file}"
     assert spec["interrupt_mode"] in ("message", "signal")
+
+
+@pytest.mark.parametrize("language", TABLE, ids=languages.NAMES)
+def test_every_language_is_on_its_page(language):
+    page = (INSTALLED.parent / "docs" / "languages.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{language.name}` |")]
+    _, _, kernelspec, on_host, in_image, interrupt, _ = row.split("|")
+    assert kernelspec.strip() == f"`{language.kernelspec}`"
+    assert interrupt.strip() == spec_of(language)["interrupt_mode"]
+    assert all(package in on_host and package in in_image for package in language.packages)
+    assert in_image.strip() == "the same" or all(
+        requirement.partition("==")[0] in in_image for requirement in language.requirements
+    )
 
 
 @pytest.mark.parametrize("language", OTHERS, ids=lambda language: language.name)
@@ -96,8 +109,7 @@ def test_a_program_that_workers_do_not_see_is_not_there(host):
 
 
 def test_this_machine_speaks_python():
-    shown = (*zygotes.ALWAYS_SHOWN, *zygotes.environment_paths())
-    assert languages.PYTHON in host_languages.found(shown)
+    assert languages.PYTHON in host_languages.of_this_host()
 
 
 @pytest.mark.parametrize(

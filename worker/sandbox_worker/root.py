@@ -21,6 +21,7 @@ _ETC: Final = (
     "alternatives",
     "ca-certificates",
     "fonts",
+    "java-*-openjdk",
     "ld.so.cache",
     "localtime",
     "mime.types",
@@ -29,8 +30,7 @@ _ETC: Final = (
     "services",
     "ssl",
 )
-_ETC_OF_LANGUAGES: Final = ("java-*-openjdk",)
-"""Debian keeps part of a language there; patterns."""
+"""Patterns. Debian keeps part of R and of Java there."""
 _ETC_WRITTEN: Final = {
     "passwd": "root:x:0:0:root:/nonexistent:/bin/false\n"
     f"sandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/sandbox:/bin/bash\n",
@@ -76,8 +76,7 @@ def build(root: str, read_only_paths: Sequence[str]) -> None:
 
 def _build_etc(etc: Path) -> None:
     etc.mkdir()
-    shown = [Path("/etc", name) for name in _ETC]
-    for host in (*shown, *(found for pattern in _ETC_OF_LANGUAGES for found in sorted(Path("/etc").glob(pattern)))):
+    for host in sorted(found for pattern in _ETC for found in Path("/etc").glob(pattern)):
         if host.exists():
             _bind_read_only(str(host.resolve()), str(etc / host.name))
     for name, text in _ETC_WRITTEN.items():
