@@ -53,7 +53,7 @@ _DENO: Final = ("deno==2.9.8",)
 TABLE: Final = (
     Language(name=PYTHON, aliases=("py", "python3")),
     Language(name="javascript", aliases=("js",), programs=("deno",), requirements=_DENO),
-    Language(name="typescript", aliases=("ts",), programs=("deno",), requirements=_DENO),
+    Language(name="typescript", aliases=("ts", "deno"), programs=("deno",), requirements=_DENO),
     Language(
         name="r",
         programs=("R",),

@@ -193,7 +193,7 @@ def test_outputs_come_before_the_end_of_their_execution(installed, tmp_path, lan
 @each
 def test_by_e2bs_sdk(served, language):
     program = PROGRAMS[language]
-    with Sandbox.create(timeout=100) as sandbox:
+    with Sandbox.create(timeout=100, envs={"FROM": "create"}) as sandbox:
 
         def run(code, **more):
             return sandbox.run_code(code, language=language.upper(), **more)
@@ -207,6 +207,9 @@ def test_by_e2bs_sdk(served, language):
         assert program.error in str(vars(run(program.fails).error))
         assert "once" in said(run(program.variable, envs={"ONCE": "once 'x'\"$y\"\\"}))
         assert "once" not in said(run(program.variable))
+        always = program.variable.replace("ONCE", "FROM")
+        assert "changed" in said(run(always, envs={"FROM": "changed"}))
+        assert "create" in said(run(always))
         with pytest.raises(TimeoutException):
             run(program.endless, timeout=1)
         began = time.monotonic()

@@ -68,7 +68,8 @@ class ExecuteHandler(CodeHandler):
             spoken = _language(language)
             context_id = await self.surface.context(self.box, spoken)
         new = processes.environment(_texts(table.get("env_vars") or {}))
-        execution = self._start(context_id, variables.preceded(spoken, code, new) if new else code)
+        usual = self.surface.environment(self.box)
+        execution = self._start(context_id, variables.preceded(spoken, code, new, usual))
         self.when_gone(execution.cancel)
         events = with_keepalives(self._events(execution), {"type": "keepalive"}, KEEPALIVE_S)
         try:
@@ -76,7 +77,7 @@ class ExecuteHandler(CodeHandler):
         finally:
             execution.cancel()  # whatever went wrong, nobody hears it any more
             with contextlib.suppress(SandboxError):  # its context is gone, and the variables with it
-                if new and (after := variables.restoring(spoken, new, self.surface.environment(self.box))):
+                if new and (after := variables.restoring(spoken, new, usual)):
                     self._start(context_id, after)
 
     def _start(self, context_id: str, code: str) -> Execution:

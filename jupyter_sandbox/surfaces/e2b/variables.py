@@ -35,8 +35,14 @@ events.register("post_run_cell", restore)
 """
 
 
-def preceded(language: str, code: str, variables: Mapping[str, str]) -> str:
-    """Return code that has these variables while it runs. Raises InvalidRequestError where there is no way."""
+def preceded(language: str, code: str, new: Mapping[str, str], usual: Mapping[str, str]) -> str:
+    """Return code that has the variables `new` while it runs. Raises InvalidRequestError where there is no way.
+
+    `usual` are those of the sandbox, which the kernel was started with; to Java they are told again and again.
+    """
+    variables = {**usual, **new} if language == "java" else new
+    if not variables:
+        return code
     if language == PYTHON:
         return _python(code, variables)
     if language not in _SETTERS:
