@@ -36,26 +36,29 @@ def listeners():
     return found
 """
 
+STEAL = """
+import os, socket, threading
+def steal(listener, descriptors=0):
+    'Answer who connects there with nonsense, beside whoever listens.'
+    def feed():
+        held = []
+        while True:
+            peer, _ = listener.accept()
+            held.append(peer)
+            greeting = b'\\xff' + bytes(8) + b'\\x7f' + os.urandom(4096)
+            try:
+                if descriptors: socket.send_fds(peer, [greeting], [os.open('/dev/null', 0)] * descriptors)
+                else: peer.send(greeting)
+                for _ in range(64): peer.send(os.urandom(65536), socket.MSG_DONTWAIT)
+            except OSError: pass
+    listener.setblocking(True)
+    for _ in range(2): threading.Thread(target=feed, daemon=True).start()
+"""
+
 
 def test_a_kernel_that_steals_its_listeners_harms_only_its_own_clients(host, inside, claim):
     box = claim()
-    code = """
-import threading
-def feed(listener):
-    held = []
-    while True:
-        peer, _ = listener.accept()
-        held.append(peer)
-        null = os.open('/dev/null', 0)
-        try:
-            socket.send_fds(peer, [b'\\xff' + bytes(8) + b'\\x7f' + os.urandom(4096)], [null] * 8)
-            for _ in range(64): peer.send(os.urandom(65536), socket.MSG_DONTWAIT)
-        except OSError: pass
-for number, listener in listeners().values():
-    listener.setblocking(True)
-    for _ in range(2): threading.Thread(target=feed, args=(listener,), daemon=True).start()
-"""
-    box.execute(LISTENERS + code)
+    box.execute(LISTENERS + STEAL + "for number, listener in listeners().values(): steal(listener, 8)")
     # a client that connects now may talk to the thief
     box.do("box.connect(box.prefix, wait=False)")
     assert box.execute("1", timeout=1)["status"] in ("ok", "timeout", "dead")
@@ -114,24 +117,15 @@ def test_an_executed_kernel_that_steals_its_own_ports_harms_only_its_own_clients
     box.start(EXECUTED)
     assert box.execute("1 + 1")["status"] == "ok"
     code = """
-import os, socket, threading
-def feed(listener):
-    held = []
-    while True:
-        peer, _ = listener.accept()
-        held.append(peer)
-        try: peer.send(b'\\xff' + bytes(8) + b'\\x7f' + os.urandom(65536), socket.MSG_DONTWAIT)
-        except OSError: pass
 stolen = []
 for name in os.listdir('/proc/self/fd'):
     try: s = socket.socket(fileno=os.dup(int(name)))
     except OSError: continue
     if s.family == socket.AF_INET and s.getsockopt(1, 30):
-        s.setblocking(True); stolen.append(s)
-        for _ in range(2): threading.Thread(target=feed, args=(s,), daemon=True).start()
+        steal(s); stolen.append(s)
 print(len(stolen))
 """
-    assert int(box.execute(code)["out"]) >= 5
+    assert int(box.execute(STEAL + code)["out"]) >= 5
     box.do("box.connect(box.prefix, wait=False)")
     assert box.execute("1", timeout=1)["status"] in ("ok", "timeout", "dead")
     assert inside.ask("2 + 2") == 4

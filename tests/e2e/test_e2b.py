@@ -25,7 +25,7 @@ from e2b import (
 )
 from e2b_code_interpreter import AsyncSandbox, Sandbox
 
-from tests.e2e.served import Served
+from tests.e2e.served import served_for_e2b
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/e2b_sandbox.py"
 
@@ -35,13 +35,8 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture(scope="module")
 def served(tree, tmp_path_factory):
     """A server, and the settings that lead E2B's SDK to it."""
-    server = Served(tmp_path_factory.mktemp("e2b"), "--min-idle-workers=1", "--max-total-workers=6")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("E2B_API_URL", f"{server.url}/e2b")
-        patch.setenv("E2B_SANDBOX_URL", f"{server.url}/e2b/sbx")
-        patch.setenv("E2B_API_KEY", server.token)
+    with served_for_e2b(tmp_path_factory.mktemp("e2b"), "--min-idle-workers=1", "--max-total-workers=6") as server:
         yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

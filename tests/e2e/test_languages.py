@@ -23,7 +23,7 @@ from nbclient import NotebookClient
 
 from tests.e2e.kernels import several
 from tests.e2e.languages import IMAGE, PROGRAMS, spoken
-from tests.e2e.served import Served
+from tests.e2e.served import served_for_e2b
 from tests.server.brokers import Tree
 
 INTERRUPT_S = 2
@@ -49,13 +49,8 @@ def kept_tree():
 @pytest.fixture(scope="module")
 def served(tree, tmp_path_factory):
     """A server, and the settings that lead E2B's SDK to it."""
-    server = Served(tmp_path_factory.mktemp("languages"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("E2B_API_URL", f"{server.url}/e2b")
-        patch.setenv("E2B_SANDBOX_URL", f"{server.url}/e2b/sbx")
-        patch.setenv("E2B_API_KEY", server.token)
+    with served_for_e2b(tmp_path_factory.mktemp("languages")) as server:
         yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

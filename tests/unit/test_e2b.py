@@ -152,12 +152,12 @@ def test_variables_of_bash_are_what_was_asked_for_and_then_what_was_before(value
 
 def test_variables_of_other_languages_stand_before_the_code_on_its_first_line():
     assert variables.preceded("typescript", "a\nb", {"A": '"'}, {"B": "2"}) == 'Deno.env.set("A", "\\""); a\nb'
-    assert variables.preceded("r", "a", {"A": "é"}, {}) == 'invisible({do.call(Sys.setenv, list("A" = "é"));}); a'
+    assert variables.preceded("r", "a", {"A": "é"}, {}) == 'invisible(do.call(Sys.setenv, list("A" = "é"))); a'
     assert variables.preceded("java", "a", {"A": "1"}, {"A": "0"}) == 'System.setProperty("A", "1"); a'
     assert variables.preceded("java", "a", {}, {"B": "2"}) == 'System.setProperty("B", "2"); a'
     assert variables.preceded("bash", "a", {}, {"B": "2"}) == "a"
     assert variables.restoring("javascript", {"A": "1"}, {}) == 'Deno.env.delete("A"); '
-    assert variables.restoring("r", {"A": "1"}, {}) == 'invisible({Sys.unsetenv("A");}); '
+    assert variables.restoring("r", {"A": "1"}, {}) == 'invisible(Sys.unsetenv("A")); '
     assert variables.restoring("java", {"A": "1", "B": ""}, {"A": "0"}) == (
         'System.setProperty("A", "0"); System.clearProperty("B"); '
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.errors import InvalidRequestError
@@ -15,8 +16,6 @@ from jupyter_sandbox.languages import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    Values = Mapping[str, str | None]
 
 _PYTHON: Final = """
 import os
@@ -45,14 +44,14 @@ def preceded(language: str, code: str, new: Mapping[str, str], usual: Mapping[st
         return code
     if language == PYTHON:
         return _python(code, variables)
-    if language not in _SETTERS:
+    if language not in _WORDS:
         raise InvalidRequestError(f"env_vars and the language {language} do not go together")
-    return f"{_SETTERS[language](variables)}{code}"
+    return f"{_setting(language, variables)}{code}"
 
 
 def restoring(language: str, names: Mapping[str, str], before: Mapping[str, str]) -> str | None:
     """Return code to run after `preceded`, or None if that has done it: variables get the values of `before`."""
-    return None if language == PYTHON else _SETTERS[language]({name: before.get(name) for name in names})
+    return None if language == PYTHON else _setting(language, {name: before.get(name) for name in names})
 
 
 def _python(code: str, variables: Mapping[str, str]) -> str:
@@ -64,52 +63,42 @@ def _python(code: str, variables: Mapping[str, str]) -> str:
     return f"{indent}exec({_PYTHON!r}, {{'new': {dict(variables)!r}}})\n{code}"
 
 
-def _deno(values: Values) -> str:
-    calls = (
-        f"Deno.env.delete({json.dumps(name)});"
-        if value is None
-        else f"Deno.env.set({json.dumps(name)}, {json.dumps(value)});"
-        for name, value in values.items()
-    )
-    return f"{' '.join(calls)} "
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """How a language sets a variable and takes it away; `quoted` makes a literal of a text."""
 
-
-def _r(values: Values) -> str:
-    calls = (
-        f"Sys.unsetenv({_r_text(name)});"
-        if value is None
-        else f"do.call(Sys.setenv, list({_r_text(name)} = {_r_text(value)}));"
-        for name, value in values.items()
-    )
-    return f"invisible({{{' '.join(calls)}}}); "
+    put: str
+    drop: str
+    quoted: Callable[[str], str] = json.dumps
+    end: str = "; "
 
 
 def _r_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)  # R knows no pairs of surrogates
 
 
-def _java(values: Values) -> str:
-    """Java cannot change its environment: as on E2B they are system properties."""
-    calls = (
-        f"System.clearProperty({json.dumps(name)});"
+_DENO: Final = _Words(put="Deno.env.set({name}, {value})", drop="Deno.env.delete({name})")
+_WORDS: Final = {
+    "javascript": _DENO,
+    "typescript": _DENO,
+    "r": _Words(
+        put="invisible(do.call(Sys.setenv, list({name} = {value})))",
+        drop="invisible(Sys.unsetenv({name}))",
+        quoted=_r_text,
+    ),
+    # Java cannot change its environment: as on E2B they are system properties.
+    "java": _Words(put="System.setProperty({name}, {value})", drop="System.clearProperty({name})"),
+    "bash": _Words(put="export {name}={value}", drop="unset {name}", quoted=shlex.quote, end="\n"),
+}
+
+
+def _setting(language: str, values: Mapping[str, str | None]) -> str:
+    """Return code that gives variables these values; None takes one away."""
+    words = _WORDS[language]
+    pieces = (
+        words.drop.format(name=words.quoted(name))
         if value is None
-        else f"System.setProperty({json.dumps(name)}, {json.dumps(value)});"
+        else words.put.format(name=words.quoted(name), value=words.quoted(value))
         for name, value in values.items()
     )
-    return f"{' '.join(calls)} "
-
-
-def _bash(values: Values) -> str:
-    lines = (
-        f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}" for name, value in values.items()
-    )
-    return "".join(f"{line}\n" for line in lines)
-
-
-_SETTERS: Final[dict[str, Callable[[Values], str]]] = {
-    "javascript": _deno,
-    "typescript": _deno,
-    "r": _r,
-    "java": _java,
-    "bash": _bash,
-}
+    return "".join(f"{piece}{words.end}" for piece in pieces)
