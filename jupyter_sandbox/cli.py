@@ -217,6 +217,7 @@ async def _status(_options: argparse.Namespace) -> int:
         return 0
     print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
     print(f"templates: {', '.join(status.templates)}")
+    print(f"languages: {', '.join(status.languages)}")
     print(f"sandboxes: {status.claimed} claimed, {status.warm} warm")
     for note in status.notes:
         print(f"- {note}")
