@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from jupyter_sandbox import cli_files, cli_logs, cli_serve, cli_templates, cli_tokens
+from jupyter_sandbox import cli_files, cli_languages, cli_logs, cli_serve, cli_templates, cli_tokens
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError
+from jupyter_sandbox.languages import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("argv", nargs="+", metavar="ARGUMENT", help="after `--`: the program and its arguments")
 
-    for declare in (cli_serve.declare, cli_files.declare, cli_logs.declare, cli_templates.declare):
-        declare(functools.partial(_add, commands))
+    for part in (cli_serve, cli_files, cli_logs, cli_templates, cli_languages):
+        part.declare(functools.partial(_add, commands))
 
     command = _add(commands, "release", _release, "Destroy sandboxes; their kernels die and their files are gone.")
     command.add_argument("sandbox", nargs="*", metavar="ID", help="ids as shown by `list`")
@@ -99,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
         "--ca", default="", metavar="FILE", help="certificates that the build trusts; not in the image"
     )
     command.add_argument("--tag", default="", help="name of the image; the broker's trait docker_image names it, too")
+    command.add_argument(
+        "--language",
+        dest="languages",
+        action="append",
+        default=[],
+        choices=NAMES,
+        help="what its kernels shall speak besides Python; may be given more than once",
+    )
 
     cli_tokens.add(commands)
 
@@ -209,6 +218,7 @@ async def _status(_options: argparse.Namespace) -> int:
         return 0
     print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
     print(f"templates: {', '.join(status.templates)}")
+    print(f"languages: {', '.join(status.languages)}")
     print(f"sandboxes: {status.claimed} claimed, {status.warm} warm")
     for note in status.notes:
         print(f"- {note}")
@@ -244,7 +254,7 @@ async def _image(options: argparse.Namespace) -> int:
     from jupyter_sandbox import image_build
 
     named = {"base": options.base, "suite": options.suite, "certificates": options.ca, "tag": options.tag}
-    plan = image_build.Plan(**{key: value for key, value in named.items() if value})
+    plan = image_build.Plan(languages=tuple(options.languages), **{key: value for key, value in named.items() if value})
     await asyncio.to_thread(image_build.main, plan)
     return 0
 

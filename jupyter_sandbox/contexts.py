@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tornado import web
 
-from jupyter_sandbox import kernel_pauses, kernel_specs, owners, sandboxes
+from jupyter_sandbox import kernel_pauses, owners, sandboxes
 from jupyter_sandbox.errors import (
     CapacityError,
     ConflictError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from datetime import datetime
 
+    from jupyter_sandbox.offered_languages import OfferedLanguages
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.provisioner import SandboxProvisioner
     from jupyter_sandbox.sandboxes import Sandboxes
@@ -76,15 +77,18 @@ class ContextView:
 class Contexts:
     """The contexts in the sandboxes of one server."""
 
-    def __init__(self, multi_manager: Any, spec_manager: Any, known: Sandboxes) -> None:
-        """Use the server's kernel manager and kernelspecs."""
-        self.multi_manager, self._spec_manager, self.sandboxes = multi_manager, spec_manager, known
+    def __init__(self, multi_manager: Any, offered: OfferedLanguages, known: Sandboxes) -> None:
+        """Use the server's kernel manager."""
+        self.multi_manager, self._offered, self.sandboxes = multi_manager, offered, known
         self._starting: collections.Counter[str] = collections.Counter()
         self._changing: dict[str, asyncio.Task[object]] = {}
 
     async def create(self, owner: Owner, sandbox_id: str, wanted: NewContext) -> ContextView:
         """Start a kernel in a sandbox of `owner`. Raises SandboxError, leaving nothing behind."""
         sandbox = self.sandboxes.find_running(owner, sandbox_id)
+        kernel_name = await self._offered.kernel_name(wanted.language, sandbox.lease.template)
+        if kernel_name is None:
+            raise InvalidRequestError(f"no kernel for language {wanted.language[:40]!r} can start in a sandbox")
         if len(sandbox.lease.tenants) + self._starting[sandbox.id] >= MAX_CONTEXTS:
             raise CapacityError(f"sandbox {sandbox.id} has {MAX_CONTEXTS} contexts; delete those that are not needed")
         place = Place(
@@ -93,7 +97,6 @@ class Contexts:
             environment=dict(sandbox.claim.env) if sandbox.claim else {},
         )
         self.sandboxes.watch()
-        kernel_name = self._kernel_name(wanted.language, sandbox.lease.template)
         self._starting[sandbox.id] += 1
         try:
             with self._room(owner):
@@ -105,6 +108,11 @@ class Contexts:
             await self.multi_manager.shutdown_kernel(kernel_id, now=True)
             raise StartError(f"sandbox {sandbox.id} ended while the context started")
         return self.view(self.get(owner, sandbox.id, kernel_id))
+
+    async def speaks(self, owner: Owner, sandbox_id: str, language: str) -> bool:
+        """Return whether a context of this language can be made in a sandbox; raises SandboxError."""
+        sandbox = self.sandboxes.find_ready(owner, sandbox_id)
+        return await self._offered.kernel_name(language, sandbox.lease.template) is not None
 
     def get(self, owner: Owner, sandbox_id: str, context_id: str) -> Context:
         """Return a context; raises UnknownSandboxError or UnknownContextError."""
@@ -184,19 +192,6 @@ class Contexts:
             for kernel_id, manager, provisioner in sandboxes.kernels(self.multi_manager)
             if provisioner.lease is sandbox.lease and hasattr(manager, "execution_state")
         ]
-
-    def _kernel_name(self, language: str, template: str) -> str:
-        """Return the kernelspec for a language: one of this template if there is one, else the first by name."""
-        fitting: list[tuple[bool, str]] = []
-        for name, entry in sorted(self._spec_manager.get_all_specs().items()):
-            spec = entry["spec"]
-            needs_directory = any("{resource_dir}" in argument for argument in spec["argv"])
-            if spec["language"] == language and kernel_specs.is_ours(spec.get("metadata")) and not needs_directory:
-                stanza = spec["metadata"]["kernel_provisioner"].get("config", {})
-                fitting.append((stanza.get("template", "python") != template, name))
-        if not fitting:
-            raise InvalidRequestError(f"no kernel for language {language[:40]!r} can start in a sandbox")
-        return min(fitting)[1]
 
     async def _change(self, context: Context, change: Callable[[str], Coroutine[Any, Any, object]]) -> None:
         """Restart or end a kernel. jupyter_client is not made for two of these at once."""

@@ -51,7 +51,7 @@ class Conversation:
         self._heard = asyncio.Event()
         self._heard_launch = -1
         self._listener: Listener | None = None
-        self._msg_id = ""
+        self._msg_id = self._asked = ""
         self._abandoned: dict[str, None] = {}
         self._pursuit: asyncio.Task[None] | None = None
         self.last_words: str | None = None
@@ -83,12 +83,12 @@ class Conversation:
         if not self._streams:
             self._connect()
         while self._heard_launch != self.launch or not await self._is_alive():
-            launch = self.launch
+            launch, self._asked = self.launch, ""
             self._heard.clear()
             while not self._heard.is_set():
                 if give_up() or not await self._may_come():
                     return False
-                self._send("control", "kernel_info_request", {})
+                self._ask()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ASK_AGAIN_S):
                         await self._heard.wait()
@@ -174,6 +174,12 @@ class Conversation:
             stream.on_recv(self._hearer(channel, stream))
             stream.on_refusal(self._refused)
 
+    def _ask(self) -> None:
+        """Make the kernel publish something. Some do not for a request on control; on shell one waits for its turn."""
+        self._send("control", "kernel_info_request", {})
+        if not (self._asked or self._context.provisioner.welcomes):
+            self._asked = self._send("shell", "kernel_info_request", {})
+
     def _send(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> str:
         message = self._session.msg(msg_type, content)
         self._session.send(self._streams[channel], message)
@@ -187,6 +193,8 @@ class Conversation:
             if channel == "iopub":
                 self._heard.set()
             answered = judged.parent.get("msg_id")
+            if channel == "shell" and answered == self._asked:
+                self._asked = ""
             if self._listener is not None and answered == self._msg_id:
                 self._listener.take(channel, judged.msg_type, judged.content)
             elif self._abandoned and judged.msg_type == "status":

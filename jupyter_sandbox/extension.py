@@ -47,6 +47,7 @@ from jupyter_sandbox.kept_watches import KeptWatches
 from jupyter_sandbox.kernel_restarts import PromptRestarter
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.named_sandboxes import NamedSandboxes
+from jupyter_sandbox.offered_languages import OfferedLanguages
 from jupyter_sandbox.outlets import OutputLimits
 from jupyter_sandbox.pool_metrics import POOL
 from jupyter_sandbox.provisioner import SandboxProvisioner
@@ -184,7 +185,8 @@ class SandboxExtension(ExtensionApp):
         emit = self.settings[EMIT] = Journal(metrics.read, self._event_log)
         owners.note_owners(manager, emit)
         sandboxes = Sandboxes(manager, quotas=Quotas(parent=self), emit=emit)
-        contexts = Contexts(manager, server.kernel_spec_manager, sandboxes)
+        self._offered = OfferedLanguages(server.kernel_spec_manager)
+        contexts = Contexts(manager, self._offered, sandboxes)
         bounds = Bounds(max_waiting=self.max_waiting_executions)
         executions = Executions(contexts, bounds, emit)
         sandboxes.also_watch = executions.hang_up_on_the_gone
@@ -271,7 +273,9 @@ class SandboxExtension(ExtensionApp):
             self.log.error("Sandbox kernels cannot start: %s", error)
         else:
             POOL.note(status)
-            self.log.info("Sandbox kernels are ready (engine %s, broker pid %d)", status.engine, status.pid)
+            self._offered.offer(status.languages)
+            spoken = ", ".join(status.languages)
+            self.log.info("Sandbox kernels are ready (engine %s, broker pid %d): %s", status.engine, status.pid, spoken)
 
     async def stop_extension(self) -> None:
         """Shut the kernels down and let the broker go if nobody else needs it."""

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import sandbox_worker
+from jupyter_sandbox import languages
 from jupyter_sandbox.engines import daemon, image
 from jupyter_sandbox.errors import IsolationUnavailableError, SandboxError, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     Say = Callable[[str], None]
 
@@ -43,7 +44,7 @@ _IMAGE_ID: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _STAGE: Final = "jupyter-sandbox.stage"
 """Label of the build's first stage, set by the Dockerfile."""
 _TIMEOUT_S: Final = 3600
-_DEBIAN_PACKAGES: Final = "python3,python3-venv,ca-certificates"
+_DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
 _LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _LEFT_IN: Final = ("/usr/share/doc/*/copyright",)
 _CHANGES: Final = ("ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV LANG=C.UTF-8")
@@ -53,7 +54,10 @@ _CHANGES: Final = ("ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/
 class Plan:
     """What to build, as the command line says it."""
 
-    tag: str = image.DEFAULT
+    tag: str = ""
+    """Empty: the usual one, or with `languages` one that names them, so that the small image stays."""
+    languages: tuple[str, ...] = ()
+    """What it shall speak besides Python, by name."""
     base: str = ""
     """An image, or `debian`; empty: the default image, else Debian packages."""
     suite: str = DEFAULT_SUITE
@@ -64,38 +68,63 @@ class Plan:
 def build(plan: Plan, environment: Mapping[str, str], say: Say) -> None:
     """Build the image, telling progress line by line. Raises SandboxError."""
     certificates = certificate_file(plan, environment)
+    name, spoken = tag(plan), languages.spoken_with(plan.languages)
     client = _connect()
     try:
-        base = _base(client, plan, say)
-        say(f"Building {plan.tag} from {base} ...")
-        context = context_archive(requirements=_shipped("requirements.txt"), certificates=certificates)
+        base, packages = _base(client, plan, say)
+        say(f"Building {name} from {base} ...")
+        context = context_archive(requirements=requirements(plan), certificates=certificates)
         events = client.build(
             fileobj=io.BytesIO(context),
             custom_context=True,
-            tag=plan.tag,
-            labels=image.labels(),
-            buildargs=build_arguments(base, environment),
+            tag=name,
+            labels=image.labels(spoken),
+            buildargs=build_arguments(base, environment, packages),
             rm=True,
             forcerm=True,
             decode=True,
         )
         _follow(events, say)
-        labels = (client.inspect_image(plan.tag).get("Config") or {}).get("Labels") or {}
-        wrong = image.misfit(plan.tag, labels)
+        labels = (client.inspect_image(name).get("Config") or {}).get("Labels") or {}
+        wrong = image.misfit(name, labels)
         if wrong:
             raise StartError(wrong)
         _tidy(client)
-        say(f"{plan.tag} is ready: the engine `docker` can use it.")
+        say(f"{name} is ready: the engine `docker` can use it. It speaks {', '.join(spoken)}.")
+        if name != image.DEFAULT:
+            say(f'Name it in the configuration of the broker: c.BrokerApp.docker_image = "{name}"')
     except daemon.failures() as error:
         raise StartError(f"the image could not be built: {daemon.reason(error)}") from error
     finally:
         client.close()
 
 
-def build_arguments(base: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the build's arguments: the base, and the settings of the network that are set. Pure."""
+def tag(plan: Plan) -> str:
+    """Return the name of the image. Pure."""
+    named = "-".join(name for name in languages.NAMES if name in plan.languages and name != languages.PYTHON)
+    return plan.tag or (f"{image.DEFAULT.partition(':')[0]}:{named}" if named else image.DEFAULT)
+
+
+def requirements(plan: Plan) -> bytes:
+    """Return the requirements file: what every image has, and what brings the kernels of the languages."""
+    wanted = sorted({each for language in _wanted(plan) for each in language.requirements})
+    return _shipped("requirements.txt") + "".join(f"{each}\n" for each in wanted).encode()
+
+
+def debian_packages(plan: Plan) -> tuple[str, ...]:
+    """Return the packages of Debian that the kernels of the languages need. Pure."""
+    return tuple(sorted({each for language in _wanted(plan) for each in language.packages}))
+
+
+def _wanted(plan: Plan) -> list[languages.Language]:
+    return [language for language in languages.TABLE if language.name in plan.languages]
+
+
+def build_arguments(base: str, environment: Mapping[str, str], packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return the build's arguments: base, packages of Debian, and the settings of the network that are set. Pure."""
     wanted = (*NETWORK_VARIABLES, *INDEX_VARIABLES)
-    return {"BASE": base} | {name: environment[name] for name in wanted if environment.get(name)}
+    given = {name: environment[name] for name in wanted if environment.get(name)}
+    return {"BASE": base, "PACKAGES": " ".join(packages)} | given
 
 
 def certificate_file(plan: Plan, environment: Mapping[str, str]) -> bytes | None:
@@ -136,13 +165,14 @@ def _connect() -> Any:
     return daemon.client(_TIMEOUT_S)
 
 
-def _base(client: Any, plan: Plan, say: Say) -> str:
-    """Return the name of a base image that is there."""
+def _base(client: Any, plan: Plan, say: Say) -> tuple[str, tuple[str, ...]]:
+    """Return the name of a base image that is there, and the Debian packages that it lacks."""
+    packages = debian_packages(plan)
     if plan.base == DEBIAN:
-        return _from_debian(client, plan.suite, say)
+        return _from_debian(client, plan.suite, packages, say), ()
     wanted = plan.base or DEFAULT_BASE
     if client.images(name=wanted):
-        return wanted
+        return wanted, packages
     say(f"Getting {wanted} ...")
     try:
         _follow(client.pull(*_name_and_tag(wanted), stream=True, decode=True), say)
@@ -151,8 +181,8 @@ def _base(client: Any, plan: Plan, say: Say) -> str:
         if plan.base:
             raise StartError(f"the base image {wanted} cannot be had: {why}") from error
         say(f"{wanted} cannot be had ({why}); making a base from Debian packages instead.")
-        return _from_debian(client, plan.suite, say)
-    return wanted
+        return _from_debian(client, plan.suite, packages, say), ()
+    return wanted, packages
 
 
 def _name_and_tag(name: str) -> tuple[str, str]:
@@ -160,9 +190,10 @@ def _name_and_tag(name: str) -> tuple[str, str]:
     return (repository, tag) if colon and "/" not in tag else (name, "latest")
 
 
-def _from_debian(client: Any, suite: str, say: Say) -> str:
-    """Import a minimal Debian with Python; it is made again only when it is not there yet."""
-    name = f"{DEBIAN_BASE}:{suite}"
+def _from_debian(client: Any, suite: str, packages: Sequence[str], say: Say) -> str:
+    """Import a minimal Debian with Python and `packages`; it is made again only when it is not there yet."""
+    label = "-".join((suite, *packages))
+    name = f"{DEBIAN_BASE}:{label}"
     if client.images(name=name):
         say(f"{name} is there already.")
         return name
@@ -173,18 +204,18 @@ def _from_debian(client: Any, suite: str, say: Say) -> str:
         )
     with tempfile.TemporaryDirectory(prefix="sandbox-base") as directory:
         archive = Path(directory, "base.tar")
-        _bootstrap(suite, archive, say)
+        _bootstrap(suite, packages, archive, say)
         say(f"Importing {name} ({archive.stat().st_size >> 20} MiB) ...")
-        answer = client.import_image_from_file(str(archive), repository=DEBIAN_BASE, tag=suite, changes=list(_CHANGES))
+        answer = client.import_image_from_file(str(archive), repository=DEBIAN_BASE, tag=label, changes=list(_CHANGES))
         imported = _IMAGE_ID.search(answer)
         if '"error"' in answer or imported is None:
             raise StartError(f"the base image could not be imported: {answer[-300:]}")
-        client.tag(imported[0], DEBIAN_BASE, suite, force=True)  # Podman 4.3 imports as `latest`, whatever is asked
+        client.tag(imported[0], DEBIAN_BASE, label, force=True)  # Podman 4.3 imports as `latest`, whatever is asked
     return name
 
 
-def _bootstrap(suite: str, archive: Path, say: Say) -> None:
-    command = ["mmdebstrap", "--variant=minbase", f"--include={_DEBIAN_PACKAGES}"]
+def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> None:
+    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join((*_DEBIAN_PACKAGES, *packages))}"]
     command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     command += [f"--dpkgopt=path-include={pattern}" for pattern in _LEFT_IN]

@@ -29,7 +29,7 @@ def argument_list(spec: Sequence[str], extra: Sequence[str], replacements: Mappi
     """Return the command to execute in the worker, or None when the loaded Python can be forked instead.
 
     `spec` is a kernelspec's argv, `extra` what the client added, `replacements` such as {"resource_dir": ...}. The
-    connection file stays a placeholder: only the agent knows where it will be.
+    connection file and the prefix stay placeholders: only the agent knows where they are in its worker.
     """
     command = [_replace(argument, replacements) for argument in (*spec, *extra)]
     python = _PYTHON.fullmatch(PurePosixPath(command[0]).name) is not None

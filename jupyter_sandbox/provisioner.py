@@ -13,7 +13,6 @@ import contextlib
 import os
 import posixpath
 import signal
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,8 +169,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             self._curve = CurveKeys(public=public.decode(), secret=secret.decode())
         self._place = kwargs.pop("place", None)
         extra = kwargs.pop("extra_arguments", None) or []
-        replacements = {"prefix": sys.prefix, "resource_dir": workspace.KERNELSPEC}
-        self._arguments = launch.argument_list(self._spec.argv, extra, replacements)
+        self._arguments = launch.argument_list(self._spec.argv, extra, {"resource_dir": workspace.KERNELSPEC})
         return await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:

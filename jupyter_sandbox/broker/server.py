@@ -232,7 +232,7 @@ class Server:
             case usage_verbs.GetUsage():
                 return registry.get(uid, request.sandbox).usage(), []
             case verbs.Status():
-                return self._status(), []
+                return await self._status(), []
             case verbs.Reap():
                 self._require_operator(uid)
                 return verbs.Reaped(found=tuple((await registry.reap(dry_run=request.dry_run))[:500])), []
@@ -308,7 +308,7 @@ class Server:
             )
         return verbs.Listing(sandboxes=tuple(rows), more=len(visible) > _PAGE)
 
-    def _status(self) -> verbs.StatusReport:
+    async def _status(self) -> verbs.StatusReport:
         return verbs.StatusReport(
             pid=os.getpid(),
             version=__version__,
@@ -318,6 +318,7 @@ class Server:
             claimed=len(self._registry.claimed()),
             notes=(*self._engine.notes(), *self._registry.firewall.notes()),
             workers=self._workers(),
+            languages=await self._engine.languages(),
         )
 
     def _workers(self) -> tuple[verbs.WorkersReport, ...]:

@@ -251,6 +251,7 @@ class StatusReport:
     claimed: int
     notes: tuple[str, ...]
     workers: tuple[WorkersReport, ...] = ()
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,9 @@ class Engine(Protocol):
     async def forget(self, template: Template) -> None:
         """Give back what is kept ready for a template that is no more. Its workers live on."""
 
+    async def languages(self) -> tuple[str, ...]:
+        """Return the names of the languages for which its workers have kernels."""
+
     async def stop(self) -> None:
         """Give back what all workers share. Workers live on."""
 

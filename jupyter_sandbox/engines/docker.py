@@ -120,6 +120,7 @@ class DockerEngine:
         self._daemon: Daemon | None = None
         self._notes: list[str] = []
         self._ready: protocol.Ready | None = None
+        self._languages: tuple[str, ...] = ()
 
     async def start(self) -> None:
         """See Engine."""
@@ -134,6 +135,7 @@ class DockerEngine:
         wrong = suitability.refusal(info, self._host.runtime) or image.misfit(self._image, labels)
         if wrong:
             raise IsolationUnavailableError(wrong)
+        self._languages = image.languages(labels or {})
         self._host = dataclasses.replace(
             self._host,
             remaps=suitability.remaps(info),
@@ -173,6 +175,10 @@ class DockerEngine:
             notes.append(f"kernels start {self._ready.start_mode}")
             notes += self._ready.notes
         return notes
+
+    async def languages(self) -> tuple[str, ...]:
+        """See Engine: those of the image, by its label."""
+        return self._languages
 
     async def create(self, sandbox: SandboxId, template: Template) -> Worker:
         """See Engine. The order is: record, listener, disk, container, hand-over; each undone if a later one fails."""

@@ -15,6 +15,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox.disks import Disk
+from jupyter_sandbox.engines import host_languages
 from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, recovered_disk, remains
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
 from jupyter_sandbox.errors import NotSupportedError, StartError
@@ -134,6 +135,10 @@ class EmbeddedEngine:
             notes.append(f"zygote of {name}: pid {zygote.pid}, kernels start {zygote.ready.start_mode}")
             notes += zygote.ready.notes
         return notes
+
+    async def languages(self) -> tuple[str, ...]:
+        """See Engine: those of this machine, as far as workers see it."""
+        return await asyncio.to_thread(host_languages.of_this_host)
 
     async def create(self, sandbox: SandboxId, template: Template) -> Worker:
         """See Engine. The order is: record, listener, disk, group, fork; each undone if a later one fails.

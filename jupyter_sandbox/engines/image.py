@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import sandbox_worker
 from jupyter_sandbox._version import __version__
+from jupyter_sandbox.languages import NAMES, PYTHON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 FINGERPRINT: Final = "jupyter-sandbox.fingerprint"
 VERSION: Final = "jupyter-sandbox.version"
+LANGUAGES: Final = "jupyter-sandbox.languages"
+"""Which ones it has kernels for, separated by commas. An image that does not say has Python's."""
 DEFAULT: Final = "jupyter-sandbox-worker:latest"
 REMEDY: Final = "jupyter sandbox image build"
 
@@ -36,9 +39,15 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def labels() -> dict[str, str]:
-    """Return the labels of an image that is built now."""
-    return {FINGERPRINT: fingerprint(), VERSION: __version__}
+def labels(spoken: Sequence[str]) -> dict[str, str]:
+    """Return the labels of an image that is built now, with kernels for these languages."""
+    return {FINGERPRINT: fingerprint(), VERSION: __version__, LANGUAGES: ",".join(spoken)}
+
+
+def languages(found: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the languages of the image with labels `found`; those that we do not know do not count."""
+    named = set(found.get(LANGUAGES, "").split(",")) | {PYTHON}
+    return tuple(name for name in NAMES if name in named)
 
 
 def misfit(name: str, found: Mapping[str, str] | None) -> str | None:

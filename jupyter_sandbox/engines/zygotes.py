@@ -30,6 +30,11 @@ _FORK_TIMEOUT_S: Final = 15
 log = logging.getLogger(__name__)
 
 
+def shown_paths() -> tuple[str, ...]:
+    """Return the host directories whose programs workers see."""
+    return ("/usr", "/bin", "/lib", "/lib64", *environment_paths())
+
+
 def environment_paths() -> tuple[str, ...]:
     """Return the host directories that hold this Python, its packages and the worker package.
 

@@ -12,8 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
+
+import pytest
 
 COMMAND = (sys.executable, "-m", "jupyter_sandbox.cli", "serve")
 START_S = 60
@@ -51,6 +54,14 @@ class Served:
             return answer.status == 200
         return False
 
+    def for_e2b(self) -> dict[str, str]:
+        """Variables of the environment that lead E2B's SDKs here."""
+        return {
+            "E2B_API_URL": f"{self.url}/e2b",
+            "E2B_SANDBOX_URL": f"{self.url}/e2b/sbx",
+            "E2B_API_KEY": self.token,
+        }
+
     def ask(self, method, path, body=None, user=None):
         query = f"?{urlencode({'user_uuid': user})}" if user else ""
         request = urllib.request.Request(
@@ -74,3 +85,14 @@ class Served:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def served_for_e2b(folder: Path, *options: str) -> Iterator[Served]:
+    """A server to which the environment of this process leads E2B's SDK."""
+    server = Served(folder, *options)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.for_e2b().items():
+            patch.setenv(name, value)
+        yield server
+    server.stop()

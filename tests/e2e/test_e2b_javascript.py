@@ -29,15 +29,11 @@ def run(tree, tmp_path_factory):
     install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
     subprocess.run(install, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     server = Served(folder, "--min-idle-workers=1", "--max-total-workers=4")
-    settings = {
-        "E2B_API_URL": f"{server.url}/e2b",
-        "E2B_SANDBOX_URL": f"{server.url}/e2b/sbx",
-        "E2B_API_KEY": server.token,
-    }
+    environment = os.environ | server.for_e2b()
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["node", *arguments], cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=False
+            ["node", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
 
     yield run

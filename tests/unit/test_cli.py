@@ -10,7 +10,8 @@ from jupyter_sandbox.errors import BrokerUnavailableError, UnknownSandboxError
 
 pytestmark = pytest.mark.unit
 
-COMMANDS = ["list", "run", "exec", "ls", "cp", "logs", "template", "release", "reap", "status", "doctor", "token"]
+COMMANDS = ["list", "run", "exec", "ls", "cp", "logs", "template", "languages"]
+COMMANDS += ["release", "reap", "status", "doctor", "token"]
 
 
 @pytest.fixture(autouse=True)
@@ -161,3 +162,49 @@ def test_status_without_a_broker_is_no_failure_and_starts_none(capsys, asked):
 )
 def test_ages_are_short(seconds, text):
     assert cli._age(seconds) == text
+
+
+# -- languages
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """Where kernelspecs of this user are installed."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data" / "kernels"
+
+
+def speak(asked, *languages: str) -> None:
+    report = verbs.StatusReport(
+        pid=1, version="1", engine="fake", templates=(), warm=0, claimed=0, notes=(), languages=languages
+    )
+    asked[1][verbs.Status] = report
+
+
+def test_languages_are_shown_and_how_to_get_the_others(kernels, capsys, asked):
+    speak(asked, "python", "bash")
+    assert run("languages") == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert shown["bash"].split() == ["bash", "sandbox-bash", "yes"]
+    assert shown["r"].endswith("no: apt install r-cran-irkernel")
+    assert "no: apt install default-jdk-headless and pip install jjava==" in shown["java"]
+    assert not kernels.exists()
+
+
+def test_kernelspecs_of_languages_come_and_go(kernels, asked):
+    (kernels / "sandbox-r").mkdir(parents=True)
+    (kernels / "sandbox-r" / "kernel.json").write_text('{"argv": ["mine"], "display_name": "R", "language": "r"}')
+    speak(asked, "python", "bash", "typescript")
+    assert run("languages", "--install", "user") == 0
+    assert {path.name for path in kernels.iterdir()} == {"sandbox-bash", "sandbox-typescript", "sandbox-r"}
+    speak(asked, "python", "bash")
+    assert run("languages", "--install", "user") == 0
+    assert {path.name for path in kernels.iterdir()} == {"sandbox-bash", "sandbox-r"}
+
+
+def test_kernelspecs_that_cannot_be_installed_are_told(kernels, capsys, asked):
+    kernels.parent.mkdir()
+    kernels.touch()
+    speak(asked, "bash")
+    assert run("languages", "--install", "user") == 1
+    assert "sandbox-bash could not be installed" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import os
+import subprocess
 from datetime import UTC, datetime
 
 import pytest
@@ -19,7 +20,7 @@ from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution_fold import OutputEvent
 from jupyter_sandbox.host.beneath import Entry, Kind
 from jupyter_sandbox.sandbox import SandboxState
-from jupyter_sandbox.surfaces.e2b import code, connect, files, filesystem, gzips, metrics, results, words
+from jupyter_sandbox.surfaces.e2b import connect, files, filesystem, gzips, metrics, results, variables, words
 from jupyter_sandbox.usage_service import Load
 
 pytestmark = pytest.mark.unit
@@ -168,14 +169,42 @@ def test_a_signature_is_what_the_sdk_makes():
 def test_variables_are_there_while_the_code_runs(source, monkeypatch):
     monkeypatch.setenv("KEPT", "before")
     shell = InteractiveShell.instance()
-    shell.run_cell(code.with_variables(source, {"ONCE": 'it\'s "1"', "KEPT": "new"}))
+    shell.run_cell(variables.preceded("python", source, {"ONCE": 'it\'s "1"', "KEPT": "new"}, {}))
     assert shell.user_ns["seen"] == 'it\'s "1"'
     assert ("ONCE" in os.environ, os.environ["KEPT"]) == (False, "before")
 
 
+@pytest.mark.parametrize("value", ["plain", 'it\'s "1" $HOME `id` \\n\n{}', "é😀"])
+def test_variables_of_bash_are_what_was_asked_for_and_then_what_was_before(value):
+    script = variables.preceded("bash", 'printf "%s|" "$ONCE" "$KEPT"\n', {"ONCE": value, "KEPT": "new"}, {})
+    script += variables.restoring("bash", {"ONCE": "", "KEPT": ""}, {"KEPT": "before"})
+    script += 'printf "%s|" "${ONCE-none}" "$KEPT"'
+    said = subprocess.run(["bash", "-c", script], capture_output=True, check=True, text=True).stdout
+    assert said == f"{value}|new|none|before|"
+
+
+def test_variables_of_other_languages_stand_before_the_code_on_its_first_line():
+    assert variables.preceded("typescript", "a\nb", {"A": '"'}, {"B": "2"}) == 'Deno.env.set("A", "\\""); a\nb'
+    assert variables.preceded("r", "a", {"A": "é"}, {}) == 'invisible(do.call(Sys.setenv, list("A" = "é"))); a'
+    assert variables.preceded("java", "a", {"A": "1"}, {"A": "0"}) == 'System.setProperty("A", "1"); a'
+    assert variables.preceded("java", "a", {}, {"B": "2"}) == 'System.setProperty("B", "2"); a'
+    assert variables.preceded("bash", "a", {}, {"B": "2"}) == "a"
+    assert variables.restoring("javascript", {"A": "1"}, {}) == 'Deno.env.delete("A"); '
+    assert variables.restoring("r", {"A": "1"}, {}) == 'invisible(Sys.unsetenv("A")); '
+    assert variables.restoring("java", {"A": "1", "B": ""}, {"A": "0"}) == (
+        'System.setProperty("A", "0"); System.clearProperty("B"); '
+    )
+    assert variables.restoring("python", {"A": "1"}, {}) is None
+
+
+def test_variables_of_a_language_that_is_not_known_are_refused():
+    with pytest.raises(InvalidRequestError, match="klingon"):
+        variables.preceded("klingon", "a", {"A": "1"}, {})
+
+
 def test_variables_and_a_magic_of_the_whole_cell_do_not_go_together():
     with pytest.raises(InvalidRequestError):
-        code.with_variables("%%bash\necho", {"A": "1"})
+        variables.preceded("python", "%%bash\necho", {"A": "1"}, {})
 
 
 async def _pieces(data, sizes):

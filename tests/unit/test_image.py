@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+from dataclasses import replace
 
 import pytest
 
 from jupyter_sandbox import image_build
 from jupyter_sandbox.engines import image, suitability
 from jupyter_sandbox.errors import StartError
+from jupyter_sandbox.languages import NAMES
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +28,7 @@ INFO = {
 
 
 def test_an_image_of_this_installation_fits():
-    assert image.misfit("i", image.labels()) is None
+    assert image.misfit("i", image.labels(("python",))) is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,12 @@ def test_the_context_is_the_same_for_the_same_contents():
 
 def test_the_network_of_the_build_is_passed_on_and_nothing_else():
     environment = {"https_proxy": "p", "PIP_INDEX_URL": "i", "SECRET": "s", "HTTP_PROXY": "", "PIP_CERT": "f"}
-    assert image_build.build_arguments("b", environment) == {"BASE": "b", "https_proxy": "p", "PIP_INDEX_URL": "i"}
+    assert image_build.build_arguments("b", environment) == {
+        "BASE": "b",
+        "PACKAGES": "",
+        "https_proxy": "p",
+        "PIP_INDEX_URL": "i",
+    }
 
 
 def test_certificates_come_from_the_option_or_the_environment(tmp_path):
@@ -81,8 +88,25 @@ def test_certificates_come_from_the_option_or_the_environment(tmp_path):
         image_build.certificate_file(image_build.Plan(certificates=str(tmp_path / "missing")), {})
 
 
+def test_the_small_image_stays_what_it_is():
+    plan = image_build.Plan()
+    assert image_build.tag(plan) == image.DEFAULT
+    assert image_build.requirements(plan) == image_build._shipped("requirements.txt")
+    assert image_build.debian_packages(plan) == ()
+
+
+def test_languages_bring_their_packages_and_have_a_name_of_their_own():
+    plan = image_build.Plan(languages=("r", "java", "javascript", "typescript", "r"))
+    assert image_build.tag(plan) == "jupyter-sandbox-worker:javascript-typescript-r-java"
+    assert image_build.tag(replace(plan, tag="mine:1")) == "mine:1"
+    more = image_build.requirements(plan).decode().removeprefix(image_build.requirements(image_build.Plan()).decode())
+    assert [line.partition("==")[0] for line in more.split()] == ["deno", "jjava"]
+    assert image_build.debian_packages(plan) == ("default-jdk-headless", "r-cran-irkernel")
+    assert image_build.build_arguments("b", {}, ("r", "j"))["PACKAGES"] == "r j"
+
+
 def test_every_requirement_of_the_image_is_pinned():
-    lines = image_build._shipped("requirements.txt").decode().split()
+    lines = image_build.requirements(image_build.Plan(languages=NAMES)).decode().split()
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     assert {"ipykernel", "numpy", "pandas", "matplotlib"} <= {line.partition("==")[0] for line in lines}
 

@@ -72,13 +72,14 @@ def test_another_program_is_executed_as_it_is(program):
     assert launch.argument_list([program, *SPEC[1:]], [], {}) == (program, *SPEC[1:])
 
 
-def test_known_templates_are_replaced_and_the_connection_file_stays():
+def test_known_templates_are_replaced_and_what_the_worker_knows_stays():
     command = launch.argument_list(
-        ["R", "{resource_dir}/x", "{prefix}{prefix}", "{connection_file}", "{unknown}", "{}", "{{prefix}}"],
+        ["R", "{resource_dir}/x", "{more}{more}", "{prefix}", "{connection_file}", "{unknown}", "{}", "{{more}}"],
         ["--at={resource_dir}"],
-        {"resource_dir": "/share/r", "prefix": "/opt"},
+        {"resource_dir": "/share/r", "more": "/opt"},
     )
-    expected = ("R", "/share/r/x", "/opt/opt", "{connection_file}", "{unknown}", "{}", "{/opt}", "--at=/share/r")
+    kept = ("{prefix}", "{connection_file}", "{unknown}", "{}")
+    expected = ("R", "/share/r/x", "/opt/opt", *kept, "{/opt}", "--at=/share/r")
     assert command == expected
 
 

@@ -16,7 +16,6 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import children, kernel, linux, messages, standby
@@ -39,7 +38,7 @@ from sandbox_worker.protocol import (
     Started,
     StartKernel,
 )
-from sandbox_worker.relay import Handler, Relay
+from sandbox_worker.relay import Handler, Relay, free_ports
 from sandbox_worker.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -234,21 +233,22 @@ class Agent:
             return self._spawn(
                 request.kernel, request.env, request.cwd, lambda: self._launcher.run(request, listeners), listeners
             )
-        program = children.program(request.argv[0])
-        children.require_program(program, {}, HOME)
-        relays = []
-        prefix = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}"
-        connection_file = f"{prefix}.json"
-        kernel.write_connection_file(connection_file, prefix, request.key, request.curve)
-        for port, listener in enumerate(listeners, start=1):
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{prefix}-{port}").unlink()
-            relays.append(Relay(self._selector, socket.socket(fileno=os.dup(listener)), f"{prefix}-{port}"))
-        argv = [program]
-        argv += [argument.replace("{connection_file}", connection_file) for argument in request.argv[1:]]
+        return self._execute_kernel(request, request.argv, listeners)
+
+    def _execute_kernel(self, request: StartKernel, argv: Sequence[str], listeners: Sequence[int]) -> Started:
+        """Start a kernel that is a program of its own; relays stand between its ports and the listeners."""
+        connection_file = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
+        command = children.kernel_command(argv, connection_file)
+        children.require_program(command[0], {}, HOME)
+        ports = free_ports(len(listeners))
+        kernel.write_connection_file(connection_file, ports, request.key, request.curve)
+        relays = [
+            Relay(self._selector, socket.socket(fileno=os.dup(listener)), port)
+            for listener, port in zip(listeners, ports, strict=True)
+        ]
         self._starting += relays
         return self._spawn(
-            request.kernel, request.env, request.cwd, lambda: os.execvpe(argv[0], argv, os.environ), (), relays
+            request.kernel, request.env, request.cwd, lambda: os.execvpe(command[0], command, os.environ), (), relays
         )
 
     def _start_command(self, request: StartCommand, descriptors: list[int]) -> object:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import linux
-from sandbox_worker.protocol import PYTHON
+from sandbox_worker.protocol import PREFIX, PROGRAM_PATH, PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ _END_S: Final = 2
 _POLL_S: Final = 0.001
 _ENVIRONMENT: Final = {
     "HOME": HOME,
-    "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+    "PATH": PROGRAM_PATH,
     "LANG": "C.UTF-8",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # else plots of a notebook do not show
 }
@@ -52,9 +52,10 @@ class DirectoryMissingError(ValueError):
     """The worker does not have the directory in which something is to start."""
 
 
-def program(name: str) -> str:
-    """Return the program that a kernel's command names; `{python}` is the interpreter that runs us."""
-    return sys.executable if name == PYTHON else name
+def kernel_command(argv: Sequence[str], connection_file: str) -> list[str]:
+    """Return the command of a kernel, with what only its worker knows: its Python, where that lies, the file."""
+    filled = [item.replace("{connection_file}", connection_file).replace(PREFIX, sys.prefix) for item in argv]
+    return [sys.executable if argv[0] == PYTHON else filled[0], *filled[1:]]
 
 
 def require_program(name: str, env: Mapping[str, str], cwd: str) -> None:

@@ -32,6 +32,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 from sandbox_worker import e2b_results
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 from sandbox_worker.rehearsal import rehearse
+from sandbox_worker.relay import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ class SandboxKernelApp(IPKernelApp):
         self._listeners = dict(enumerate(listeners, start=1))
         self.parent_handle = 1  # nobody to watch, and no banner on the raw output
         self.connection_file = f"{CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
-        info: Any = _connection_info(request.prefix, request.key, request.curve)
+        info: Any = _connection_info("ipc", request.prefix, range(1, 6), request.key, request.curve)
         self.load_connection_info(info)
 
     def _try_bind_socket(self, s: Any, port: int) -> int:
@@ -333,17 +334,19 @@ def _ignore_broken_pipes() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
-def _connection_info(prefix: str, key: str, curve: CurveKeys | None) -> dict[str, str | int]:
-    """Return what a connection file says of a kernel with sockets at `<prefix>-<port>`."""
-    info: dict[str, str | int] = {"transport": "ipc", "ip": prefix, "key": key, "signature_scheme": "hmac-sha256"}
+def _connection_info(
+    transport: str, ip: str, ports: Sequence[int], key: str, curve: CurveKeys | None
+) -> dict[str, str | int]:
+    """Return what a connection file says of a kernel; `ports` in the order of PORTS."""
+    info: dict[str, str | int] = {"transport": transport, "ip": ip, "key": key, "signature_scheme": "hmac-sha256"}
     if curve is not None:
         info |= {"curve_publickey": curve.public, "curve_secretkey": curve.secret}
-    return info | {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
+    return info | {f"{name}_port": number for name, number in zip(PORTS, ports, strict=True)}
 
 
-def write_connection_file(path: str, prefix: str, key: str, curve: CurveKeys | None) -> None:
-    """Write the connection file of a kernel that binds its own sockets inside the worker, at `<prefix>-<port>`."""
-    info = _connection_info(prefix, key, curve)
+def write_connection_file(path: str, ports: Sequence[int], key: str, curve: CurveKeys | None) -> None:
+    """Write the connection file of a kernel that binds its own sockets, on the worker's loopback."""
+    info = _connection_info("tcp", LOOPBACK, ports, key, curve)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -9,6 +9,7 @@ only what concerns that worker.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
@@ -17,6 +18,12 @@ PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
 
 PYTHON = "{python}"
 """As a kernel's program: the Python of its worker, wherever that lies there."""
+
+PREFIX = "{prefix}"
+"""In a kernel's command: the directory that this Python and what comes with it is installed in."""
+
+PROGRAM_PATH = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
+"""Where a worker's processes look for programs; the broker's Python lies at the same place in an embedded one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +119,8 @@ class CurveKeys:
 class StartKernel:
     """To the agent, with five listeners in the order of PORTS. Answer: Started.
 
-    `argv` None forks the Python that is already loaded; otherwise it is executed with `{connection_file}` replaced, and
-    PYTHON as its first element.
+    `argv` None forks the Python that is already loaded; otherwise it is executed with `{connection_file}` and PREFIX
+    replaced, and PYTHON as its first element.
     """
 
     kernel: str

@@ -1,8 +1,9 @@
-"""Carry bytes between a listener that the host bound and a socket that a kernel bound inside the worker.
+"""Carry bytes between a listener that the host bound and a port that a kernel bound on the worker's loopback.
 
-For kernels that cannot take a passed listener (everything but our own Python application). The host connects to its own
-path only; what a kernel does with its sockets, symlinks included, stays inside the worker. Runs in the agent's loop;
-one direction holds at most BUFFER_BYTES, then its source waits.
+For kernels that cannot take a passed listener (everything but our own Python application): TCP is what every kernel
+knows, of unix sockets many have other ideas than Jupyter. The host connects to its own path only; whoever listens at
+that port, it stays inside the worker, whose loopback nobody else has. Runs in the agent's loop; one direction holds at
+most BUFFER_BYTES, then its source waits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 BUFFER_BYTES: Final = 1 << 18
+LOOPBACK: Final = "127.0.0.1"
 _MAX_CONNECTIONS: Final = 64
 
 Handler = Callable[[int], None]
@@ -22,19 +24,18 @@ Handler = Callable[[int], None]
 class Relay:
     """One listener and its connections. The owner's loop calls the handler stored with each registered socket."""
 
-    def __init__(self, selector: selectors.BaseSelector, listener: socket.socket, path: str) -> None:
-        """Serve `listener`; `path` is the kernel's socket, which need not exist yet: see `try_start`."""
+    def __init__(self, selector: selectors.BaseSelector, listener: socket.socket, port: int) -> None:
+        """Own and serve `listener`; at `port` the kernel need not listen yet: see `try_start`."""
         self._selector = selector
         self._listener = listener
-        self._path = path
+        self._port = port
         self._started = False
         self._pipes: set[_Pipe] = set()
         listener.setblocking(False)
 
     def try_start(self) -> bool:
-        """Begin to accept once the kernel listens at its path; return whether it does."""
-        if not self._started and (probe := self._connect()):
-            probe.close()
+        """Begin to accept once the kernel listens at its port; return whether it does."""
+        if not self._started and self._is_listening():
             self._started = True
             self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         return self._started
@@ -47,14 +48,20 @@ class Relay:
             self._selector.unregister(self._listener)
         self._listener.close()
 
-    def _connect(self) -> socket.socket | None:
-        inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        inner.setblocking(False)
-        try:
-            inner.connect(self._path)
-        except OSError:
-            inner.close()
-            return None
+    def _is_listening(self) -> bool:
+        """Whether a connection comes about at once; what takes longer is seen the next time."""
+        with self._connect() as probe:
+            try:
+                probe.getpeername()
+            except OSError:
+                return False
+        return True
+
+    def _connect(self) -> socket.socket:
+        """Return a connection to the kernel, or one that will be, or fail when it is used."""
+        inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        inner.connect_ex((LOOPBACK, self._port))
         return inner
 
     def _accept(self, _mask: int) -> None:
@@ -62,12 +69,11 @@ class Relay:
             outer, _ = self._listener.accept()
         except OSError:
             return
-        inner = self._connect() if len(self._pipes) < _MAX_CONNECTIONS else None
-        if inner is None:
+        if len(self._pipes) >= _MAX_CONNECTIONS:
             outer.close()
             return
         outer.setblocking(False)
-        pipe = _Pipe(self._selector, outer, inner, self._pipes.discard)
+        pipe = _Pipe(self._selector, outer, self._connect(), self._pipes.discard)
         self._pipes.add(pipe)
 
 
@@ -135,3 +141,12 @@ class _Pipe:
                 self._selector.unregister(end)
             if mask:
                 self._selector.register(end, mask, handler)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback that nobody has now. The worker may take one before the kernel does: its loss."""
+    with contextlib.ExitStack() as held:
+        bound = [held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
+        for one in bound:
+            one.bind((LOOPBACK, 0))
+        return [int(one.getsockname()[1]) for one in bound]

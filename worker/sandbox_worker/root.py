@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ETC: Final = (
+    "R",
     "alternatives",
     "ca-certificates",
     "fonts",
+    "java-*-openjdk",
     "ld.so.cache",
     "localtime",
     "mime.types",
@@ -28,6 +30,7 @@ _ETC: Final = (
     "services",
     "ssl",
 )
+"""Patterns. Debian keeps part of R and of Java there."""
 _ETC_WRITTEN: Final = {
     "passwd": "root:x:0:0:root:/nonexistent:/bin/false\n"
     f"sandbox:x:{SANDBOX_UID}:{SANDBOX_UID}:sandbox:/sandbox:/bin/bash\n",
@@ -72,10 +75,9 @@ def build(root: str, read_only_paths: Sequence[str]) -> None:
 
 def _build_etc(etc: Path) -> None:
     etc.mkdir()
-    for name in _ETC:
-        host = Path("/etc", name)
+    for host in sorted(found for pattern in _ETC for found in Path("/etc").glob(pattern)):
         if host.exists():
-            _bind_read_only(str(host.resolve()), str(etc / name))
+            _bind_read_only(str(host.resolve()), str(etc / host.name))
     for name, text in _ETC_WRITTEN.items():
         (etc / name).write_text(text)
 

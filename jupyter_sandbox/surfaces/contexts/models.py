@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_sandbox.errors import SandboxError, UnknownContextError
 from jupyter_sandbox.guards import paths, processes
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Nullable, Number, Record, Text
+from jupyter_sandbox.languages import NAMES
 
 if TYPE_CHECKING:
     from jupyter_sandbox.named_sandboxes import NamedSandbox
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _WORKSPACE: Final = "/workspace"
 _MIN_TIMEOUT_S: Final = 0.1
 _NOT_FOUND: Final = "CONTEXT_NOT_FOUND"
-LANGUAGE: Final = Field(shape=Choice(("python",)), summary="Language of the code.", default="python")
+LANGUAGE: Final = Field(shape=Choice(NAMES), summary="Language of the code.", default="python")
 SESSION_NAME: Final = Text(max_length=200, pattern=NAME)
 CODE: Final = Field(shape=Text(max_length=1 << 20), summary="What to run.")
 

@@ -1,7 +1,7 @@
 """What became of code, in the words of the contexts API: two texts, whether it went well, images beside them. Pure.
 
 A program that reads these wants text: results and displays are what a Python prompt would print, tracebacks are among
-the errors and have no colours, and how an execution ended otherwise is one more line there.
+the errors, nothing has colours but what code printed, and how an execution ended otherwise is one more line there.
 """
 
 from __future__ import annotations
@@ -64,9 +64,10 @@ def of(view: ExecutionView) -> Ran:
             case "stream":
                 (stderr if output["name"] == "stderr" else stdout).write(output["text"])
             case "error":
-                stderr.line(_COLOUR.sub("", "\n".join(output["traceback"])) or f"{output['ename']}: {output['evalue']}")
+                said = ": ".join(filter(None, (output["ename"], output["evalue"])))  # Bash has a number only
+                stderr.line(_COLOUR.sub("", "\n".join(output["traceback"])) or said)
             case _:
-                stdout.line(_text_of(output["data"]))
+                stdout.line(_COLOUR.sub("", _text_of(output["data"])))
                 images += _images_of(output["data"])
     for words in (*_words(view), *_gaps(view.folded, len(images))):
         stderr.line(words)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tornado.iostream import StreamClosedError
 
+from jupyter_sandbox import languages
 from jupyter_sandbox.contexts import NewContext
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError, UnknownContextError
 from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.guards import processes, shapes
-from jupyter_sandbox.surfaces.e2b import results, words
+from jupyter_sandbox.surfaces.e2b import results, variables, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
 from jupyter_sandbox.surfaces.e2b.keepalives import with_keepalives
 from jupyter_sandbox.web import Form
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from jupyter_sandbox.execution import Execution
 
 KEEPALIVE_S: Final = 5.0
+USUAL: Final = (languages.PYTHON, "javascript")
+"""Languages whose usual context E2B's clients expect in the list before they used it."""
 _CODE: Final = shapes.Text(max_length=16 << 20, pattern="")
-_ALIASES: Final = {"js": "javascript", "ts": "typescript", "py": "python", "python3": "python"}
-_LANGUAGES: Final = ("python", "javascript", "typescript", "r", "java", "bash")
 
 
 class CodeHandler(DataHandler):
@@ -60,24 +62,31 @@ class ExecuteHandler(CodeHandler):
         if context_id is not None and language is not None:
             raise InvalidRequestError("Only one of context_id or language can be provided")
         if context_id is not None:
-            context_id = self.known(str(context_id)).id
+            known = self.known(str(context_id))
+            context_id, spoken = known.id, known.language
         else:
-            context_id = await self.surface.context(self.box, _language(language))
-        variables = table.get("env_vars") or {}
-        if variables:
-            code = with_variables(code, processes.environment(_texts(variables)))
-        wanted = NewExecution(
-            code=code,
-            timeout_s=self.surface.settings.max_execution_s,
-            max_output_bytes=int(self.surface.settings.max_output_mib * (1 << 20)),
-        )
-        execution = self.services.executions.start(self.box.owner, self.box.sandbox_id, context_id, wanted)
+            spoken = _language(language)
+            context_id = await self.surface.context(self.box, spoken)
+        new = processes.environment(_texts(table.get("env_vars") or {}))
+        usual = self.surface.environment(self.box)
+        execution = self._start(context_id, variables.preceded(spoken, code, new, usual))
         self.when_gone(execution.cancel)
         events = with_keepalives(self._events(execution), {"type": "keepalive"}, KEEPALIVE_S)
         try:
             await self.stream(Form.NDJSON, events)
         finally:
             execution.cancel()  # whatever went wrong, nobody hears it any more
+            with contextlib.suppress(SandboxError):  # its context is gone, and the variables with it
+                if new and (after := variables.restoring(spoken, new, usual)):
+                    self._start(context_id, after)
+
+    def _start(self, context_id: str, code: str) -> Execution:
+        wanted = NewExecution(
+            code=code,
+            timeout_s=self.surface.settings.max_execution_s,
+            max_output_bytes=int(self.surface.settings.max_output_mib * (1 << 20)),
+        )
+        return self.services.executions.start(self.box.owner, self.box.sandbox_id, context_id, wanted)
 
     async def _events(self, execution: Execution) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what code says as it comes, and how it ended; break off when the sandbox ended, as SDKs expect."""
@@ -102,15 +111,18 @@ class ContextsHandler(CodeHandler):
         table = shapes.decode_object(self.body() or b"{}")
         cwd = words.whole_path(table["cwd"] if isinstance(table.get("cwd"), str) else "")
         wanted = NewContext(language=_language(table.get("language")), cwd=cwd)
-        await self.surface.context(self.box, "python")  # it is there from the start, so new ones come after it
         made = await self.services.contexts.create(self.box.owner, self.box.sandbox_id, wanted)
         self.answer(200, _model(made))
 
     async def on_get(self) -> None:
-        """List the contexts; there is always the usual one of Python."""
+        """List the contexts, first the usual ones; those of USUAL are always there, if the language is."""
         await self.require("kernels", "read")
-        await self.surface.context(self.box, "python")
-        self.answer(200, [_model(each) for each in self.surface.contexts(self.box)])
+        for language in USUAL:
+            if await self.services.contexts.speaks(self.box.owner, self.box.sandbox_id, language):
+                await self.surface.context(self.box, language)
+        usual = set(self.box.contexts.values())
+        listed = sorted(self.surface.contexts(self.box), key=lambda each: each.id not in usual)
+        self.answer(200, [_model(each) for each in listed])
 
 
 class ContextHandler(CodeHandler):
@@ -137,47 +149,17 @@ class RestartHandler(CodeHandler):
         self.answer(200, None)
 
 
-_WITH_VARIABLES: Final = """
-import os
-from IPython import get_ipython
-before = {name: os.environ.get(name) for name in new}
-os.environ.update(new)
-events = get_ipython().events
-def restore(*_):
-    events.unregister("post_run_cell", restore)
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-events.register("post_run_cell", restore)
-"""
-
-
-def with_variables(code: str, variables: dict[str, str]) -> str:
-    """Return Python code that has these environment variables while it runs, and those of before afterwards.
-
-    One line comes before it, as far indented as it is; with a magic of the whole cell there is no place for one.
-    """
-    first = next((line for line in code.split("\n") if line.strip()), "")
-    if first.startswith("%%"):
-        raise InvalidRequestError("env_vars and a magic of the whole cell do not go together")
-    indent = first[: len(first) - len(first.lstrip())]
-    return f"{indent}exec({_WITH_VARIABLES!r}, {{'new': {variables!r}}})\n{code}"
-
-
 def _model(context: ContextView) -> dict[str, Any]:
     return {"id": context.id, "language": context.language, "cwd": context.cwd}
 
 
 def _language(value: object) -> str:
     if value is None:
-        return "python"
-    name = str(value).strip().lower()[:40]
-    name = _ALIASES.get(name, name)
-    if name not in _LANGUAGES:
-        raise InvalidRequestError(f"no language {name!r}; there are: {', '.join(_LANGUAGES)}")
-    return name
+        return languages.PYTHON
+    language = languages.find(str(value))
+    if language is None:
+        raise InvalidRequestError(f"no language {str(value)[:40]!r}; there are: {', '.join(languages.NAMES)}")
+    return language.name
 
 
 def _texts(value: object) -> dict[str, str]:

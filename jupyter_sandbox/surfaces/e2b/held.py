@@ -104,6 +104,11 @@ class HeldSandboxes:
                 known = held.contexts[language] = made.id
             return known
 
+    def environment(self, held: Held) -> dict[str, str]:
+        """Return the variables that a sandbox was made with; raises UnknownSandboxError."""
+        claim = self._services.sandboxes.find(held.owner, held.sandbox_id).claim
+        return dict(claim.env) if claim else {}
+
     def contexts(self, held: Held) -> list[ContextView]:
         """Return the contexts of a sandbox; raises UnknownSandboxError."""
         return self._services.contexts.all_in(held.owner, held.sandbox_id)

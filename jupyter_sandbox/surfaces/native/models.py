@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox import languages
 from jupyter_sandbox.contexts import ContextView, NewContext
 from jupyter_sandbox.events import Origin
 from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecution
@@ -91,7 +92,7 @@ NEW_CONTEXT: Final = Record(
     name="NewContext",
     build=NewContext,
     fields={
-        "language": Field(shape=Choice(("python",)), summary="Language of the kernel.", default="python"),
+        "language": Field(shape=Choice(languages.NAMES), summary="Language of the kernel.", default="python"),
         "cwd": Field(shape=Nullable(DIRECTORY), summary="Working directory, inside the sandbox.", default=None),
     },
 )
