@@ -209,6 +209,9 @@ async def _status(_options: argparse.Namespace) -> int:
     print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
     print(f"templates: {', '.join(status.templates)}")
     print(f"sandboxes: {status.claimed} claimed, {status.warm} warm")
+    for workers in status.workers:
+        if workers.starts != "closed":
+            print(f"template {workers.name}: its sandboxes do not start, claims are refused; see the broker's log")
     for note in status.notes:
         print(f"- {note}")
     return 0

@@ -18,7 +18,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -26,10 +25,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
 from jupyter_sandbox.guards.paths import HOME
-from jupyter_sandbox.host import elsewhere, idmaps, processes
+from jupyter_sandbox.host import elsewhere, idmaps, processes, readings
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from jupyter_sandbox.host.stage import Stage
@@ -182,20 +182,24 @@ class LoopDisks:
 
     kind = "ext4 image on a loop device, all blocks reserved"
 
-    def __init__(self, directory: Path, reserve_mib: int, stage: Stage) -> None:
-        """Make images in `directory` as long as its file system keeps `reserve_mib` free."""
+    def __init__(self, directory: Path, reserve_mib: int, stage: Stage, *, percent: int = 100) -> None:
+        """Make images in `directory` as long as its file system keeps `reserve_mib` free, and no more is in use."""
         self._directory = directory
-        self._reserve_mib = reserve_mib
+        self._reserve_mib, self._percent = reserve_mib, percent
+        self._promised_mib = 0
+        """What was admitted and is not taken yet."""
+        self._admitting = threading.Lock()
         self.stage = stage
 
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """See Disks."""
         image = self._directory / f"{name}.img"
         try:
-            self._admit(limits.disk_mib)
             with contextlib.ExitStack() as undo:
                 undo.callback(image.unlink, missing_ok=True)
-                self._format(image, limits, uid)
+                with self._admitted(limits.disk_mib):
+                    _reserve(image, limits.disk_mib)
+                _format(image, limits, uid)
                 loop = _attach(image)
                 undo.callback(os.close, loop[0])
                 mount = linux.new_filesystem("ext4", {"source": loop[1], "errors": "remount-ro"}, _WORKER_ATTRIBUTES)
@@ -209,21 +213,36 @@ class LoopDisks:
                 ) from error
             raise StartError(f"the virtual disk could not be made: {error}") from error
 
-    def _admit(self, size_mib: int) -> None:
-        free_mib = shutil.disk_usage(self._directory).free >> 20
-        if free_mib < size_mib + self._reserve_mib:
-            raise OSError(errno.ENOSPC, f"{free_mib} MiB free, {size_mib} + {self._reserve_mib} MiB needed")
-
-    def _format(self, image: Path, limits: Limits, uid: int) -> None:
-        descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    @contextlib.contextmanager
+    def _admitted(self, size_mib: int) -> Iterator[None]:
+        """Let an image be written within this. Raises OSError ENOSPC; what others were admitted to counts, too."""
+        with self._admitting:
+            space = readings.disk(self._directory)
+            wanted_mib = size_mib + self._promised_mib
+            if not space.holds(wanted_mib, percent=self._percent, reserve_mib=self._reserve_mib):
+                raise OSError(errno.ENOSPC, f"{space.free_mib} MiB free, {wanted_mib} MiB and the reserve needed")
+            self._promised_mib += size_mib
         try:
-            os.posix_fallocate(descriptor, 0, limits.disk_mib << 20)
+            yield
         finally:
-            os.close(descriptor)
-        options = f"lazy_itable_init=1,nodiscard,root_owner={uid}:{uid}"
-        features = "^has_journal,^resize_inode"
-        command = ["mkfs.ext4", "-q", "-F", "-b", str(_BLOCK), "-N", str(limits.disk_inodes), "-m", "0"]
-        processes.run([*command, "-O", features, "-E", options, str(image)])
+            with self._admitting:
+                self._promised_mib -= size_mib
+
+
+def _reserve(image: Path, size_mib: int) -> None:
+    """Take every block of a new image."""
+    descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size_mib << 20)
+    finally:
+        os.close(descriptor)
+
+
+def _format(image: Path, limits: Limits, uid: int) -> None:
+    options = f"lazy_itable_init=1,nodiscard,root_owner={uid}:{uid}"
+    features = "^has_journal,^resize_inode"
+    command = ["mkfs.ext4", "-q", "-F", "-b", str(_BLOCK), "-N", str(limits.disk_inodes), "-m", "0"]
+    processes.run([*command, "-O", features, "-E", options, str(image)])
 
 
 class MemoryDisks:

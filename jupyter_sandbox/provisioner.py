@@ -194,9 +194,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
             if not self.is_guest:  # else who asked for a context is refused, and that is told
                 self._tell.refused(error)
-            reason = f"The sandbox could not start ({error.code})"
             kind = _ProgramMissingHTTPError if isinstance(error, ProgramMissingError) else web.HTTPError
-            raise kind(error.status, str(error), reason=reason) from error
+            raise kind(error.status, str(error), reason=f"The sandbox could not start ({error.code})") from error
         except BaseException:
             await self._give_back()
             raise
@@ -282,8 +281,7 @@ class SandboxProvisioner(KernelProvisionerBase):
 
     @property
     def _spec(self) -> KernelSpec:
-        spec: KernelSpec = self.kernel_spec
-        return spec
+        return cast("KernelSpec", self.kernel_spec)
 
     async def _start(self, environment: dict[str, str], cwd: object) -> str:
         """Return the prefix of the kernel's socket paths."""
@@ -347,7 +345,9 @@ class SandboxProvisioner(KernelProvisionerBase):
         try:
             if any("{resource_dir}" in argument for argument in self._spec.argv):
                 kernelspec = os.open(self._spec.resource_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            lease = await client.Lease.claim(self.template, mode, Path(directory).name, descriptor, kernelspec, kernel)
+            name, behalf = Path(directory).name, self._tell.on_behalf
+            claim = client.Lease.claim(self.template, mode, name, descriptor, kernelspec, kernel, on_behalf=behalf)
+            lease = await claim
         except OSError as error:
             raise WorkspaceError(f"the kernelspec's directory cannot be shown in the sandbox: {error}") from error
         finally:

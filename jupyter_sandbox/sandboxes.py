@@ -245,7 +245,8 @@ class Sandboxes:
     async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
         began = self._clock()
         with self.room(owner):
-            lease = await client.Lease.claim(wanted.template, "none", "", None)
+            behalf = owners.on_behalf(owner)
+            lease = await client.Lease.claim(wanted.template, "none", "", None, on_behalf=behalf)
             lease.is_kept = True
             sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
             self._set_time(sandbox, wanted.timeout_s)

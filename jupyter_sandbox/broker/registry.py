@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import binding, commands, kernels, verbs
+from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from jupyter_sandbox.ledger import Ledger, Record
 
 _MAX_SEATS: Final = 64
+_NEXT_S: Final = 0.8
+"""How long a claim for which there is no room waits for the worker that is being made: who is refused is told soon."""
 _MAX_RUNNING: Final = 1024
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
@@ -60,6 +63,7 @@ class Registry:
         mounter: workspace.Mounter,
         known_templates: Mapping[str, Template],
         firewall: Firewall | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """Start with nothing; `recover` and `pool.run` are the caller's to call."""
         self._engine = engine
@@ -72,6 +76,7 @@ class Registry:
         self._making: dict[ids.SandboxId, Template] = {}
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
+        self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
@@ -87,28 +92,24 @@ class Registry:
         *,
         kernelspec: int | None = None,
         seat: str | None = None,
+        on_behalf: str = "",
     ) -> Sandbox:
         """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
 
         `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner; `seat`
-        is that of the kernel that will be started next, so that it is recorded once.
+        is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`.
         """
+        party = owner, ids.on_behalf(on_behalf)
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
             raise WorkspaceError("a workspace needs its directory, opened by the caller, and a mode other than none")
         self.firewall.judge(template)
-        sandbox = self.pool.take(template)
-        if sandbox is None:
-            if self.count(template) >= template.max_total:
-                raise CapacityError(
-                    f"all {template.max_total} sandboxes of template {template.name} are in use; "
-                    "shut down kernels that are not needed, or raise max_total",
-                    retry_after_s=5,
-                )
-            sandbox = await self._make(template)
+        with self.admission.claim(party, template, self.claimed()):
+            sandbox = await self._take(template)
+            sandbox.owner, sandbox.on_behalf = party
         try:
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
-            sandbox.owner, sandbox.holder = owner, holder
+            sandbox.holder = holder
             sandbox.created_at = datetime.now(UTC).isoformat(timespec="seconds")
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
@@ -121,6 +122,19 @@ class Registry:
             raise
         log.info("sandbox %s of template %s claimed by uid %d", sandbox.id, template.name, owner)
         return sandbox
+
+    async def _take(self, template: Template) -> Sandbox:
+        """Return a warm worker, or make one; where there is no room, the one that the pool is making."""
+        sandbox = self.pool.take(template)
+        if sandbox is not None:
+            return sandbox
+        try:
+            return await self._make(template)
+        except CapacityError:
+            sandbox = await self.pool.take_next(template, _NEXT_S)
+            if sandbox is None:
+                raise
+            return sandbox
 
     def get(self, owner: int, sandbox_id: str) -> Sandbox:
         """Return a claimed sandbox of `owner`; the broker's own user may have any. Raises UnknownSandboxError."""
@@ -238,16 +252,15 @@ class Registry:
 
     async def _make_warm(self, template: Template) -> Sandbox:
         """Start a worker that nobody waits for: its first kernel stands by."""
-        sandbox = await self._make(template)
-        try:
-            await kernels.stand_by(sandbox, self._places)
-        except BaseException:
-            await self._destroy(sandbox)
-            raise
-        return sandbox
+        return await self._make(template, stands_by=True)
 
-    async def _make(self, template: Template) -> Sandbox:
-        """Start a worker and connect to its agent."""
+    async def _make(self, template: Template, *, stands_by: bool = False) -> Sandbox:
+        """Start a worker and connect to its agent. Raises SandboxError."""
+        workers = len(self._sandboxes) + len(self._making)
+        with self.admission.start(template, of_template=self.count(template), workers=workers):
+            return await self._start(template, stands_by=stands_by)
+
+    async def _start(self, template: Template, *, stands_by: bool) -> Sandbox:
         fresh = ids.new_sandbox_id()
         self._making[fresh] = template
         try:
@@ -258,6 +271,8 @@ class Registry:
         try:
             await self._connect(sandbox)
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.WARM)
+            if stands_by:
+                await kernels.stand_by(sandbox, self._places)
         except BaseException:
             await self._destroy(sandbox)
             raise
@@ -286,6 +301,7 @@ class Registry:
             return False
         sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
         sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
+        sandbox.on_behalf = record.on_behalf
         sandbox.cwd = record.workspace or HOME
         running = set(description.running)
         orphans = {name for name in running if ids.is_command_id(name)}

@@ -24,6 +24,7 @@ from jupyter_sandbox.errors import (
     IsolationUnavailableError,
     SandboxError,
     StartError,
+    TemplateFailingError,
     UnknownSandboxError,
     UnknownTemplateError,
     WorkspaceError,
@@ -399,11 +400,25 @@ async def test_two_claims_at_once_do_not_pass_the_total(bench):
 
 async def test_a_failed_start_does_not_count_for_ever(bench):
     bench.engine.error = StartError("no")
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(StartError):
             await bench.claim("one")
     bench.engine.error = None
     assert await bench.claim("one")
+
+
+async def test_a_template_whose_starts_fail_is_refused_without_a_start_and_others_are_served(bench):
+    bench.engine.error = StartError("no")
+    for _ in range(3):
+        with pytest.raises(StartError):
+            await bench.claim("one")
+    bench.engine.error = None
+    with pytest.raises(TemplateFailingError, match="template one do not start") as refused:
+        await bench.claim("one")
+    assert (refused.value.code, refused.value.status) == ("template_failing", 503)
+    assert 1 <= refused.value.retry_after_s <= 3
+    assert bench.engine.made == []
+    assert await bench.claim("python")
 
 
 async def test_a_cancelled_claim_leaves_nothing(bench):

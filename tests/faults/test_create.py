@@ -132,7 +132,7 @@ BROKEN = OSError(errno.EIO, "Input/output error")
 STEPS = {
     "record": lambda bench, patch: patch(bench.ledger, "write", _failing(FULL)),
     "listener": lambda _, patch: patch(channel, "listen", _failing(BROKEN)),
-    "admission": lambda _, patch: patch(LoopDisks, "_admit", _failing(FULL)),
+    "admission": lambda _, patch: patch(LoopDisks, "_admitted", _failing(FULL)),
     "image": lambda _, patch: patch(disks.os, "posix_fallocate", _failing(FULL)),
     "mkfs": lambda _, patch: patch(disks.processes, "run", _failing(StartError("mkfs.ext4: no"))),
     "attach": lambda _, patch: patch(disks, "_attach", _failing(BROKEN)),

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from jupyter_sandbox import pool
+from jupyter_sandbox import breaker, pool
+from jupyter_sandbox.breaker import backoff_s
 from jupyter_sandbox.errors import StartError
-from jupyter_sandbox.pool import Pool, Snapshot, backoff_s, plan
+from jupyter_sandbox.pool import Pool, Snapshot, plan
 from jupyter_sandbox.specs import Template
 from tests.conftest import eventually
 
@@ -187,8 +188,8 @@ async def test_the_pool_stops_at_the_total_and_goes_on_below_it():
 @pytest.fixture
 def impatient(monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(pool, "_FIRST_BACKOFF_S", 0.001)
-    monkeypatch.setattr(pool, "_MAX_BACKOFF_S", 0.004)
+    monkeypatch.setattr(breaker, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(breaker, "_MAX_WAIT_S", 0.004)
     original = pool.backoff_s
     monkeypatch.setattr(pool, "backoff_s", lambda failures: waits.append(original(failures)) or waits[-1])
     return waits
