@@ -33,8 +33,7 @@ class Claim:
 
     For a workspace mode other than `none` the directory comes along, opened for reading by the caller; with
     `kernelspec` so does, after it, the directory of the kernelspec. `kernel`: its first kernel, started before the
-    answer; if it cannot start there is no sandbox either. `on_behalf`: which of its owners the caller asks for, if it
-    tells any apart, since places are shared out between them.
+    answer; if it cannot start there is no sandbox either. `on_behalf`: which of its owners the caller asks for.
     """
 
     template: str
