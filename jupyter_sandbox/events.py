@@ -136,6 +136,15 @@ class SandboxRenewed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SandboxEndsSoon(Event):
+    """The time of a sandbox is nearly over, and nobody has renewed it yet."""
+
+    name: ClassVar[str] = "sandbox_ends_soon"
+    sandbox_id: str
+    left_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxEnded(Event):
     """A sandbox is gone with its files. `message`: a sentence for people, if there is more to say."""
 
@@ -290,6 +299,7 @@ class RequestRefused(Event):
 ALL: Final[tuple[type[Event], ...]] = (
     SandboxClaimed,
     SandboxRenewed,
+    SandboxEndsSoon,
     SandboxEnded,
     ContextStarted,
     ContextRestarted,

@@ -17,7 +17,7 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.websocket import WebSocketClosedError
 
-from jupyter_sandbox import events, open_requests, owners, request_ids, wire_formats
+from jupyter_sandbox import events, notices, open_requests, owners, request_ids, wire_formats
 from jupyter_sandbox.events import ExecutionEnd
 from jupyter_sandbox.guards.kernel_messages import Reason
 from jupyter_sandbox.open_requests import Header, OpenRequests
@@ -69,6 +69,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         )
         self._executions, self._outlet = OpenRequests(), Outlet(self._limits.max_unsent_bytes)
         self._heard_at: dict[str, float] = {}
+        self._manager = self.kernel_manager.get_kernel(kernel_id)
+        notices.listen(self._manager, self._notice)
         for event in ("restart", "dead"):
             self.kernel_manager.add_restart_callback(kernel_id, self._tell_why, event)
         self._is_stock = type(self.connection) is ZMQChannelsWebsocketConnection
@@ -86,6 +88,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if self._executions and self.kernel_id in self.kernel_manager:
             for event in ("restart", "dead"):
                 self.kernel_manager.remove_restart_callback(self.kernel_id, self._tell_why, event)
+        if self._executions:
+            notices.leave(self._manager, self._notice)
         if self._stall:
             self._stall.cancel()
         super().on_close()
@@ -98,6 +102,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if self._executions is None:
             super().on_message(ws_message)
             return
+        notices.note_use(self._manager)
         if isinstance(ws_message, str) and self._is_stock and self._send_text(self._executions, ws_message):
             return
         read = ws_message
@@ -269,6 +274,11 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         )
 
     # -- what goes to the client
+
+    def _notice(self, words: str) -> None:
+        """Say something of the whole kernel, below the cell that was run last."""
+        if self._executions and self.connection:
+            self._say(words, self._executions.last)
 
     def _say(self, words: str, header: Header) -> None:
         self._write("iopub", "stream", {"name": "stderr", "text": words + "\n"}, header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -68,3 +69,54 @@ def test_a_welcome_is_no_activity():
     activity.record(manager, ours, kernel_messages.judge_head("iopub", parts, SESSION.sign, 1 << 20))
     assert (ours.execution_state, ours.last_activity) == ("busy", None)
     assert manager.last_kernel_activity == before
+
+
+class Stepped(datetime):
+    """A wall clock that was moved."""
+
+    step = timedelta()
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + cls.step
+
+
+class Culler:
+    """Culls as the stock manager does: by the stamp of the wall clock."""
+
+    def __init__(self, kernel) -> None:
+        self.kernel, self.culled = kernel, False
+
+    def get_kernel(self, _kernel_id):
+        return self.kernel
+
+    async def cull_kernel_if_idle(self, _kernel_id):
+        self.culled = Stepped.now(UTC) - self.kernel.last_activity > timedelta(seconds=600)
+
+
+@pytest.mark.parametrize("step_s", [0, 3600, -3600])
+@pytest.mark.parametrize("idle_s", [0, 590, 610])
+async def test_a_kernel_is_culled_for_how_long_it_was_idle_wherever_the_wall_clock_is_moved(
+    monkeypatch, step_s, idle_s
+):
+    kernel = SimpleNamespace()
+    stamp = activity.note(kernel)
+    kernel.last_activity = stamp - timedelta(seconds=idle_s)
+    kernel.sandbox_active_at -= idle_s
+    monkeypatch.setattr(activity, "datetime", Stepped)
+    monkeypatch.setattr(Stepped, "step", timedelta(seconds=step_s))
+    manager = Culler(kernel)
+    activity.cull_by_age(manager)
+    await manager.cull_kernel_if_idle("k")
+    assert manager.culled is (idle_s > 600)
+
+
+async def test_a_kernel_whose_activity_others_record_is_left_alone():
+    # once: the stamp of a native kernel was put back to its start, and so it was culled while it was used
+    kernel = SimpleNamespace(last_activity=datetime.now(UTC) - timedelta(seconds=5))
+    manager = Culler(kernel)
+    activity.cull_by_age(manager)
+    before = kernel.last_activity
+    await manager.cull_kernel_if_idle("k")
+    assert kernel.last_activity == before
+    assert not manager.culled
