@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from jupyter_sandbox import cli_files, cli_logs, cli_serve, cli_templates, cli_tokens
+from jupyter_core.paths import jupyter_runtime_dir
+
+from jupyter_sandbox import cli_files, cli_logs, cli_serve, cli_templates, cli_tokens, connection_files
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError
+from jupyter_sandbox.host import places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,9 +196,14 @@ async def _release(options: argparse.Namespace) -> int:
 async def _reap(options: argparse.Namespace) -> int:
     reaped = await client.call(verbs.Reap(dry_run=options.dry_run), verbs.Reaped)
     verb = "would be destroyed" if options.dry_run else "destroyed"
-    for what in reaped.found:
+    files = list(connection_files.stale(Path(jupyter_runtime_dir()), places.find().run / "k"))
+    for path in files:
+        if not options.dry_run:
+            path.unlink(missing_ok=True)
+    found = [*reaped.found, *(f"connection file {path.name}" for path in files)]
+    for what in found:
         print(f"{what}: {verb}")
-    if not reaped.found:
+    if not found:
         print("Nothing was left behind.")
     return 0
 

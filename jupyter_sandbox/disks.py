@@ -21,6 +21,7 @@ import os
 import struct
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
@@ -30,13 +31,15 @@ from sandbox_worker import linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from jupyter_sandbox.host.stage import Stage
     from jupyter_sandbox.specs import Limits
 
 _LOOP_CTL_GET_FREE: Final = 0x4C82
 _LOOP_CONFIGURE: Final = 0x4C0A
+_LOOP_CLR_FD: Final = 0x4C01
+_LOOP_GET_STATUS64: Final = 0x4C05
+_LOOP_FILE_NAME: Final = slice(56, 120)
 _LO_FLAGS_AUTOCLEAR: Final = 4
 _LO_FLAGS_DIRECT_IO: Final = 16
 _BLOCK: Final = 4096
@@ -307,6 +310,29 @@ def _attach(image: Path) -> tuple[int, str]:
     finally:
         os.close(backing)
     raise OSError(errno.ENODEV, "no free loop device")
+
+
+def loops(directory: Path) -> dict[str, str]:
+    """Return the loop devices that hold images of `directory`, each with the name of its image."""
+    found = {}
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it was detached meanwhile
+            image = Path(backing.read_text().strip().removesuffix(" (deleted)"))
+            if image.parent == directory:
+                found[f"/dev/{backing.parts[3]}"] = image.name
+    return found
+
+
+def detach(device: str, image: str) -> None:
+    """Detach a loop device if it holds `image`, at the latest when its last user ends. Raises OSError."""
+    descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        information = bytearray(232)
+        fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, information)
+        if information[_LOOP_FILE_NAME].rstrip(b"\0") == image.encode()[:63]:  # else it is another's by now
+            fcntl.ioctl(descriptor, _LOOP_CLR_FD)
+    finally:
+        os.close(descriptor)
 
 
 def _loop_config(backing: int, name: str) -> bytes:

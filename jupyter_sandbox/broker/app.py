@@ -28,7 +28,7 @@ from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, validat
 
 from jupyter_sandbox import cgroups, rulesets, template_shape, templates
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import background, namespaces
+from jupyter_sandbox.broker import background, namespaces, upkeep
 from jupyter_sandbox.broker.admission import Admission, Marks
 from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
@@ -276,6 +276,7 @@ class BrokerApp(JupyterApp):
             for name, work in {
                 "server": server.serve(),
                 "pool": registry.pool.run(),
+                "upkeep": upkeep.keep_up(registry),
                 "idle": self._wait_until_unneeded(server),
                 "stop": stop.wait(),
             }.items()

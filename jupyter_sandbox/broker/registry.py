@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, commands, kernels, verbs
+from jupyter_sandbox.broker import binding, commands, kernels, reaper, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
@@ -223,18 +223,21 @@ class Registry:
             log.info("reaped %s", what)
 
     async def reap(self, *, dry_run: bool) -> list[str]:
-        """See Engine.reap; networks and kernel sockets that belong to nobody as well."""
-        found = await self._engine.reap([*self._sandboxes, *self._making], dry_run=dry_run)
-        slots = {sandbox.worker.slot for sandbox in self._sandboxes.values()}
-        found += await asyncio.to_thread(self.firewall.reap, slots, dry_run=dry_run)
-        seats = {seat for sandbox in self._sandboxes.values() for seat in sandbox.kernels}
-        seats |= {sandbox.standby.prefix.name for sandbox in self._sandboxes.values() if sandbox.standby}
-        for path in sorted((self._places.run / "k").iterdir()):
-            if path.name.partition("-")[0] not in seats:
-                found.append(f"kernel socket {path.name}")
-                if not dry_run:
-                    path.unlink(missing_ok=True)
-        return found
+        """See `reaper`."""
+        return await reaper.reap(
+            self._engine,
+            self.firewall,
+            self._places,
+            self._ledger,
+            somebodys=lambda: reaper.owned(self._sandboxes.values(), self._making),
+            slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
+            dry_run=dry_run,
+        )
+
+    async def renew(self) -> None:
+        """Tell every agent that its broker is there."""
+        agents = [sandbox.agent for sandbox in self._sandboxes.values() if sandbox.agent]
+        await asyncio.gather(*(agent.tell(protocol.Renew()) for agent in agents))
 
     async def stop(self, *, everything: bool) -> None:
         """End the warm workers, and with `everything` the claimed ones too; else these live on for the next broker."""

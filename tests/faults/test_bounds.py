@@ -19,6 +19,7 @@ from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.errors import BrokerUnavailableError
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.specs import Template
+from sandbox_worker import messages, protocol
 from sandbox_worker.agent import Agent, Confinement
 from sandbox_worker.kernel import Launcher
 from tests.conftest import eventually
@@ -42,8 +43,23 @@ def agent(tmp_path):
 def test_an_agent_waits_for_a_broker_so_long_and_no_longer(agent, bound, limit_s):
     agent._bound = bound
     assert limit_s - 5 < agent._patience_s() <= limit_s
-    agent._alone_since = time.monotonic() - limit_s
+    agent._heard_at = time.monotonic() - limit_s
     assert agent._patience_s() == 0
+
+
+def test_an_agent_whose_broker_is_there_and_silent_gives_it_up_after_twice_its_lease(agent, tmp_path):
+    assert protocol.LEASE_S == 450
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as broker:
+        broker.connect(str(tmp_path / "agent"))
+        agent._accept(1)
+        for bound in (False, True):
+            agent._bound = bound
+            agent._heard_at = time.monotonic() - 2 * protocol.LEASE_S
+            assert agent._patience_s() == 0
+            messages.send(broker, protocol.Renew())
+            agent._receive(agent._connection)
+            assert 2 * protocol.LEASE_S - 5 < agent._patience_s() <= 2 * protocol.LEASE_S
+    agent._disconnect()
 
 
 class OldZygote:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox import agents
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import upkeep, verbs
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Usage
@@ -170,7 +170,7 @@ class FakeEngine:
         self.ledger.remove(worker.id)
         self.destroyed.append(worker.id)
 
-    async def reap(self, _known, *, dry_run):
+    async def remains(self):
         return []
 
     async def recover(self, record, template):
@@ -230,7 +230,7 @@ class FakeFirewall:
         self.said.append(("close", slot))
 
     def reap(self, known, *, dry_run):
-        self.said.append(("reap", set(known), dry_run))
+        self.said.append(("reap", set(known()), dry_run))
         return []
 
     def stop(self) -> None:
@@ -587,6 +587,49 @@ async def test_sockets_that_cannot_be_moved_to_their_kernel_leave_none(bench, mo
         await bench.registry.start_kernel(sandbox, _kernel(sandbox, 1))
     assert list(bench.places.run.glob("k/*")) == []
     monkeypatch.undo()
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_a_record_of_nobody_is_forgotten(bench):
+    sandbox = await bench.claim()
+    stray = Record(id="sbx_" + "0" * 20, template="python", slot=9)
+    bench.ledger.write(stray)
+    for dry_run in (True, False):
+        assert await bench.registry.reap(dry_run=dry_run) == [f"ledger record {stray.id}"]
+    assert [record.id for record in bench.ledger.records()] == [sandbox.id]
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_now_and_then_what_nobody_owns_is_destroyed_and_agents_hear_of_their_broker(bench, monkeypatch):
+    sandbox = await bench.claim()
+    heard: list[object] = []
+    tell = type(sandbox.agent).tell
+
+    async def listening(agent, order):
+        heard.append(order)
+        await tell(agent, order)
+
+    monkeypatch.setattr(type(sandbox.agent), "tell", listening)
+    stray = bench.places.run / "k" / "000000000000-1"
+    stray.touch()
+    fails = [OSError("no")]
+    found = bench.registry.reap
+
+    async def reap(*, dry_run):
+        if fails:
+            raise fails.pop()
+        return await found(dry_run=dry_run)
+
+    monkeypatch.setattr(bench.registry, "reap", reap)
+    task = asyncio.create_task(upkeep.keep_up(bench.registry, every_s=0.01))
+    await eventually(lambda: not stray.exists())
+    assert not fails, "one look that failed was not the last"
+    assert protocol.Renew() in heard
+    task.cancel()
+    await asyncio.wait([task])
+    assert upkeep.EVERY_S * 3 <= protocol.LEASE_S
     await bench.registry.release(sandbox)
     await bench.assert_nothing_left()
 

@@ -215,22 +215,6 @@ async def test_after_a_recovery_the_waiting_starts_again_from_the_beginning(impa
         assert impatient == [0.001, 0.002, 0.001]
 
 
-async def test_one_broken_template_does_not_starve_another(impatient):
-    broken, good = Template(name="broken"), Template(name="good")
-    async with running() as (subject, factory, _):
-
-        async def make(template):
-            if template is broken:
-                raise StartError("always")
-            return await factory.make(template)
-
-        subject._make = make
-        subject.want(broken)
-        subject.want(good)
-        await eventually(lambda: subject.warm() == ["good0"])
-        await eventually(lambda: len(impatient) > 3)
-
-
 async def test_one_broken_template_does_not_keep_another_waiting(monkeypatch):
     # once: the loop slept after a failure, up to 30 s, whatever other templates needed meanwhile
     monkeypatch.setattr(pool, "backoff_s", lambda _: 3600.0)
