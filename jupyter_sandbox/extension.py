@@ -188,7 +188,7 @@ class SandboxExtension(ExtensionApp):
         sandboxes.also_watch = executions.hang_up_on_the_gone
         files = Files(parent=self, writing=FileQuotas(sandboxes).writing, emit=emit)
         commands = Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit)
-        sandboxes.in_use = lambda: itertools.chain(executions.in_use(), commands.in_use())
+        sandboxes.terms.in_use = lambda: itertools.chain(executions.in_use(), commands.in_use())
         self._services = Services(
             sandboxes=sandboxes,
             contexts=contexts,

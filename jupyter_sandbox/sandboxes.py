@@ -13,21 +13,20 @@ import contextvars
 import logging
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import events, notices, owners
+from jupyter_sandbox import events, owners
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, SandboxError, UnknownSandboxError
-from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxEndsSoon, SandboxRenewed
+from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxRenewed
 from jupyter_sandbox.kernel_events import sandbox_ended
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Held, Quotas
 from jupyter_sandbox.sandbox import Sandbox, SandboxState, SandboxView
-from jupyter_sandbox.terms import Term
+from jupyter_sandbox.sandbox_terms import SandboxTerms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from jupyter_sandbox.events import Emit
@@ -79,6 +78,7 @@ class Sandboxes:
         """Start with those that kernels of `multi_manager` hold."""
         self._manager, self._clock, self._emit = multi_manager, clock, emit
         self.quotas = quotas or Quotas()
+        self.terms = SandboxTerms(lambda: self._clock(), emit)
         self._claimed: dict[str, Sandbox] = {}
         self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
@@ -86,8 +86,6 @@ class Sandboxes:
         self._checking: asyncio.Task[verbs.StatusReport] | None = None
         self.also_watch: Callable[[], bool] = lambda: False
         """Called with each look; whether there is something to look after that is not ours."""
-        self.in_use: Callable[[], Iterable[str]] = tuple
-        """Called with each look: in which sandboxes something runs for a client that has an end."""
         self._ends: collections.OrderedDict[str, _End] = collections.OrderedDict()
 
     # -- what an owner may ask
@@ -122,14 +120,12 @@ class Sandboxes:
         sandbox = self.find(owner, sandbox_id)
         if sandbox.id in self._ending:
             raise ConflictError(f"sandbox {sandbox.id} is ending")
-        self.note_use(sandbox.id)
+        self.terms.use(sandbox)
         return sandbox
 
-    def note_use(self, sandbox_id: str, at: float | None = None) -> None:
-        """Lengthen the time of a claimed sandbox if use does that; `at`: when it was, on our clock, if not now."""
-        sandbox = self._claimed.get(sandbox_id)
-        if sandbox is not None and sandbox.term is not None:
-            sandbox.term = sandbox.term.used(self._clock() if at is None else at)
+    def note_use(self, sandbox_id: str) -> None:
+        """Note that a client uses a sandbox now."""
+        self.terms.use(self._claimed.get(sandbox_id))
 
     def get(self, owner: Owner, sandbox_id: str) -> SandboxView:
         """Return a sandbox of `owner`; raises UnknownSandboxError."""
@@ -147,7 +143,7 @@ class Sandboxes:
         sandbox = self.find_ready(owner, sandbox_id)
         if sandbox.origin is Origin.KERNEL:
             raise ConflictError(f"sandbox {sandbox.id} was started by a notebook: it has no time limit to renew")
-        self._set_time(sandbox, timeout_s)
+        self.terms.begin(sandbox, timeout_s)
         self._emit(SandboxRenewed(owner=owner, sandbox_id=sandbox.id, timeout_s=timeout_s))
         return self._view(sandbox)
 
@@ -155,7 +151,7 @@ class Sandboxes:
         """Let a claimed sandbox live so long from now on, as `renew` does; tells nobody, and is quiet without one."""
         sandbox = self._claimed.get(sandbox_id)
         if sandbox is not None and sandbox.owner == owner:
-            self._set_time(sandbox, timeout_s)
+            self.terms.begin(sandbox, timeout_s)
 
     async def release(self, owner: Owner, sandbox_id: str) -> None:
         """End a sandbox and every kernel in it; quiet when it ended before."""
@@ -216,7 +212,7 @@ class Sandboxes:
 
     async def tick(self) -> None:
         """Notice what ended and what is over."""
-        self._note_uses()
+        self.terms.note_uses(self._claimed, kernels(self._manager))
         for sandbox in list(self._claimed.values()):
             lease = sandbox.lease
             lease.listen()
@@ -224,10 +220,10 @@ class Sandboxes:
                 sandbox.reattaching = asyncio.create_task(self._reattach(sandbox), name=f"reattach {sandbox.id}")
             if lease.loss is not None:
                 self._end(sandbox, SandboxEnd.LOST, f"is gone. {lease.loss}")
-            elif sandbox.term is not None and sandbox.term.is_over(self._clock()):
+            elif self.terms.is_over(sandbox):
                 self._end(sandbox, SandboxEnd.EXPIRED, "ended: its time was over, and nobody renewed it")
-            elif sandbox.term is not None and sandbox.term.is_to_be_announced(self._clock()):
-                self._announce(sandbox, sandbox.term)
+            else:
+                self.terms.announce(sandbox, kernels(self._manager))
         for _, _, provisioner in list(kernels(self._manager)):
             lost = provisioner.lease if provisioner.is_guest else None
             if lost is not None and lost.loss is not None and lost.sandbox not in self._claimed:
@@ -246,26 +242,6 @@ class Sandboxes:
 
     # -- inside
 
-    def _note_uses(self) -> None:
-        """Lengthen the time of what clients use: something runs, or they speak to a kernel over a websocket."""
-        used = dict.fromkeys(self.in_use(), self._clock())
-        for _, manager, provisioner in kernels(self._manager):
-            if provisioner.lease is not None and (at := notices.used_at(manager)) is not None:
-                used[provisioner.lease.sandbox] = max(at, used.get(provisioner.lease.sandbox, at))
-        for sandbox_id, at in used.items():
-            self.note_use(sandbox_id, at)
-
-    def _announce(self, sandbox: Sandbox, term: Term) -> None:
-        """Say in the notebooks of a sandbox, and to who reads events, that it ends soon."""
-        sandbox.term = term.announced()
-        left_s = max(0.0, term.ends_at - self._clock())
-        what_helps = "used or renewed" if term.is_renewed_by_use else "renewed"
-        words = f"This sandbox ends in {left_s:.0f} s, with its files, unless it is {what_helps}."
-        for _, manager, inside in kernels(self._manager):
-            if inside.lease is sandbox.lease:
-                notices.say(manager, words)
-        self._emit(SandboxEndsSoon(owner=sandbox.owner, sandbox_id=sandbox.id, left_s=left_s))
-
     async def _reattach(self, sandbox: Sandbox) -> None:
         """The broker died, and the next one may need a while to come; the others must not wait for that."""
         try:
@@ -282,7 +258,7 @@ class Sandboxes:
             lease = await client.Lease.claim(wanted.template, "none", "", None, on_behalf=behalf)
             lease.is_kept = True
             sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
-            self._set_time(sandbox, wanted.timeout_s)
+            self.terms.begin(sandbox, wanted.timeout_s)
             self._claimed[sandbox.id] = sandbox
         self.watch()
         self._emit(
@@ -301,10 +277,6 @@ class Sandboxes:
         if done.cancelled() or done.exception() is not None:
             self._by_key.pop((owner, key), None)
 
-    def _set_time(self, sandbox: Sandbox, timeout_s: float) -> None:
-        by_use = sandbox.claim is not None and sandbox.claim.is_renewed_by_use
-        sandbox.term = Term.begun(self._clock(), timeout_s, is_renewed_by_use=by_use)
-
     def _all(self) -> list[Sandbox]:
         """Every sandbox, with the kernels in it."""
         inside: dict[str, list[str]] = collections.defaultdict(list)
@@ -319,15 +291,13 @@ class Sandboxes:
         return list(found.values())
 
     def _view(self, sandbox: Sandbox) -> SandboxView:
-        if sandbox.term is not None:
-            sandbox.expires_at = sandbox.term.end_on(datetime.now(UTC), self._clock(), sandbox.expires_at)
         return SandboxView(
             id=sandbox.id,
             template=sandbox.lease.template,
             state=SandboxState.ENDING if sandbox.id in self._ending else SandboxState.READY,
             origin=sandbox.origin,
             created_at=sandbox.lease.claimed_at,
-            expires_at=sandbox.expires_at,
+            expires_at=self.terms.stamp(sandbox),
             metadata=dict(sandbox.claim.metadata) if sandbox.claim else {},
             contexts=sandbox.kernels,
         )

@@ -9,7 +9,7 @@ import pytest
 from jupyter_server.services.kernels import kernelmanager
 from traitlets.config import Config
 
-from jupyter_sandbox import activity, events, sandboxes
+from jupyter_sandbox import activity, events, sandbox_terms
 from tests.conftest import eventually
 from tests.server.notebook import FORMATS
 from tests.server.test_events import Audit
@@ -138,7 +138,7 @@ class Stepped(datetime):
 async def test_a_step_of_the_wall_clock_ends_nothing_and_keeps_nothing(rest, monkeypatch, clock, hours):
     claimed = await rest.claimed(timeout_s=600)
     said = datetime.fromisoformat(claimed["expires_at"])
-    monkeypatch.setattr(sandboxes, "datetime", Stepped)
+    monkeypatch.setattr(sandbox_terms, "datetime", Stepped)
     monkeypatch.setattr(Stepped, "step", timedelta(hours=hours))
     await rest.services.sandboxes.tick()
     now = await rest.get(claimed["id"])

@@ -1,0 +1,72 @@
+"""Sees to the terms of a server's claimed sandboxes: what renews them, what is said before they end."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from jupyter_sandbox import notices
+from jupyter_sandbox.events import SandboxEndsSoon
+from jupyter_sandbox.terms import Term
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from jupyter_sandbox.events import Emit
+    from jupyter_sandbox.provisioner import SandboxProvisioner
+    from jupyter_sandbox.sandbox import Sandbox
+
+    Kernel = tuple[str, Any, SandboxProvisioner]
+
+
+class SandboxTerms:
+    """The terms of one server."""
+
+    def __init__(self, clock: Callable[[], float], emit: Emit) -> None:
+        """Go by `clock`; tell `emit` what ends soon."""
+        self._clock, self._emit = clock, emit
+        self.in_use: Callable[[], Iterable[str]] = tuple
+        """In which sandboxes something runs for a client that has an end."""
+
+    def begin(self, sandbox: Sandbox, length_s: float) -> None:
+        """Let a sandbox live so long from now on."""
+        by_use = sandbox.claim is not None and sandbox.claim.is_renewed_by_use
+        sandbox.term = Term.begun(self._clock(), length_s, is_renewed_by_use=by_use)
+
+    def use(self, sandbox: Sandbox | None, at: float | None = None) -> None:
+        """Lengthen the time of a sandbox if use does that; `at`: when it was, on our clock, if not now."""
+        if sandbox is not None and sandbox.term is not None:
+            sandbox.term = sandbox.term.used(self._clock() if at is None else at)
+
+    def note_uses(self, claimed: Mapping[str, Sandbox], kernels: Iterable[Kernel]) -> None:
+        """Look what clients use: something runs for them, or they speak to a kernel over a websocket."""
+        used = dict.fromkeys(self.in_use(), self._clock())
+        for _, manager, provisioner in kernels:
+            if provisioner.lease is not None and (at := notices.used_at(manager)) is not None:
+                used[provisioner.lease.sandbox] = max(at, used.get(provisioner.lease.sandbox, at))
+        for sandbox_id, at in used.items():
+            self.use(claimed.get(sandbox_id), at)
+
+    def is_over(self, sandbox: Sandbox) -> bool:
+        """Whether the time of a sandbox is over."""
+        return sandbox.term is not None and sandbox.term.is_over(self._clock())
+
+    def announce(self, sandbox: Sandbox, kernels: Iterable[Kernel]) -> None:
+        """Say in the notebooks of a sandbox, and to who reads events, that it ends soon; once, if it does."""
+        term = sandbox.term
+        if term is None or not term.is_to_be_announced(self._clock()):
+            return
+        sandbox.term = term.announced()
+        left_s = max(0.0, term.ends_at - self._clock())
+        what_helps = "used or renewed" if term.is_renewed_by_use else "renewed"
+        words = f"This sandbox ends in {left_s:.0f} s, with its files, unless it is {what_helps}."
+        for _, manager, provisioner in kernels:
+            if provisioner.lease is sandbox.lease:
+                notices.say(manager, words)
+        self._emit(SandboxEndsSoon(owner=sandbox.owner, sandbox_id=sandbox.id, left_s=left_s))
+
+    def stamp(self, sandbox: Sandbox) -> datetime | None:
+        """Return when a sandbox ends, on the wall clock as it is; None: it has no time."""
+        if sandbox.term is not None:
+            sandbox.expires_at = sandbox.term.end_on(datetime.now(UTC), self._clock(), sandbox.expires_at)
+        return sandbox.expires_at
