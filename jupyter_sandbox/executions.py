@@ -204,7 +204,7 @@ class Executions:
         execution = Execution(owner, context.sandbox_id, context.id, wanted, deadline, request_ids.current())
         queue.add(execution)
         self._contexts.sandboxes.watch()
-        self._contexts.sandboxes.note_use(context.sandbox_id)
+        self._contexts.sandboxes.terms.use(context.sandbox_id)
         self._known[execution.id] = execution
         self._emit(execution.start_event())
         return execution

@@ -10,7 +10,7 @@ from jupyter_sandbox.events import SandboxEndsSoon
 from jupyter_sandbox.terms import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from jupyter_sandbox.events import Emit
     from jupyter_sandbox.provisioner import SandboxProvisioner
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class SandboxTerms:
     """The terms of one server."""
 
-    def __init__(self, clock: Callable[[], float], emit: Emit) -> None:
-        """Go by `clock`; tell `emit` what ends soon."""
-        self._clock, self._emit = clock, emit
+    def __init__(self, claimed: Mapping[str, Sandbox], clock: Callable[[], float], emit: Emit) -> None:
+        """Go by `clock`; tell `emit` which of `claimed` ends soon."""
+        self._claimed, self._clock, self._emit = claimed, clock, emit
         self.in_use: Callable[[], Iterable[str]] = tuple
         """In which sandboxes something runs for a client that has an end."""
 
@@ -33,31 +33,34 @@ class SandboxTerms:
         by_use = sandbox.claim is not None and sandbox.claim.is_renewed_by_use
         sandbox.term = Term.begun(self._clock(), length_s, is_renewed_by_use=by_use)
 
-    def use(self, sandbox: Sandbox | None, at: float | None = None) -> None:
-        """Lengthen the time of a sandbox if use does that; `at`: when it was, on our clock, if not now."""
+    def use(self, sandbox_id: str, at: float | None = None) -> None:
+        """Lengthen the time of a claimed sandbox if use does that; `at`: when it was, on our clock, if not now."""
+        sandbox = self._claimed.get(sandbox_id)
         if sandbox is not None and sandbox.term is not None:
             sandbox.term = sandbox.term.used(self._clock() if at is None else at)
 
-    def note_uses(self, claimed: Mapping[str, Sandbox], kernels: Iterable[Kernel]) -> None:
-        """Look what clients use: something runs for them, or they speak to a kernel over a websocket."""
+    def look(self, kernels: Collection[Kernel]) -> None:
+        """Look what clients use: something runs for them, or they speak to a kernel; and announce what ends soon."""
         used = dict.fromkeys(self.in_use(), self._clock())
         for _, manager, provisioner in kernels:
             if provisioner.lease is not None and (at := notices.used_at(manager)) is not None:
                 used[provisioner.lease.sandbox] = max(at, used.get(provisioner.lease.sandbox, at))
         for sandbox_id, at in used.items():
-            self.use(claimed.get(sandbox_id), at)
+            self.use(sandbox_id, at)
+        for sandbox in self._claimed.values():
+            self._announce(sandbox, kernels)
 
     def is_over(self, sandbox: Sandbox) -> bool:
         """Whether the time of a sandbox is over."""
         return sandbox.term is not None and sandbox.term.is_over(self._clock())
 
-    def announce(self, sandbox: Sandbox, kernels: Iterable[Kernel]) -> None:
+    def _announce(self, sandbox: Sandbox, kernels: Collection[Kernel]) -> None:
         """Say in the notebooks of a sandbox, and to who reads events, that it ends soon; once, if it does."""
         term = sandbox.term
-        if term is None or not term.is_to_be_announced(self._clock()):
+        if term is None or term.is_over(self._clock()) or not term.is_to_be_announced(self._clock()):
             return
         sandbox.term = term.announced()
-        left_s = max(0.0, term.ends_at - self._clock())
+        left_s = term.ends_at - self._clock()
         what_helps = "used or renewed" if term.is_renewed_by_use else "renewed"
         words = f"This sandbox ends in {left_s:.0f} s, with its files, unless it is {what_helps}."
         for _, manager, provisioner in kernels:

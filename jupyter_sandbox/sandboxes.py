@@ -78,8 +78,8 @@ class Sandboxes:
         """Start with those that kernels of `multi_manager` hold."""
         self._manager, self._clock, self._emit = multi_manager, clock, emit
         self.quotas = quotas or Quotas()
-        self.terms = SandboxTerms(lambda: self._clock(), emit)
         self._claimed: dict[str, Sandbox] = {}
+        self.terms = SandboxTerms(self._claimed, lambda: self._clock(), emit)
         self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -120,12 +120,8 @@ class Sandboxes:
         sandbox = self.find(owner, sandbox_id)
         if sandbox.id in self._ending:
             raise ConflictError(f"sandbox {sandbox.id} is ending")
-        self.terms.use(sandbox)
+        self.terms.use(sandbox.id)
         return sandbox
-
-    def note_use(self, sandbox_id: str) -> None:
-        """Note that a client uses a sandbox now."""
-        self.terms.use(self._claimed.get(sandbox_id))
 
     def get(self, owner: Owner, sandbox_id: str) -> SandboxView:
         """Return a sandbox of `owner`; raises UnknownSandboxError."""
@@ -212,7 +208,7 @@ class Sandboxes:
 
     async def tick(self) -> None:
         """Notice what ended and what is over."""
-        self.terms.note_uses(self._claimed, kernels(self._manager))
+        self.terms.look(list(kernels(self._manager)))
         for sandbox in list(self._claimed.values()):
             lease = sandbox.lease
             lease.listen()
@@ -222,8 +218,6 @@ class Sandboxes:
                 self._end(sandbox, SandboxEnd.LOST, f"is gone. {lease.loss}")
             elif self.terms.is_over(sandbox):
                 self._end(sandbox, SandboxEnd.EXPIRED, "ended: its time was over, and nobody renewed it")
-            else:
-                self.terms.announce(sandbox, kernels(self._manager))
         for _, _, provisioner in list(kernels(self._manager)):
             lost = provisioner.lease if provisioner.is_guest else None
             if lost is not None and lost.loss is not None and lost.sandbox not in self._claimed:

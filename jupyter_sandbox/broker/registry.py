@@ -15,19 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, commands, kernels, reaper, verbs
+from jupyter_sandbox.broker import binding, commands, kernels, reaper, recovery, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
-    SandboxError,
     StartError,
     UnknownSandboxError,
     WorkspaceError,
 )
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids, processes
-from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
@@ -40,12 +38,11 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
-    from jupyter_sandbox.ledger import Ledger, Record
+    from jupyter_sandbox.ledger import Ledger
 
 _MAX_SEATS: Final = 64
 _NEXT_S: Final = 0.8
 """How long a claim for which there is no room waits for the worker that is being made: who is refused is told soon."""
-_MAX_RUNNING: Final = 1024
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 log = logging.getLogger(__name__)
@@ -214,7 +211,7 @@ class Registry:
                 continue
             sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
             self._sandboxes[sandbox.id] = sandbox
-            if record.owner is None or not await self._take_over(sandbox, record):
+            if record.owner is None or not await recovery.take_over(sandbox, record, self._connect):
                 await self._destroy(sandbox)
                 continue
             log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
@@ -291,29 +288,6 @@ class Registry:
 
     def _record(self, sandbox: Sandbox) -> None:
         self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
-
-    async def _take_over(self, sandbox: Sandbox, record: Record) -> bool:
-        kills = sandbox.worker.out_of_memory_kills()
-        sandbox.seats = set(record.seats)
-        sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
-        try:
-            await self._connect(sandbox)
-            description = await sandbox.reach().ask(protocol.Describe(), protocol.Description)
-        except SandboxError as error:
-            log.warning("sandbox %s cannot be recovered: %s", sandbox.id, error)
-            return False
-        sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
-        sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
-        sandbox.on_behalf = record.on_behalf
-        sandbox.cwd = record.workspace or HOME
-        running = set(description.running)
-        orphans = {name for name in running if ids.is_command_id(name)}
-        if running - sandbox.seats - orphans or len(running) > _MAX_RUNNING:
-            log.warning("sandbox %s is given up: its agent speaks of kernels that never were", sandbox.id)
-            return False
-        sandbox.kernels = dict.fromkeys(running & set(sandbox.kernels), kills)
-        await commands.end_orphans(sandbox, orphans)
-        return description.bound
 
     async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:
         await asyncio.sleep(grace_s)
