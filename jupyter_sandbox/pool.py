@@ -76,6 +76,8 @@ class Pool(Generic[Item]):
         """Of each template: starts that failed in a row."""
         self._again_at: dict[str, float] = {}
         """When the loop may start those of a template again, on its clock."""
+        self._told: dict[str, str] = {}
+        """Why starts of a template failed last."""
         self._wake = asyncio.Event()
 
     def want(self, template: Template) -> None:
@@ -111,6 +113,7 @@ class Pool(Generic[Item]):
         """Keep no more workers of a template that is no more, and end those that are warm."""
         self._failures.pop(template.name, None)
         self._again_at.pop(template.name, None)
+        self._told.pop(template.name, None)
         if self._templates.get(template.name) == template:
             del self._templates[template.name]
             for item in self._warm.pop(template.name, ()):
@@ -168,14 +171,18 @@ class Pool(Generic[Item]):
         except Exception as error:
             pause_s = self._pause_s(template, error) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
             self._again_at[template.name] = asyncio.get_running_loop().time() + pause_s
+            is_new = self._told.get(template.name) != str(error)  # a full host is no news each five seconds
+            self._told[template.name] = str(error)
+            level = logging.WARNING if is_new else logging.DEBUG
             unforeseen = not isinstance(error, SandboxError)
-            log.warning("no warm worker of template %s: %s", template.name, error, exc_info=unforeseen)
+            log.log(level, "no warm worker of template %s: %s", template.name, error, exc_info=unforeseen)
             if (waiting := self._take_waiting()) is not None:
                 waiting.set_exception(error)
             return
         finally:
             self._starting = None
-        self._failures.pop(template.name, None)
+        for noted in (self._failures, self._told):
+            noted.pop(template.name, None)
         if (waiting := self._take_waiting()) is not None:
             waiting.set_result(item)
         elif self._templates.get(template.name) != template:  # forgotten meanwhile

@@ -29,9 +29,10 @@ for each in bombs.items(): threading.Thread(target=bomb, args=each, daemon=True)
 """
 
 DISK = """
+file = open('/sandbox/fill', 'wb', buffering=0)
 def fill():
-    with open('/sandbox/fill', 'wb', buffering=0) as file:
-        while True: file.write(bytes(1 << 16))
+    over['inodes'].wait()  # or it would be the blocks of a directory that run out
+    while True: file.write(bytes(1 << 12))
 def crowd():
     os.makedirs('/sandbox/crowd', exist_ok=True)
     for number in range(100_000): os.close(os.open(f'/sandbox/crowd/{number}', os.O_CREAT))

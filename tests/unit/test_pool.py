@@ -247,6 +247,25 @@ async def test_where_there_is_no_room_the_wait_does_not_grow():
         await eventually(lambda: len(subject.warm()) == 2)
 
 
+async def test_the_same_reason_is_told_once_until_a_start_succeeds(caplog):
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    async with running() as (subject, factory, _):
+        full = CapacityError("full", retry_after_s=5)
+        factory.failures = [full, full, full]
+        subject.want(PYTHON)
+        for calls in (1, 2, 3):
+            await eventually(lambda calls=calls: factory.calls == calls and "python" in subject._again_at)
+            subject._again_at = {}
+            subject.wake()
+        await eventually(lambda: len(subject.warm()) == 2)
+        assert told() == ["no warm worker of template python: full"]
+        factory.failures = [full]
+        subject.take(PYTHON)
+        await eventually(lambda: len(told()) == 2)
+
+
 async def test_who_waits_gets_the_worker_that_is_being_started_and_nobody_else_does():
     async with running() as (subject, factory, _):
         assert await subject.take_next(PYTHON, 60) is None, "there is none"
