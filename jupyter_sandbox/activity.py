@@ -12,6 +12,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from jupyter_sandbox import notices
+
 if TYPE_CHECKING:
     from jupyter_sandbox.guards.kernel_messages import Judged
 
@@ -38,16 +40,35 @@ def set_right(kernel: Any) -> None:
             kernel.last_activity = right
 
 
+def announce(multi_manager: Any, kernel: Any) -> None:
+    """Say in the notebooks of a kernel that the next look may end it, once for each time that it is idle."""
+    active_at = getattr(kernel, "sandbox_active_at", None)
+    if active_at is None or not multi_manager.cull_connected or getattr(kernel, "sandbox_announced", None) == active_at:
+        return
+    timeout_s = kernel.kernel_spec.metadata.get("cull_idle_timeout", multi_manager.cull_idle_timeout)
+    left_s = timeout_s - (time.monotonic() - active_at)
+    if left_s <= multi_manager.cull_interval and (multi_manager.cull_busy or kernel.execution_state != "busy"):
+        kernel.sandbox_announced = active_at
+        within_s = max(0.0, left_s) + multi_manager.cull_interval
+        notices.say(kernel, f"Nobody uses this kernel: it will be shut down within {within_s:.0f} s unless it is used.")
+
+
 def cull_by_age(multi_manager: Any) -> None:
-    """Make culling go by how long kernels were idle and not by the wall clock: a step of that ended them all."""
+    """Make culling go by how long kernels were idle and not by the wall clock: a step of that ended them all.
+
+    Before it ends one whose notebooks are open, that is announced there.
+    """
     stock = getattr(multi_manager, "cull_kernel_if_idle", None)
     if stock is None:
         return
 
     @functools.wraps(stock)
     async def cull(kernel_id: str) -> None:
-        set_right(multi_manager.get_kernel(kernel_id))
+        kernel = multi_manager.get_kernel(kernel_id)
+        set_right(kernel)
         await stock(kernel_id)
+        if kernel_id in multi_manager:
+            announce(multi_manager, kernel)
 
     multi_manager.cull_kernel_if_idle = cull
 

@@ -162,6 +162,10 @@ async def test_a_step_of_the_wall_clock_culls_no_kernel(new_notebook, jp_servera
         monkeypatch.setattr(kernelmanager, "utcnow", lambda: Stepped.now(UTC))
         await manager.cull_kernel_if_idle(notebook.kernel_id)
         assert notebook.kernel_id in manager
-    kernel.sandbox_active_at -= 601
+    kernel.sandbox_active_at -= 599
+    await manager.cull_kernel_if_idle(notebook.kernel_id)
+    told = await notebook.receive_until(lambda message: message["content"].get("name") == "stderr")
+    assert "Nobody uses this kernel: it will be shut down" in told[-1]["content"]["text"]
+    kernel.sandbox_active_at -= 2
     await manager.cull_kernel_if_idle(notebook.kernel_id)
     assert notebook.kernel_id not in manager

@@ -9,7 +9,7 @@ import pytest
 from jupyter_client.session import Session
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
-from jupyter_sandbox import activity
+from jupyter_sandbox import activity, notices
 from jupyter_sandbox.guards import kernel_messages
 
 pytestmark = pytest.mark.unit
@@ -84,8 +84,14 @@ class Stepped(datetime):
 class Culler:
     """Culls as the stock manager does: by the stamp of the wall clock."""
 
+    cull_connected, cull_busy, cull_idle_timeout, cull_interval = True, False, 600, 60
+
     def __init__(self, kernel) -> None:
         self.kernel, self.culled = kernel, False
+        kernel.execution_state, kernel.kernel_spec = "idle", SimpleNamespace(metadata={})
+
+    def __contains__(self, _kernel_id):
+        return not self.culled
 
     def get_kernel(self, _kernel_id):
         return self.kernel
@@ -120,3 +126,41 @@ async def test_a_kernel_whose_activity_others_record_is_left_alone():
     await manager.cull_kernel_if_idle("k")
     assert kernel.last_activity == before
     assert not manager.culled
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "change", "is_told"),
+    [
+        (539, {}, False),
+        (541, {}, True),
+        (541, {"cull_connected": False}, False),  # then nobody is there to read it
+        (541, {"cull_interval": 10}, False),
+        (10, {"cull_idle_timeout": 30}, True),
+    ],
+)
+async def test_a_kernel_with_open_notebooks_is_told_once_before_it_is_culled(idle_s, change, is_told):
+    kernel, told = SimpleNamespace(), []
+    activity.note(kernel)
+    kernel.last_activity -= timedelta(seconds=idle_s)
+    kernel.sandbox_active_at -= idle_s
+    manager = Culler(kernel)
+    vars(manager).update(change)
+    notices.listen(kernel, told.append)
+    activity.cull_by_age(manager)
+    await manager.cull_kernel_if_idle("k")
+    await manager.cull_kernel_if_idle("k")
+    assert len(told) == is_told
+    assert all("it will be shut down within" in words for words in told)
+
+
+async def test_a_busy_kernel_is_not_told_that_it_ends():
+    kernel, told = SimpleNamespace(), []
+    activity.note(kernel)
+    kernel.last_activity -= timedelta(seconds=599)
+    kernel.sandbox_active_at -= 599
+    manager = Culler(kernel)
+    kernel.execution_state = "busy"
+    notices.listen(kernel, told.append)
+    activity.cull_by_age(manager)
+    await manager.cull_kernel_if_idle("k")
+    assert told == []
