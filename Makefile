@@ -61,6 +61,10 @@ bench: $(VENV)/.bench ## how fast it is on this machine: writes docs/benchmarks.
 	@python -m benchmarks.peer
 	@python -m benchmarks $(or $(ARGS),--docs)
 
+.PHONY: soak
+soak: $(VENV)/.test ## faults without end, with figures in soak.jsonl: ARGS='--minutes 60'
+	@python -m tests.chaos.soak $(ARGS)
+
 .PHONY: conformance
 conformance: $(VENV)/.test ## other projects' test suites against our kernels: ARGS='nbclient'
 	@tests/conformance/run $(ARGS)

@@ -112,7 +112,7 @@ class AgentClient:
         """Signal a kernel or command of the worker; quiet when the agent is gone."""
         await self.tell(protocol.Signal(target=target, number=number))
 
-    async def tell(self, order: protocol.Signal | protocol.Resize) -> None:
+    async def tell(self, order: protocol.Signal | protocol.Resize | protocol.Renew) -> None:
         """Send what has no answer; quiet when the agent is gone."""
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(ANSWER_TIMEOUT_S):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,31 @@ class Group:
                 if name == key:
                     return int(value)
         return None
+
+    def processes(self) -> set[int]:
+        """Return the pids of what is in the group."""
+        found: set[int] = set()
+        for directory in self.directories():
+            with contextlib.suppress(OSError):
+                found |= {int(pid) for pid in (directory / "cgroup.procs").read_text().split()}
+        return found
+
+    def destroy(self) -> None:
+        """End what is in the group, frozen or not, and remove it; raises OSError when it stays.
+
+        For a group that nobody owns.
+        """
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                try:
+                    if pid in self.processes():  # else the pid is another's by now
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                finally:
+                    os.close(pidfd)
+        with contextlib.suppress(OSError):
+            self.thaw()  # or what is frozen never learns that it was killed
+        self.remove()
 
     def remove(self, timeout_s: float = 2) -> None:
         """Remove the group once its processes are gone; raises OSError when they stay."""

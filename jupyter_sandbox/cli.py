@@ -12,10 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from jupyter_sandbox import cli_files, cli_languages, cli_logs, cli_serve, cli_templates, cli_tokens
+from jupyter_core.paths import jupyter_runtime_dir
+
+from jupyter_sandbox import (
+    cli_files,
+    cli_languages,
+    cli_logs,
+    cli_serve,
+    cli_templates,
+    cli_tokens,
+    connection_files,
+)
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError
+from jupyter_sandbox.host import places
 from jupyter_sandbox.languages import NAMES
 
 if TYPE_CHECKING:
@@ -203,9 +214,14 @@ async def _release(options: argparse.Namespace) -> int:
 async def _reap(options: argparse.Namespace) -> int:
     reaped = await client.call(verbs.Reap(dry_run=options.dry_run), verbs.Reaped)
     verb = "would be destroyed" if options.dry_run else "destroyed"
-    for what in reaped.found:
+    files = list(connection_files.stale(Path(jupyter_runtime_dir()), places.find().run / "k"))
+    for path in files:
+        if not options.dry_run:
+            path.unlink(missing_ok=True)
+    found = [*reaped.found, *(f"connection file {path.name}" for path in files)]
+    for what in found:
         print(f"{what}: {verb}")
-    if not reaped.found:
+    if not found:
         print("Nothing was left behind.")
     return 0
 
@@ -220,6 +236,9 @@ async def _status(_options: argparse.Namespace) -> int:
     print(f"templates: {', '.join(status.templates)}")
     print(f"languages: {', '.join(status.languages)}")
     print(f"sandboxes: {status.claimed} claimed, {status.warm} warm")
+    for workers in status.workers:
+        if workers.starts != "closed":
+            print(f"template {workers.name}: its sandboxes do not start, claims are refused; see the broker's log")
     for note in status.notes:
         print(f"- {note}")
     return 0

@@ -31,7 +31,7 @@ from jupyter_sandbox.guards import processes
 from jupyter_sandbox.host import pipes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jupyter_sandbox.command import NewCommand
     from jupyter_sandbox.events import Emit
@@ -217,6 +217,11 @@ class Commands:
         if command.id in self._attendants:
             self._require_running(command)
             await self._attendants[command.id].running.resize(processes.terminal_size(size))
+
+    def in_use(self) -> Iterator[str]:
+        """Yield the sandboxes in which commands run that have a time."""
+        running = (attendant.command for attendant in self._attendants.values())
+        return (command.sandbox_id for command in running if command.wanted.timeout_s is not None)
 
     async def stop(self) -> None:
         """End what runs."""

@@ -18,25 +18,28 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import struct
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
 from jupyter_sandbox.guards.paths import HOME, HOMES
-from jupyter_sandbox.host import elsewhere, idmaps, processes
+from jupyter_sandbox.host import elsewhere, idmaps, processes, readings
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from jupyter_sandbox.host.stage import Stage
     from jupyter_sandbox.specs import Limits
 
 _LOOP_CTL_GET_FREE: Final = 0x4C82
 _LOOP_CONFIGURE: Final = 0x4C0A
+_LOOP_CLR_FD: Final = 0x4C01
+_LOOP_GET_STATUS64: Final = 0x4C05
+_LOOP_FILE_NAME: Final = slice(56, 120)
 _LO_FLAGS_AUTOCLEAR: Final = 4
 _LO_FLAGS_DIRECT_IO: Final = 16
 _BLOCK: Final = 4096
@@ -183,20 +186,24 @@ class LoopDisks:
 
     kind = "ext4 image on a loop device, all blocks reserved"
 
-    def __init__(self, directory: Path, reserve_mib: int, stage: Stage) -> None:
-        """Make images in `directory` as long as its file system keeps `reserve_mib` free."""
+    def __init__(self, directory: Path, reserve_mib: int, stage: Stage, *, percent: int = 100) -> None:
+        """Make images in `directory` as long as its file system keeps `reserve_mib` free, and no more is in use."""
         self._directory = directory
-        self._reserve_mib = reserve_mib
+        self._reserve_mib, self._percent = reserve_mib, percent
+        self._promised_mib = 0
+        """What was admitted and is not taken yet."""
+        self._admitting = threading.Lock()
         self.stage = stage
 
     def create(self, name: str, limits: Limits, uid: int) -> Disk:
         """See Disks."""
         image = self._directory / f"{name}.img"
         try:
-            self._admit(limits.disk_mib)
             with contextlib.ExitStack() as undo:
                 undo.callback(image.unlink, missing_ok=True)
-                self._format(image, limits, uid)
+                with self._admitted(limits.disk_mib):
+                    _reserve(image, limits.disk_mib)
+                _format(image, limits, uid)
                 loop = _attach(image)
                 undo.callback(os.close, loop[0])
                 mount = linux.new_filesystem("ext4", {"source": loop[1], "errors": "remount-ro"}, _WORKER_ATTRIBUTES)
@@ -210,21 +217,36 @@ class LoopDisks:
                 ) from error
             raise StartError(f"the virtual disk could not be made: {error}") from error
 
-    def _admit(self, size_mib: int) -> None:
-        free_mib = shutil.disk_usage(self._directory).free >> 20
-        if free_mib < size_mib + self._reserve_mib:
-            raise OSError(errno.ENOSPC, f"{free_mib} MiB free, {size_mib} + {self._reserve_mib} MiB needed")
-
-    def _format(self, image: Path, limits: Limits, uid: int) -> None:
-        descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    @contextlib.contextmanager
+    def _admitted(self, size_mib: int) -> Iterator[None]:
+        """Let an image be written within this. Raises OSError ENOSPC; what others were admitted to counts, too."""
+        with self._admitting:
+            space = readings.disk(self._directory)
+            wanted_mib = size_mib + self._promised_mib
+            if not space.holds(wanted_mib, percent=self._percent, reserve_mib=self._reserve_mib):
+                raise OSError(errno.ENOSPC, f"{space.free_mib} MiB free, {wanted_mib} MiB and the reserve needed")
+            self._promised_mib += size_mib
         try:
-            os.posix_fallocate(descriptor, 0, limits.disk_mib << 20)
+            yield
         finally:
-            os.close(descriptor)
-        options = f"lazy_itable_init=1,nodiscard,root_owner={uid}:{uid}"
-        features = "^has_journal,^resize_inode"
-        command = ["mkfs.ext4", "-q", "-F", "-b", str(_BLOCK), "-N", str(limits.disk_inodes), "-m", "0"]
-        processes.run([*command, "-O", features, "-E", options, str(image)])
+            with self._admitting:
+                self._promised_mib -= size_mib
+
+
+def _reserve(image: Path, size_mib: int) -> None:
+    """Take every block of a new image."""
+    descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size_mib << 20)
+    finally:
+        os.close(descriptor)
+
+
+def _format(image: Path, limits: Limits, uid: int) -> None:
+    options = f"lazy_itable_init=1,nodiscard,root_owner={uid}:{uid}"
+    features = "^has_journal,^resize_inode"
+    command = ["mkfs.ext4", "-q", "-F", "-b", str(_BLOCK), "-N", str(limits.disk_inodes), "-m", "0"]
+    processes.run([*command, "-O", features, "-E", options, str(image)])
 
 
 class MemoryDisks:
@@ -290,6 +312,29 @@ def _attach(image: Path) -> tuple[int, str]:
     finally:
         os.close(backing)
     raise OSError(errno.ENODEV, "no free loop device")
+
+
+def loops(directory: Path) -> dict[str, str]:
+    """Return the loop devices that hold images of `directory`, each with the name of its image."""
+    found = {}
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # it was detached meanwhile
+            image = Path(backing.read_text().strip().removesuffix(" (deleted)"))
+            if image.parent == directory:
+                found[f"/dev/{backing.parts[3]}"] = image.name
+    return found
+
+
+def detach(device: str, image: str) -> None:
+    """Detach a loop device if it holds `image`, at the latest when its last user ends. Raises OSError."""
+    descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        information = bytearray(232)
+        fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, information)
+        if information[_LOOP_FILE_NAME].rstrip(b"\0") == image.encode()[:63]:  # else it is another's by now
+            fcntl.ioctl(descriptor, _LOOP_CLR_FD)
+    finally:
+        os.close(descriptor)
 
 
 def _loop_config(backing: int, name: str) -> bytes:

@@ -230,6 +230,13 @@ class ProgramMissingError(StartError):
     code = "program_missing"
 
 
+class TemplateFailingError(SandboxError):
+    """No worker of the template started lately; none is tried for a while."""
+
+    code = "template_failing"
+    status = 503
+
+
 class WorkspaceError(SandboxError):
     """The notebook's directory cannot be shown in the sandbox as asked."""
 
@@ -354,6 +361,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         EngineUnavailableError,
         StartError,
         ProgramMissingError,
+        TemplateFailingError,
         WorkspaceError,
         UnknownFileError,
         FileConflictError,

@@ -136,6 +136,15 @@ class SandboxRenewed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SandboxEndsSoon(Event):
+    """The time of a sandbox is nearly over, and nobody has renewed it yet."""
+
+    name: ClassVar[str] = "sandbox_ends_soon"
+    sandbox_id: str
+    left_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxPaused(Event):
     """Everything in a sandbox was frozen."""
 
@@ -308,6 +317,7 @@ class RequestRefused(Event):
 ALL: Final[tuple[type[Event], ...]] = (
     SandboxClaimed,
     SandboxRenewed,
+    SandboxEndsSoon,
     SandboxPaused,
     SandboxResumed,
     SandboxEnded,

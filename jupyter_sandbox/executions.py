@@ -20,7 +20,7 @@ from jupyter_sandbox.execution import Execution, ExecutionView, NewExecution
 from jupyter_sandbox.execution_fold import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jupyter_sandbox.contexts import Contexts
     from jupyter_sandbox.events import Emit
@@ -204,6 +204,7 @@ class Executions:
         execution = Execution(owner, context.sandbox_id, context.id, wanted, deadline, request_ids.current())
         queue.add(execution)
         self._contexts.sandboxes.watch()
+        self._contexts.sandboxes.terms.use(context.sandbox_id)
         self._known[execution.id] = execution
         self._emit(execution.start_event())
         return execution
@@ -226,6 +227,10 @@ class Executions:
         """Return the executions of a context that are known, oldest first; raises SandboxError without the context."""
         context = self._contexts.get(owner, sandbox_id, context_id)
         return [each.view() for each in self._known.values() if each.owner == owner and each.context_id == context.id]
+
+    def in_use(self) -> Iterator[str]:
+        """Yield the sandboxes in which executions run or wait; each of them has a time."""
+        return (execution.sandbox_id for execution in self._known.values() if not execution.is_over)
 
     def hang_up_on_the_gone(self) -> bool:
         """Hang up on kernels that are gone; return whether others are left. To be called now and then."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 from typing import Any, Final
 
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
@@ -192,12 +193,14 @@ class SandboxExtension(ExtensionApp):
         sandboxes.also_watch = executions.hang_up_on_the_gone
         files = Files(parent=self, writing=FileQuotas(sandboxes).writing, emit=emit)
         watches = FileWatches(files)
+        commands = Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit)
+        sandboxes.terms.in_use = lambda: itertools.chain(executions.in_use(), commands.in_use())
         self._services = Services(
             sandboxes=sandboxes,
             contexts=contexts,
             executions=executions,
             named=NamedSandboxes(sandboxes, contexts, executions, files),
-            commands=Commands(sandboxes, CommandBounds(max_running=self.max_commands), emit),
+            commands=commands,
             files=files,
             transfers=FileTransfers(files, parent=self, emit=emit),
             watches=watches,

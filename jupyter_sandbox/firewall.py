@@ -26,7 +26,7 @@ from jupyter_sandbox import rulesets
 from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from ipaddress import IPv4Network
 
     from jupyter_sandbox.specs import Policy, Template
@@ -59,8 +59,8 @@ class Firewall(Protocol):
     def close(self, slot: int) -> None:
         """Take a worker's network away; quiet when it has none."""
 
-    def reap(self, known: Collection[int], *, dry_run: bool) -> list[str]:
-        """Take away what belongs to no slot of `known`; return what it was, in words."""
+    def reap(self, known: Callable[[], Collection[int]], *, dry_run: bool) -> list[str]:
+        """Take away what belongs to no slot of `known`, which is asked last; return what it was, in words."""
 
     def stop(self) -> None:
         """Take away what all workers share, once none has a network."""
@@ -90,7 +90,7 @@ class NoFirewall:
     def close(self, slot: int) -> None:
         """See Firewall."""
 
-    def reap(self, known: Collection[int], *, dry_run: bool) -> list[str]:
+    def reap(self, known: Callable[[], Collection[int]], *, dry_run: bool) -> list[str]:
         """See Firewall."""
         return []
 
@@ -195,14 +195,15 @@ class NftFirewall:
         if rules:
             _run(["nft", "-f", "-"], rulesets.host_removal(self._instance, slot))
 
-    def reap(self, known: Collection[int], *, dry_run: bool) -> list[str]:
+    def reap(self, known: Callable[[], Collection[int]], *, dry_run: bool) -> list[str]:
         """See Firewall. It also learns of the networks that a dead broker's workers of `known` have."""
         wires = {slot for name in _interfaces() if (slot := rulesets.slot_of(self._instance, name)) is not None}
         chains = self._chains()
-        self._open |= (wires | chains) & set(known)
-        found = [f"network of slot {slot}" for slot in sorted((wires | chains) - set(known))]
+        owned = set(known())
+        self._open |= (wires | chains) & owned
+        found = [f"network of slot {slot}" for slot in sorted((wires | chains) - owned)]
         if not dry_run:
-            for slot in sorted((wires | chains) - set(known)):
+            for slot in sorted((wires | chains) - owned):
                 with contextlib.suppress(StartError):  # the next time, then
                     self._remove(slot, slot in wires, rules=slot in chains)
         return found

@@ -43,6 +43,7 @@ HINTS: Final[dict[str, str]] = {
     "isolation_unavailable": "Tell the operator: `jupyter sandbox doctor` says what to change.",
     "engine_unavailable": "Try again later; what lives goes on.",
     "broker_unavailable": "Tell the operator: `jupyter sandbox status` says more.",
+    "template_failing": "Try again after the seconds in Retry-After, take another template, or tell the operator.",
     "start_failed": "Try again; if it stays, the broker's log says more.",
     "program_missing": "The kernelspec names a program that sandboxes do not have.",
     "invalid_template": "Tell the operator: a template file is wrong.",

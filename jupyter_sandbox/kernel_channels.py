@@ -189,9 +189,11 @@ def guard_managers(multi_manager: Any, max_bytes: int) -> None:
             stock_watch(kernel_id)
         stream = getattr(kernel, "_activity_stream", None)
         if has_stock_rules and isinstance(stream, KernelStream | EncryptedStream):
+            activity.note(kernel)
             stream.on_recv(lambda _: activity.record(multi_manager, kernel, cast("Judged", stream.judged)))
 
     multi_manager.kernel_manager_factory = cast("Any", make)
     stock_watch = multi_manager.start_watching_activity
     has_stock_rules = type(multi_manager).start_watching_activity is MappingKernelManager.start_watching_activity
     multi_manager.start_watching_activity = watch
+    activity.cull_by_age(multi_manager)

@@ -93,6 +93,11 @@ class KernelEvents:
         self._emit(sandbox_ended(lease, self._owner, Origin.KERNEL, reason))
 
     @property
+    def on_behalf(self) -> str:
+        """See verbs.Claim."""
+        return owners.on_behalf(self._owner)
+
+    @property
     def _emit(self) -> Emit:
         emit: Emit = getattr(self._manager, "sandbox_emit", events.ignore)
         return emit

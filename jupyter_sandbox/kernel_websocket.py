@@ -18,7 +18,7 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.websocket import WebSocketClosedError
 
-from jupyter_sandbox import events, kernel_pauses, open_requests, owners, request_ids, wire_formats
+from jupyter_sandbox import events, kernel_pauses, notices, open_requests, owners, request_ids, wire_formats
 from jupyter_sandbox.events import ExecutionEnd
 from jupyter_sandbox.guards.kernel_messages import Reason
 from jupyter_sandbox.open_requests import Header, OpenRequests
@@ -80,6 +80,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         )
         self._executions, self._outlet = OpenRequests(), Outlet(self._limits.max_unsent_bytes)
         self._heard_at: dict[str, float] = {}
+        self._manager = self.kernel_manager.get_kernel(kernel_id)
+        notices.listen(self._manager, self._notice)
         for event in ("restart", "dead"):
             self.kernel_manager.add_restart_callback(kernel_id, self._tell_why, event)
         self._is_stock = type(self.connection) is ZMQChannelsWebsocketConnection
@@ -97,6 +99,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if self._executions and self.kernel_id in self.kernel_manager:
             for event in ("restart", "dead"):
                 self.kernel_manager.remove_restart_callback(self.kernel_id, self._tell_why, event)
+        if self._executions:
+            notices.leave(self._manager, self._notice)
         if self._stall:
             self._stall.cancel()
         super().on_close()
@@ -109,6 +113,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if self._executions is None:
             super().on_message(ws_message)
             return
+        notices.note_use(self._manager)
         paused = kernel_pauses.find(getattr(self.connection, "kernel_manager", None))
         is_plain = self._is_stock and not paused
         if is_plain and isinstance(ws_message, str) and self._send_text(self._executions, ws_message):
@@ -292,6 +297,11 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         )
 
     # -- what goes to the client
+
+    def _notice(self, words: str) -> None:
+        """Say something of the whole kernel, below the cell that was run last."""
+        if self._executions and self.connection:
+            self._say(words, self._executions.last)
 
     def _say(self, words: str, header: Header) -> None:
         self._write("iopub", "stream", {"name": "stderr", "text": words + "\n"}, header)

@@ -32,6 +32,8 @@ class Record:
     """Start time of pid 1 in clock ticks since boot, which tells a reused pid from the original; 0 before the fork."""
     owner: int | None = None
     """Host uid of the owner; None while the worker is warm."""
+    on_behalf: str = ""
+    """Which of its owners the client claimed it for."""
     workspace: str = ""
     created_at: str = ""
     seats: tuple[str, ...] = ()

@@ -37,6 +37,8 @@ class OpenRequests:
     def __init__(self) -> None:
         """Start with none."""
         self._open: dict[str, _Execution] = {}
+        self.last: Header = {}
+        """The newest execute request, over or not: what is said of the whole kernel is shown below its cell."""
 
     def sent(self, message: str | bytes) -> None:
         """Note a message of the client."""
@@ -46,6 +48,7 @@ class OpenRequests:
     def sent_header(self, header: object) -> None:
         """Note a message of the client by its header, whatever that is."""
         if isinstance(header, dict) and header.get("msg_type") == "execute_request":
+            self.last = header
             self._open[str(header.get("msg_id"))] = _Execution(header)
             while len(self._open) > _MAX_PENDING:
                 del self._open[next(iter(self._open))]

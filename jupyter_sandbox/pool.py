@@ -1,7 +1,8 @@
 """Warm workers: how many to start is a pure decision, the loop around it only acts.
 
-A worker leaves the pool once, to be claimed, and never comes back. When starts fail the loop waits longer each time;
-a claim that finds the pool empty starts a worker of its own and does not wait for it.
+A worker leaves the pool once, to be claimed, and never comes back. When starts of a template fail the loop waits longer
+each time before the next one of that template. A claim that finds the pool empty starts a worker of its own; only where
+there is no room for that it waits for the one that the loop is starting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.breaker import backoff_s
+from jupyter_sandbox.errors import CapacityError, SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 
 HEAD_START_S: Final = 0.06
 """Making a worker keeps one processor busy for so long, and who just claimed one starts a kernel meanwhile."""
-_FIRST_BACKOFF_S: Final = 0.5
-_MAX_BACKOFF_S: Final = 30.0
+
+_FULL_S: Final = 1
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +49,6 @@ def plan(template: Template, snapshot: Snapshot) -> int:
     return max(0, min(wanted, template.max_total - snapshot.total))
 
 
-def backoff_s(failures: int) -> float:
-    """Return how long to wait after `failures` failed starts in a row, without jitter."""
-    return min(_FIRST_BACKOFF_S * 2 ** min(failures - 1, 16), _MAX_BACKOFF_S) if failures else 0.0
-
-
 class Pool(Generic[Item]):
     """The warm workers of all templates that were ever asked for."""
 
@@ -72,7 +69,15 @@ class Pool(Generic[Item]):
         self._total = total
         self._warm: dict[str, deque[Item]] = {}
         self._templates: dict[str, Template] = {}
-        self._starting = 0
+        self._starting: Template | None = None
+        self._waiting: asyncio.Future[Item] | None = None
+        """Who gets the worker that is being started."""
+        self._failures: dict[str, int] = {}
+        """Of each template: starts that failed in a row."""
+        self._again_at: dict[str, float] = {}
+        """When the loop may start those of a template again, on its clock."""
+        self._told: dict[str, str] = {}
+        """Why starts of a template failed last."""
         self._wake = asyncio.Event()
 
     def want(self, template: Template) -> None:
@@ -86,8 +91,29 @@ class Pool(Generic[Item]):
         warm = self._warm.get(template.name)
         return warm.popleft() if warm else None
 
+    async def take_next(self, template: Template, timeout_s: float) -> Item | None:
+        """Hand out the worker that is being started, if that is soon; None if there is none, or somebody waits for it.
+
+        Raises what its start raises.
+        """
+        if self._starting != template or self._waiting is not None:
+            return None
+        waiting = self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait([waiting], timeout=timeout_s)
+            return waiting.result() if waiting.done() else None
+        except asyncio.CancelledError:
+            if waiting.done() and waiting.exception() is None:
+                await self._unmake(waiting.result())  # it came, and nobody is there to have it
+            raise
+        finally:
+            waiting.cancel()
+
     async def forget(self, template: Template) -> None:
         """Keep no more workers of a template that is no more, and end those that are warm."""
+        self._failures.pop(template.name, None)
+        self._again_at.pop(template.name, None)
+        self._told.pop(template.name, None)
         if self._templates.get(template.name) == template:
             del self._templates[template.name]
             for item in self._warm.pop(template.name, ()):
@@ -110,32 +136,65 @@ class Pool(Generic[Item]):
 
     async def run(self) -> None:
         """Refill for ever. One start at a time: more would slow down the claims that they are for."""
-        failures = 0
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._woken()
             await asyncio.sleep(self._head_start_s)
             for template in list(self._templates.values()):
-                while plan(template, self._snapshot(template)):
-                    self._starting += 1
-                    try:
-                        item = await self._make(template)
-                    except Exception as error:
-                        failures += 1
-                        unforeseen = not isinstance(error, SandboxError)
-                        log.warning("no warm worker of template %s: %s", template.name, error, exc_info=unforeseen)
-                        self._wake.set()
-                        break
-                    finally:
-                        self._starting -= 1
-                    failures = 0
-                    if self._templates.get(template.name) != template:  # forgotten meanwhile
-                        await self._unmake(item)
-                        break
-                    self._warm.setdefault(template.name, deque()).append(item)
-            if failures:
-                await asyncio.sleep(backoff_s(failures) * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+                while self._wants_more(template):
+                    await self._start(template)
+
+    async def _woken(self) -> None:
+        """Wait until somebody wakes us, or it is time to try again what failed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(self._again_at.values(), default=None)):
+                await self._wake.wait()
+        self._wake.clear()
+        now = asyncio.get_running_loop().time()
+        self._again_at = {name: again_at for name, again_at in self._again_at.items() if again_at > now}
+
+    def _wants_more(self, template: Template) -> bool:
+        is_known = self._templates.get(template.name) == template  # it may be forgotten meanwhile
+        return is_known and template.name not in self._again_at and plan(template, self._snapshot(template)) > 0
+
+    def _pause_s(self, template: Template, error: Exception) -> float:
+        """Return for how long the loop starts none of this template: longer each time, but where there is no room."""
+        if isinstance(error, CapacityError):
+            return error.retry_after_s or _FULL_S
+        self._failures[template.name] = self._failures.get(template.name, 0) + 1
+        return backoff_s(self._failures[template.name])
+
+    async def _start(self, template: Template) -> None:
+        """Start one; who waits for it gets it."""
+        self._starting = template
+        try:
+            item = await self._make(template)
+        except Exception as error:
+            pause_s = self._pause_s(template, error) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            self._again_at[template.name] = asyncio.get_running_loop().time() + pause_s
+            is_new = self._told.get(template.name) != str(error)  # a full host is no news each five seconds
+            self._told[template.name] = str(error)
+            level = logging.WARNING if is_new else logging.DEBUG
+            unforeseen = not isinstance(error, SandboxError)
+            log.log(level, "no warm worker of template %s: %s", template.name, error, exc_info=unforeseen)
+            if (waiting := self._take_waiting()) is not None:
+                waiting.set_exception(error)
+            return
+        finally:
+            self._starting = None
+        for noted in (self._failures, self._told):
+            noted.pop(template.name, None)
+        if (waiting := self._take_waiting()) is not None:
+            waiting.set_result(item)
+        elif self._templates.get(template.name) != template:  # forgotten meanwhile
+            await self._unmake(item)
+        else:
+            self._warm.setdefault(template.name, deque()).append(item)
+
+    def _take_waiting(self) -> asyncio.Future[Item] | None:
+        """Return who waits for the worker that was being started, if somebody still does."""
+        waiting, self._waiting = self._waiting, None
+        return None if waiting is None or waiting.done() else waiting
 
     def _snapshot(self, template: Template) -> Snapshot:
         warm = len(self._warm.get(template.name, ()))
-        return Snapshot(warm=warm, starting=self._starting, total=self._total(template))
+        return Snapshot(warm=warm, starting=int(self._starting == template), total=self._total(template))

@@ -53,18 +53,24 @@ class PoolMetrics(Collector):
                 labels=["template", "state"],
             ),
             GaugeMetricFamily(f"{PREFIX}_workers_max", "Workers that may exist at once", labels=["template"]),
+            GaugeMetricFamily(
+                f"{PREFIX}_template_failing",
+                "Whether claims are refused because workers do not start",
+                labels=["template"],
+            ),
         ]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield what is known, and see to it that the next look knows more."""
-        up, workers, most = self.describe()
+        up, workers, most, failing = self.describe()
         up.add_metric([], float(self._is_up))
         for each in self._known.workers if self._known and self._is_up else ():
             workers.add_metric([each.name, "idle"], each.warm)
             workers.add_metric([each.name, "claimed"], each.claimed)
             workers.add_metric([each.name, "passing"], max(0, each.total - each.warm - each.claimed))
             most.add_metric([each.name], each.max_total)
-        yield from (up, workers, most)
+            failing.add_metric([each.name], float(each.starts != "closed"))
+        yield from (up, workers, most, failing)
         self._refresh()
 
     def stop(self) -> None:

@@ -345,7 +345,9 @@ class SandboxProvisioner(KernelProvisionerBase):
         try:
             if any("{resource_dir}" in argument for argument in self._spec.argv):
                 kernelspec = os.open(self._spec.resource_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            lease = await client.Lease.claim(self.template, mode, Path(directory).name, descriptor, kernelspec, kernel)
+            name, behalf = Path(directory).name, self._tell.on_behalf
+            claim = client.Lease.claim(self.template, mode, name, descriptor, kernelspec, kernel, on_behalf=behalf)
+            lease = await claim
         except OSError as error:
             raise WorkspaceError(f"the kernelspec's directory cannot be shown in the sandbox: {error}") from error
         finally:

@@ -1,4 +1,4 @@
-"""One sandbox: what is wanted, how its owner sees it, which are listed. It knows no broker's verbs and no time."""
+"""One sandbox: what is wanted, how its owner sees it, which are listed. It knows no broker's verbs and no clock."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.broker.client import Lease
     from jupyter_sandbox.events import Origin
     from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.terms import Term
 
 
 class SandboxState(StrEnum):
@@ -31,6 +32,8 @@ class Claim:
     timeout_s: float
     metadata: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict, repr=False)
+    is_renewed_by_use: bool = False
+    """Whether its time begins anew whenever a client uses it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +69,14 @@ class Filter:
 
 @dataclass(eq=False, kw_only=True)
 class Sandbox:
-    """A sandbox and what is known of it here. `ends_at` is on our clock; None: it has no time limit."""
+    """A sandbox and what is known of it here. `term` None: it has no time limit."""
 
     lease: Lease
     owner: Owner | None
     origin: Origin
     claim: Claim | None = None
     key: str | None = None
-    ends_at: float | None = None
+    term: Term | None = None
     expires_at: datetime | None = None
     kernels: tuple[str, ...] = ()
     reattaching: asyncio.Task[None] | None = None

@@ -13,7 +13,6 @@ import contextvars
 import logging
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox import events, owners
@@ -30,6 +29,7 @@ from jupyter_sandbox.kernel_events import sandbox_ended
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Held, Quotas
 from jupyter_sandbox.sandbox import Sandbox, SandboxState, SandboxView
+from jupyter_sandbox.sandbox_terms import SandboxTerms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,6 +85,7 @@ class Sandboxes:
         self._manager, self._clock, self._emit = multi_manager, clock, emit
         self.quotas = quotas or Quotas()
         self._claimed: dict[str, Sandbox] = {}
+        self.terms = SandboxTerms(self._claimed, lambda: self._clock(), emit)
         self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -121,10 +122,11 @@ class Sandboxes:
         raise UnknownSandboxError(end.words) if end and end.owner == owner else unknown(sandbox_id)
 
     def find_ready(self, owner: Owner, sandbox_id: str) -> Sandbox:
-        """The same; raises ConflictError when it is ending."""
+        """The same, to use it; raises ConflictError when it is ending."""
         sandbox = self.find(owner, sandbox_id)
         if sandbox.id in self._ending:
             raise ConflictError(f"sandbox {sandbox.id} is ending")
+        self.terms.use(sandbox.id)
         return sandbox
 
     def find_running(self, owner: Owner, sandbox_id: str) -> Sandbox:
@@ -150,7 +152,7 @@ class Sandboxes:
         sandbox = self.find_ready(owner, sandbox_id)
         if sandbox.origin is Origin.KERNEL:
             raise ConflictError(f"sandbox {sandbox.id} was started by a notebook: it has no time limit to renew")
-        self._set_time(sandbox, timeout_s)
+        self.terms.begin(sandbox, timeout_s)
         self._emit(SandboxRenewed(owner=owner, sandbox_id=sandbox.id, timeout_s=timeout_s))
         return self._view(sandbox)
 
@@ -158,7 +160,7 @@ class Sandboxes:
         """Let a claimed sandbox live so long from now on, as `renew` does; tells nobody, and is quiet without one."""
         sandbox = self._claimed.get(sandbox_id)
         if sandbox is not None and sandbox.owner == owner:
-            self._set_time(sandbox, timeout_s)
+            self.terms.begin(sandbox, timeout_s)
 
     async def pause(self, owner: Owner, sandbox_id: str) -> SandboxView:
         """Freeze everything in a sandbox, with all that it holds; quiet when it is. Its time goes on."""
@@ -233,6 +235,7 @@ class Sandboxes:
 
     async def tick(self) -> None:
         """Notice what ended and what is over."""
+        self.terms.look(list(kernels(self._manager)))
         for sandbox in list(self._claimed.values()):
             lease = sandbox.lease
             lease.listen()
@@ -240,7 +243,7 @@ class Sandboxes:
                 sandbox.reattaching = asyncio.create_task(self._reattach(sandbox), name=f"reattach {sandbox.id}")
             if lease.loss is not None:
                 self._end(sandbox, SandboxEnd.LOST, f"is gone. {lease.loss}")
-            elif sandbox.ends_at is not None and self._clock() >= sandbox.ends_at:
+            elif self.terms.is_over(sandbox):
                 self._end(sandbox, SandboxEnd.EXPIRED, "ended: its time was over, and nobody renewed it")
         for _, _, provisioner in list(kernels(self._manager)):
             lost = provisioner.lease if provisioner.is_guest else None
@@ -272,10 +275,11 @@ class Sandboxes:
     async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
         began = self._clock()
         with self.room(owner):
-            lease = await client.Lease.claim(wanted.template, "none", "", None)
+            behalf = owners.on_behalf(owner)
+            lease = await client.Lease.claim(wanted.template, "none", "", None, on_behalf=behalf)
             lease.is_kept = True
             sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
-            self._set_time(sandbox, wanted.timeout_s)
+            self.terms.begin(sandbox, wanted.timeout_s)
             self._claimed[sandbox.id] = sandbox
         self.watch()
         self._emit(
@@ -293,10 +297,6 @@ class Sandboxes:
     def _forget_failed(self, owner: Owner, key: str, done: asyncio.Task[Sandbox]) -> None:
         if done.cancelled() or done.exception() is not None:
             self._by_key.pop((owner, key), None)
-
-    def _set_time(self, sandbox: Sandbox, timeout_s: float) -> None:
-        sandbox.ends_at = self._clock() + timeout_s
-        sandbox.expires_at = datetime.now(UTC) + timedelta(seconds=timeout_s)
 
     def _all(self) -> list[Sandbox]:
         """Every sandbox, with the kernels in it."""
@@ -318,7 +318,7 @@ class Sandboxes:
             state=self._state(sandbox),
             origin=sandbox.origin,
             created_at=sandbox.lease.claimed_at,
-            expires_at=sandbox.expires_at,
+            expires_at=self.terms.stamp(sandbox),
             metadata=dict(sandbox.claim.metadata) if sandbox.claim else {},
             contexts=sandbox.kernels,
         )

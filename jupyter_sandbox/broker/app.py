@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import logging.handlers
 import os
@@ -29,7 +28,8 @@ from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, validat
 
 from jupyter_sandbox import cgroups, rulesets, template_shape, templates
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import namespaces
+from jupyter_sandbox.broker import background, namespaces, upkeep
+from jupyter_sandbox.broker.admission import Admission, Marks
 from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
@@ -119,6 +119,15 @@ class BrokerApp(JupyterApp):
         help="Root only: IPv4 range for the addresses of sandboxes whose template opens the network. Nothing else that "
         "this host can reach may use it.",
     ).tag(config=True)
+    max_total = Int(
+        0, min=0, help="Workers of all templates that may exist at once, warm ones included; 0: no such number."
+    ).tag(config=True)
+    memory_percent = Int(
+        95, min=1, max=100, help="No new sandbox while more of the host's memory than this is in use, percent."
+    ).tag(config=True)
+    disk_percent = Int(
+        95, min=1, max=100, help="Root only: no new sandbox if more of the host's disk than this were in use, percent."
+    ).tag(config=True)
     disk_reserve_mib = Int(
         1024, min=0, help="Root only: no new sandbox if the host's disk would have less than this left."
     ).tag(config=True)
@@ -178,7 +187,7 @@ class BrokerApp(JupyterApp):
             where = places.find()
             places.make(where)
             if self.background == "yes":
-                detach(where)
+                background.detach(where)
             self._log_to(where.log if self.background == "yes" else None)
             homes = own_homes()
             os.environ.setdefault("HOME", str(homes[0]))
@@ -195,7 +204,7 @@ class BrokerApp(JupyterApp):
 
     def _fail(self, error: SandboxError) -> NoReturn:
         log.error("%s", error)
-        report({"code": error.code, "message": str(error)})
+        background.report({"code": error.code, "message": str(error)})
         sys.exit(1)
 
     def _log_to(self, file: Path | None) -> None:
@@ -213,7 +222,9 @@ class BrokerApp(JupyterApp):
         known = templates.load(Path(directory) for directory in self.template_directories)
         ledger = Ledger(where.ledger)
         stage = Stage(where.stage)
-        disks = LoopDisks(where.images, self.disk_reserve_mib, stage) if privileged else MemoryDisks(stage)
+        disks: Disks = MemoryDisks(stage)
+        if privileged:
+            disks = LoopDisks(where.images, self.disk_reserve_mib, stage, percent=self.disk_percent)
         engine = await self._engine(where, ledger, known["python"], disks, privileged=privileged)
         mounter = Mounter(stage, homes=homes)
         firewall: Firewall = NoFirewall()
@@ -226,6 +237,7 @@ class BrokerApp(JupyterApp):
             mounter=mounter,
             known_templates=known,
             firewall=firewall,
+            admission=Admission(Marks(max_total=self.max_total, memory_percent=self.memory_percent)),
         )
         catalog = Catalog(
             known,
@@ -258,12 +270,13 @@ class BrokerApp(JupyterApp):
             engine.name,
             "; ".join([*engine.notes(), *firewall.notes()]),
         )
-        report({"serving": str(where.socket)})
+        background.report({"serving": str(where.socket)})
         tasks = [
             asyncio.create_task(work, name=name)
             for name, work in {
                 "server": server.serve(),
                 "pool": registry.pool.run(),
+                "upkeep": upkeep.keep_up(registry),
                 "idle": self._wait_until_unneeded(server),
                 "stop": stop.wait(),
             }.items()
@@ -347,48 +360,6 @@ def lock_or_refuse(where: places.Places) -> int:
         os.close(descriptor)
         raise BrokerUnavailableError("another broker is running already for this user and environment") from error
     return descriptor
-
-
-def detach(where: places.Places) -> None:
-    """Go on in a new session as a grandchild; the caller's process exits once we serve, with what we say."""
-    reader, writer = os.pipe2(0)
-    if os.fork():
-        os.close(writer)
-        with os.fdopen(reader) as said:
-            text = said.read()
-        sys.stderr.write(text or json.dumps({"code": "broker_unavailable", "message": "the broker ended at once"}))
-        sys.stderr.flush()
-        os._exit(0 if '"serving"' in text else 1)
-    os.close(reader)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    errors = os.open(where.run / "broker.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.dup2(errors, 2)
-    os.closerange(3, writer)
-    os.closerange(writer + 1, 1 << 20)
-    os.set_inheritable(writer, False)
-    global _report_to
-    _report_to = writer
-
-
-_report_to: int | None = None
-
-
-def report(word: dict[str, str]) -> None:
-    """Tell the process that started us, once, whether we serve; in the foreground only failures are said."""
-    global _report_to
-    if _report_to is not None:
-        with contextlib.suppress(OSError):
-            os.write(_report_to, json.dumps(word).encode())
-        os.close(_report_to)
-        _report_to = None
-    elif "code" in word:
-        sys.stderr.write(json.dumps(word) + "\n")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -221,10 +221,11 @@ class Lease:
         directory: int | None,
         kernelspec: int | None = None,
         kernel: verbs.Kernel | None = None,
+        on_behalf: str = "",
     ) -> Lease:
         """Claim a sandbox that shows the open directories, of the notebook and of the kernelspec.
 
-        With `kernel` that is started in it: all or nothing. Raises SandboxError.
+        With `kernel` that is started in it: all or nothing. Raises SandboxError. `on_behalf`: see verbs.Claim.
         """
         channel = await connect()
         request = verbs.Claim(
@@ -233,6 +234,7 @@ class Lease:
             workspace_name=workspace_name,
             kernelspec=kernelspec is not None,
             kernel=kernel,
+            on_behalf=on_behalf,
         )
         shown = [descriptor for descriptor in (directory, kernelspec) if descriptor is not None]
         early: list[object] = []  # a kernel may end before we hear that it started

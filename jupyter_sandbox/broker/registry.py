@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, commands, kernels, pausing, verbs
+from jupyter_sandbox.broker import binding, commands, kernels, pausing, reaper, recovery, verbs
+from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
-    SandboxError,
     StartError,
     UnknownSandboxError,
     WorkspaceError,
 )
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids, processes
-from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
@@ -39,10 +38,11 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
-    from jupyter_sandbox.ledger import Ledger, Record
+    from jupyter_sandbox.ledger import Ledger
 
 _MAX_SEATS: Final = 64
-_MAX_RUNNING: Final = 1024
+_NEXT_S: Final = 0.8
+"""How long a claim for which there is no room waits for the worker that is being made: who is refused is told soon."""
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Registry:
         mounter: workspace.Mounter,
         known_templates: Mapping[str, Template],
         firewall: Firewall | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """Start with nothing; `recover` and `pool.run` are the caller's to call."""
         self._engine = engine
@@ -72,6 +73,7 @@ class Registry:
         self._making: dict[ids.SandboxId, Template] = {}
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
+        self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
@@ -87,28 +89,24 @@ class Registry:
         *,
         kernelspec: int | None = None,
         seat: str | None = None,
+        on_behalf: str = "",
     ) -> Sandbox:
         """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
 
         `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner; `seat`
-        is that of the kernel that will be started next, so that it is recorded once.
+        is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`.
         """
+        party = owner, ids.on_behalf(on_behalf)
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
             raise WorkspaceError("a workspace needs its directory, opened by the caller, and a mode other than none")
         self.firewall.judge(template)
-        sandbox = self.pool.take(template)
-        if sandbox is None:
-            if self.count(template) >= template.max_total:
-                raise CapacityError(
-                    f"all {template.max_total} sandboxes of template {template.name} are in use; "
-                    "shut down kernels that are not needed, or raise max_total",
-                    retry_after_s=5,
-                )
-            sandbox = await self._make(template)
+        with self.admission.claim(party, template, self.claimed()):
+            sandbox = await self._take(template)
+            sandbox.owner, sandbox.on_behalf = party
         try:
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
-            sandbox.owner, sandbox.holder = owner, holder
+            sandbox.holder = holder
             sandbox.created_at = datetime.now(UTC).isoformat(timespec="seconds")
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
@@ -121,6 +119,19 @@ class Registry:
             raise
         log.info("sandbox %s of template %s claimed by uid %d", sandbox.id, template.name, owner)
         return sandbox
+
+    async def _take(self, template: Template) -> Sandbox:
+        """Return a warm worker, or make one; where there is no room, the one that the pool is making."""
+        sandbox = self.pool.take(template)
+        if sandbox is not None:
+            return sandbox
+        try:
+            return await self._make(template)
+        except CapacityError:
+            sandbox = await self.pool.take_next(template, _NEXT_S)
+            if sandbox is None:
+                raise
+            return sandbox
 
     def get(self, owner: int, sandbox_id: str) -> Sandbox:
         """Return a claimed sandbox of `owner`; the broker's own user may have any. Raises UnknownSandboxError."""
@@ -216,7 +227,9 @@ class Registry:
                 continue
             sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
             self._sandboxes[sandbox.id] = sandbox
-            if record.owner is None or not await self._take_over(sandbox, record):
+            if record.owner is None or not await recovery.take_over(
+                sandbox, record, self._engine, self._connect, self._record
+            ):
                 await self._destroy(sandbox)
                 continue
             log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
@@ -225,18 +238,22 @@ class Registry:
             log.info("reaped %s", what)
 
     async def reap(self, *, dry_run: bool) -> list[str]:
-        """See Engine.reap; networks and kernel sockets that belong to nobody as well."""
-        found = await self._engine.reap([*self._sandboxes, *self._making], dry_run=dry_run)
-        slots = {sandbox.worker.slot for sandbox in self._sandboxes.values()}
-        found += await asyncio.to_thread(self.firewall.reap, slots, dry_run=dry_run)
-        seats = {seat for sandbox in self._sandboxes.values() for seat in sandbox.kernels}
-        seats |= {sandbox.standby.prefix.name for sandbox in self._sandboxes.values() if sandbox.standby}
-        for path in sorted((self._places.run / "k").iterdir()):
-            if path.name.partition("-")[0] not in seats:
-                found.append(f"kernel socket {path.name}")
-                if not dry_run:
-                    path.unlink(missing_ok=True)
-        return found
+        """See `reaper`."""
+        return await reaper.reap(
+            self._engine,
+            self.firewall,
+            self._places,
+            self._ledger,
+            somebodys=lambda: reaper.owned(self._sandboxes.values(), self._making),
+            slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
+            dry_run=dry_run,
+        )
+
+    async def renew(self) -> None:
+        """Tell every agent that its broker is there, but those that are frozen: they wait only while they run."""
+        awake = (sandbox for sandbox in self._sandboxes.values() if not sandbox.is_paused)
+        agents = [sandbox.agent for sandbox in awake if sandbox.agent]
+        await asyncio.gather(*(agent.tell(protocol.Renew()) for agent in agents))
 
     async def stop(self, *, everything: bool) -> None:
         """End the warm workers, and with `everything` the claimed ones too; else these live on for the next broker."""
@@ -254,16 +271,15 @@ class Registry:
 
     async def _make_warm(self, template: Template) -> Sandbox:
         """Start a worker that nobody waits for: its first kernel stands by."""
-        sandbox = await self._make(template)
-        try:
-            await kernels.stand_by(sandbox, self._places)
-        except BaseException:
-            await self._destroy(sandbox)
-            raise
-        return sandbox
+        return await self._make(template, stands_by=True)
 
-    async def _make(self, template: Template) -> Sandbox:
-        """Start a worker and connect to its agent."""
+    async def _make(self, template: Template, *, stands_by: bool = False) -> Sandbox:
+        """Start a worker and connect to its agent. Raises SandboxError."""
+        workers = len(self._sandboxes) + len(self._making)
+        with self.admission.start(template, of_template=self.count(template), workers=workers):
+            return await self._start(template, stands_by=stands_by)
+
+    async def _start(self, template: Template, *, stands_by: bool) -> Sandbox:
         fresh = ids.new_sandbox_id()
         self._making[fresh] = template
         try:
@@ -274,6 +290,8 @@ class Registry:
         try:
             await self._connect(sandbox)
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.WARM)
+            if stands_by:
+                await kernels.stand_by(sandbox, self._places)
         except BaseException:
             await self._destroy(sandbox)
             raise
@@ -289,32 +307,6 @@ class Registry:
 
     def _record(self, sandbox: Sandbox) -> None:
         self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
-
-    async def _take_over(self, sandbox: Sandbox, record: Record) -> bool:
-        kills = sandbox.worker.out_of_memory_kills()
-        sandbox.seats = set(record.seats)
-        sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
-        try:
-            if record.paused:
-                await self._engine.resume(sandbox.worker)  # for a moment: only its agent knows what is in it
-            await self._connect(sandbox)
-            description = await sandbox.reach().ask(protocol.Describe(), protocol.Description)
-        except SandboxError as error:
-            log.warning("sandbox %s cannot be recovered: %s", sandbox.id, error)
-            return False
-        sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
-        sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
-        sandbox.cwd = record.workspace or HOME
-        running = set(description.running)
-        orphans = {name for name in running if ids.is_command_id(name)}
-        if running - sandbox.seats - orphans or len(running) > _MAX_RUNNING:
-            log.warning("sandbox %s is given up: its agent speaks of kernels that never were", sandbox.id)
-            return False
-        sandbox.kernels = dict.fromkeys(running & set(sandbox.kernels), kills)
-        await commands.end_orphans(sandbox, orphans)
-        if record.paused:
-            await pausing.pause_again(sandbox, self._engine, self._record)
-        return description.bound
 
     async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:
         await asyncio.sleep(grace_s)

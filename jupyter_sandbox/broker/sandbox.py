@@ -20,6 +20,7 @@ from sandbox_worker import protocol
 
 if TYPE_CHECKING:
     from jupyter_sandbox.agents import AgentClient
+    from jupyter_sandbox.capacity import Party
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards import ids
     from jupyter_sandbox.host.kernel_sockets import Listeners
@@ -49,6 +50,8 @@ class Sandbox:
     state: WorkerState = WorkerState.STARTING
     agent: AgentClient | None = None
     owner: int = -1
+    on_behalf: str = ""
+    """Which of its owners the client claimed it for, as `Claim` says."""
     created_at: str = ""
     cwd: str = HOME
     holder: Holder | None = None
@@ -72,6 +75,11 @@ class Sandbox:
     def id(self) -> ids.SandboxId:
         """The id."""
         return self.worker.id
+
+    @property
+    def party(self) -> Party:
+        """Who has it, as far as places are shared out."""
+        return self.owner, self.on_behalf
 
     def reach(self) -> AgentClient:
         """Return its agent; raises StartError when it is ending, SandboxPausedError when it cannot answer."""
@@ -143,6 +151,7 @@ class Sandbox:
             pid=self.worker.pid,
             started=started,
             owner=self.owner,
+            on_behalf=self.on_behalf,
             workspace=self.cwd,
             created_at=self.created_at,
             seats=tuple(sorted(self.seats)),

@@ -269,6 +269,7 @@ class Server:
             connection.tell,
             kernelspec=kernelspec,
             seat=request.kernel.seat if request.kernel else None,
+            on_behalf=request.on_behalf,
         )
         self._retiring = False
         connection.held.add(sandbox)
@@ -332,6 +333,7 @@ class Server:
                 claimed=claimed[name],
                 total=registry.count(template),
                 max_total=template.max_total,
+                starts=str(registry.admission.state(template)),
             )
             for name, template in sorted(registry.templates.items())[:_PAGE]
         )

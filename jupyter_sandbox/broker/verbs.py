@@ -34,7 +34,7 @@ class Claim:
 
     For a workspace mode other than `none` the directory comes along, opened for reading by the caller; with
     `kernelspec` so does, after it, the directory of the kernelspec. `kernel`: its first kernel, started before the
-    answer; if it cannot start there is no sandbox either.
+    answer; if it cannot start there is no sandbox either. `on_behalf`: which of its owners the caller asks for.
     """
 
     template: str
@@ -42,6 +42,7 @@ class Claim:
     workspace_name: str
     kernelspec: bool = False
     kernel: Kernel | None = None
+    on_behalf: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,13 +231,14 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersReport:
-    """How many workers there are of one template; `total` counts those that start or end, too."""
+    """How many workers there are of a template; `total`: those that start or end, too; `starts`: a BreakerState."""
 
     name: str
     warm: int
     claimed: int
     total: int
     max_total: int
+    starts: str = "closed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from jupyter_sandbox.disks import Disk
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.ledger import Record
     from jupyter_sandbox.specs import Limits, Template
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remains:
+    """Something that is on the host for a worker, whether that lives or not."""
+
+    what: str
+    """In words."""
+    made_for: str
+    """The worker's id, or a kernel's seat."""
+    remove: Callable[[], Awaitable[object] | object]
+    """Quiet when it is gone."""
+    is_freed_later: bool = False
+    """Whether the kernel of the machine frees it by itself, a moment after the worker has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +109,8 @@ class Engine(Protocol):
     async def resume(self, worker: Worker) -> None:
         """Let every process of a worker go on; quiet when they do. Raises SandboxError."""
 
-    async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
-        """Destroy what belongs to no worker of `known`; return what it was, in words."""
+    async def remains(self) -> list[Remains]:
+        """Return what is on the host for workers, whether they live or not; first what keeps the rest in use."""
 
     async def forget(self, template: Template) -> None:
         """Give back what is kept ready for a template that is no more. Its workers live on."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from jupyter_sandbox import cgroups
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.disks import Disk
-from jupyter_sandbox.engines import container, image, suitability
+from jupyter_sandbox.engines import Remains, container, image, suitability
 from jupyter_sandbox.engines.daemon import Daemon, socket_exists
 from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, recovered_disk, remains
 from jupyter_sandbox.errors import (
@@ -38,7 +39,7 @@ from jupyter_sandbox.ledger import Ledger, Record
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from jupyter_sandbox.disks import Disks
@@ -274,26 +275,18 @@ class DockerEngine:
         """See Engine."""
         await self._reach().resume(worker.id)
 
-    async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
+    async def remains(self) -> list[Remains]:
         """See Engine."""
-        kept: set[str] = {*known, *self._creating}
-        found = []
         label = f"{container.INSTANCE}={self._places.instance}"
+        found = []
         for name, labels in sorted((await self._reach().containers(label)).items()):
-            if labels.get(container.SANDBOX) not in kept:
-                found.append(f"container {name}")
-                if not dry_run:
-                    await self._remove(name)
+            worker, remove = labels.get(container.SANDBOX, ""), functools.partial(self._remove, name)
+            found.append(Remains(what=f"container {name}", made_for=worker, remove=remove))
         for path in sorted((self._places.run / "h").iterdir()):
-            if f"sbx_{path.name}" not in kept:
-                found.append(f"hand-over directory {path.name}")
-                if not dry_run:
-                    shutil.rmtree(path, ignore_errors=True)
-        for what, path in remains(self._places, kept):
-            found.append(what)
-            if not dry_run:
-                path.unlink(missing_ok=True)
-        return found
+            remove = functools.partial(asyncio.to_thread, shutil.rmtree, path, ignore_errors=True)
+            found.append(Remains(what=f"hand-over directory {path.name}", made_for=f"sbx_{path.name}", remove=remove))
+        found += await asyncio.to_thread(remains, self._places, self._disks.stage)
+        return [each for each in found if each.made_for not in self._creating]
 
     async def _give_back(self, sandbox: SandboxId) -> None:
         await self._remove(sandbox)

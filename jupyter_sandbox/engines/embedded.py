@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox.disks import Disk
-from jupyter_sandbox.engines import host_languages
+from jupyter_sandbox.engines import Remains, host_languages
 from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, recovered_disk, remains
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
 from jupyter_sandbox.errors import NotSupportedError, StartError
@@ -23,7 +24,7 @@ from jupyter_sandbox.host import channel, processes, tasks
 from jupyter_sandbox.ledger import Ledger, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from jupyter_sandbox.cgroups import Group, Hierarchy
     from jupyter_sandbox.disks import Disks
@@ -242,19 +243,17 @@ class EmbeddedEngine:
             except OSError as error:
                 raise StartError(f"{worker.id} could not be thawed: {error}") from error
 
-    async def reap(self, known: Sequence[SandboxId], *, dry_run: bool) -> list[str]:
+    async def remains(self) -> list[Remains]:
         """See Engine."""
         found = []
-        for name in sorted((self._hierarchy.names() if self._hierarchy else set()) - set(known)):
-            found.append(f"control group {name}")
-            if not dry_run and self._hierarchy:
-                with contextlib.suppress(OSError):  # in use after all: the next time, then
-                    await asyncio.to_thread(self._hierarchy.group(name).remove)
-        for what, path in remains(self._places, known):
-            found.append(what)
-            if not dry_run:
-                path.unlink(missing_ok=True)
-        return found
+        if self._hierarchy:
+            for name in sorted(self._hierarchy.names()):
+                group = self._hierarchy.group(name)
+                inside = len(group.processes())
+                what = f"control group {name}" + (f" with {inside} processes" if inside else "")
+                remove = functools.partial(asyncio.to_thread, group.destroy)
+                found.append(Remains(what=what, made_for=name, remove=remove))
+        return found + await asyncio.to_thread(remains, self._places, self._disks.stage)
 
     async def _give_back(self, sandbox: SandboxId, group: Group | None) -> None:
         if group:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox.disks import recovered
-from jupyter_sandbox.engines import Usage
+from jupyter_sandbox import disks
+from jupyter_sandbox.engines import Remains, Usage
 from jupyter_sandbox.errors import CapacityError
 from jupyter_sandbox.host import processes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
     from jupyter_sandbox.cgroups import Group
     from jupyter_sandbox.disks import Disk
     from jupyter_sandbox.guards.ids import SandboxId
@@ -114,7 +112,7 @@ async def recovered_disk(stage: Stage, record: Record, pidfd: int, uid: int | No
     if record.owner is None:
         return None
     try:
-        return await asyncio.to_thread(recovered, pidfd, uid, stage)
+        return await asyncio.to_thread(disks.recovered, pidfd, uid, stage)
     except OSError as error:
         log.warning("the disk of %s can be reached from inside only: %s", record.id, error)
         return None
@@ -144,12 +142,24 @@ class Slots:
         self.taken.discard(slot)
 
 
-def remains(places: Places, known: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    """Yield what lies in `places` for workers that are not `known`: in words, and the file to unlink."""
-    ours = {sandbox.removeprefix("sbx_") for sandbox in known}
+def remains(places: Places, stage: Stage) -> list[Remains]:
+    """Return what is on the host for workers of any engine. Blocking: call it in a thread."""
+    found = [
+        Remains(what=f"mount {target}", made_for=target, remove=functools.partial(asyncio.to_thread, stage.clear))
+        for target in stage.left()
+    ]
+    for device, image in sorted(disks.loops(places.images).items()):
+        remove = functools.partial(asyncio.to_thread, disks.detach, device, image)
+        what = f"loop device {device} of {image}"
+        found.append(Remains(what=what, made_for=_worker(image), remove=remove, is_freed_later=True))
     for path in sorted((places.run / "a").iterdir()):
-        if path.name not in ours:
-            yield f"agent socket {path.name}", path
+        remove_socket = functools.partial(path.unlink, missing_ok=True)
+        found.append(Remains(what=f"agent socket {path.name}", made_for=f"sbx_{path.name}", remove=remove_socket))
     for path in sorted(places.images.glob("*.img")):
-        if path.stem.removeprefix("sbx_") not in ours:
-            yield f"disk image {path.name}", path
+        remove_image = functools.partial(path.unlink, missing_ok=True)
+        found.append(Remains(what=f"disk image {path.name}", made_for=_worker(path.name), remove=remove_image))
+    return found
+
+
+def _worker(image: str) -> str:
+    return image.removesuffix(".img")

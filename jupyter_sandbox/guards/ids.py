@@ -17,6 +17,7 @@ KERNEL_ID: Final = r"^[0-9A-Za-z_]{1,32}(-[0-9A-Za-z_]{1,32}){4}$"
 _SANDBOX_ID: Final = re.compile(r"sbx_[0-9a-f]{20}")
 _COMMAND_ID: Final = re.compile(r"cmd_[0-9a-f]{20}")
 _SEAT: Final = re.compile(r"[0-9a-f]{12}")
+_ON_BEHALF: Final = re.compile(r"[0-9a-f]{0,16}")
 _TEMPLATE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -68,6 +69,11 @@ def seat(value: str) -> KernelSeat:
 def template_name(value: str) -> str:
     """Judge a template's name."""
     return _matching(_TEMPLATE_NAME, value, "template name")
+
+
+def on_behalf(value: str) -> str:
+    """Judge what a client calls one of its owners; the empty text when it tells none apart."""
+    return _matching(_ON_BEHALF, value, "name of an owner")
 
 
 def _matching(pattern: re.Pattern[str], value: str, what: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Stage:
@@ -36,3 +36,19 @@ class Stage:
                 linux.attach_mount(mount, str(place))
                 undo.callback(linux.umount, str(place))
             yield self._directory
+
+    def left(self) -> list[str]:
+        """Return the names of mounts that are attached though nobody uses the stage: one could not be taken away."""
+        with self._in_use:
+            return [Path(target).name for target in self._targets()]
+
+    def clear(self) -> None:
+        """Take them away."""
+        with self._in_use:
+            for target in self._targets():
+                linux.umount(target)
+
+    def _targets(self) -> list[str]:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        targets = [line.split()[4] for line in lines]
+        return [target for target in targets if Path(target).parent == self._directory]

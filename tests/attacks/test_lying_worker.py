@@ -230,7 +230,7 @@ class FakeEngine:
     async def destroy(self, worker):
         return None
 
-    async def reap(self, known, *, dry_run):
+    async def remains(self):
         return []
 
 

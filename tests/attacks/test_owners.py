@@ -341,6 +341,19 @@ async def test_a_thousand_claims_at_once_do_not_pass_a_quota_of_three(program):
         assert (await rest.post(body={})).status == 201
 
 
+async def test_a_place_that_is_freed_goes_to_the_owner_who_holds_fewer(program):
+    greedy, modest = program("greedy"), program("modest")
+    wanted = {"template": "three-places"}
+    held = [(await greedy.post(body=wanted)).body["id"] for _ in range(3)]
+    assert (await modest.post(body=wanted)).code == "no_capacity"
+    assert (await greedy.delete(held.pop())).status == 204
+    for _ in range(20):
+        refused = await greedy.post(body=wanted)
+        assert (refused.status, refused.code, refused.headers["Retry-After"]) == (503, "no_capacity", "5")
+    assert "for others" in refused.body["message"]
+    assert (await modest.post(body=wanted)).status == 201
+
+
 async def test_kernels_of_jupyter_and_claims_share_a_quota(program, api):
     rest = program("three")
     kernels = api(rest.token)

@@ -184,6 +184,18 @@ class Tree:
         for file in sorted([*self.directory.glob("output*"), *self.directory.glob("*/broker.*")]):
             if file.is_file():
                 print(f"--- {file.name}:", file.read_text(errors="replace")[-3000:], sep="\n")
+        self.close_brokers()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        mine = f"/sys/fs/cgroup/**/jupyter-sandbox/{places.find().instance}/sbx_*"
+        for group in glob.glob(mine, recursive=True):  # not Path.glob: groups of others may go while it looks
+            with contextlib.suppress(OSError):
+                os.rmdir(group)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def close_brokers(self) -> None:
+        """End the brokers and what they have, and who claimed it."""
         for process in self.clients:
             process.kill()
             process.communicate()
@@ -193,14 +205,6 @@ class Tree:
         for broker in self.brokers:
             broker.kill()
             broker.wait()
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        mine = f"/sys/fs/cgroup/**/jupyter-sandbox/{places.find().instance}/sbx_*"
-        for group in glob.glob(mine, recursive=True):  # not Path.glob: groups of others may go while it looks
-            with contextlib.suppress(OSError):
-                os.rmdir(group)
-        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def _tree() -> Iterator[Tree]:
@@ -264,9 +268,9 @@ def _give_back() -> Iterator[None]:
         _LEASES.pop().close()
 
 
-async def claim(template: str = "python") -> client.Lease:
+async def claim(template: str = "python", on_behalf: str = "") -> client.Lease:
     """Claim a sandbox without a workspace; it is given back at the end of the test."""
-    lease = await client.Lease.claim(template, "none", "", None)
+    lease = await client.Lease.claim(template, "none", "", None, on_behalf=on_behalf)
     _LEASES.append(lease)
     return lease
 

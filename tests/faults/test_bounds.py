@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.errors import BrokerUnavailableError
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.specs import Template
+from sandbox_worker import messages, protocol
 from sandbox_worker.agent import Agent, Confinement
 from sandbox_worker.kernel import Launcher
 from tests.conftest import eventually
@@ -42,8 +46,53 @@ def agent(tmp_path):
 def test_an_agent_waits_for_a_broker_so_long_and_no_longer(agent, bound, limit_s):
     agent._bound = bound
     assert limit_s - 5 < agent._patience_s() <= limit_s
-    agent._alone_since = time.monotonic() - limit_s
+    agent._patience._waited_s = limit_s
     assert agent._patience_s() == 0
+
+
+def test_an_agent_whose_broker_is_there_and_silent_gives_it_up_after_twice_its_lease(agent, tmp_path):
+    assert protocol.LEASE_S == 450
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as broker:
+        broker.connect(str(tmp_path / "agent"))
+        agent._accept(1)
+        for bound in (False, True):
+            agent._bound = bound
+            agent._patience._waited_s = 2 * protocol.LEASE_S
+            assert agent._patience_s() == 0
+            messages.send(broker, protocol.Renew())
+            agent._receive(agent._connection)
+            assert 2 * protocol.LEASE_S - 5 < agent._patience_s() <= 2 * protocol.LEASE_S
+    agent._disconnect()
+
+
+ALONE = """
+import socket, sys
+from sandbox_worker import agent, patience
+agent.LEASE_S, agent.LOOK_S, patience.LOOK_S = 2, 0.1, 0.1
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    listener.bind(sys.argv[1])
+    listener.listen()
+    alone = agent.Agent(listener, None, None)
+    alone._bound = True
+    print("waits", flush=True)
+    alone.serve()
+"""
+
+
+def test_an_agent_that_was_frozen_for_longer_than_it_waits_goes_on_when_it_is_thawed(tmp_path):
+    path = str(tmp_path / "agent")
+    with subprocess.Popen([sys.executable, "-c", ALONE, path], stdout=subprocess.PIPE) as process:
+        assert process.stdout.read(6) == b"waits\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * 2 + 0.5)
+        process.send_signal(signal.SIGCONT)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as broker:
+            broker.settimeout(20)
+            broker.connect(path)
+            messages.send(broker, protocol.Describe())
+            answer, _ = messages.receive(broker, protocol.FROM_AGENT)
+        assert answer == protocol.Description(bound=True, running=())
+        assert process.wait(30) == 0, "nobody speaks to it any more"
 
 
 class OldZygote:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox import agents
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import upkeep, verbs
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Usage
@@ -24,6 +24,7 @@ from jupyter_sandbox.errors import (
     IsolationUnavailableError,
     SandboxError,
     StartError,
+    TemplateFailingError,
     UnknownSandboxError,
     UnknownTemplateError,
     WorkspaceError,
@@ -170,7 +171,7 @@ class FakeEngine:
         self.ledger.remove(worker.id)
         self.destroyed.append(worker.id)
 
-    async def reap(self, _known, *, dry_run):
+    async def remains(self):
         return []
 
     async def recover(self, record, template):
@@ -230,7 +231,7 @@ class FakeFirewall:
         self.said.append(("close", slot))
 
     def reap(self, known, *, dry_run):
-        self.said.append(("reap", set(known), dry_run))
+        self.said.append(("reap", set(known()), dry_run))
         return []
 
     def stop(self) -> None:
@@ -400,11 +401,25 @@ async def test_two_claims_at_once_do_not_pass_the_total(bench):
 
 async def test_a_failed_start_does_not_count_for_ever(bench):
     bench.engine.error = StartError("no")
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(StartError):
             await bench.claim("one")
     bench.engine.error = None
     assert await bench.claim("one")
+
+
+async def test_a_template_whose_starts_fail_is_refused_without_a_start_and_others_are_served(bench):
+    bench.engine.error = StartError("no")
+    for _ in range(3):
+        with pytest.raises(StartError):
+            await bench.claim("one")
+    bench.engine.error = None
+    with pytest.raises(TemplateFailingError, match="template one do not start") as refused:
+        await bench.claim("one")
+    assert (refused.value.code, refused.value.status) == ("template_failing", 503)
+    assert 1 <= refused.value.retry_after_s <= 3
+    assert bench.engine.made == []
+    assert await bench.claim("python")
 
 
 async def test_a_cancelled_claim_leaves_nothing(bench):
@@ -572,6 +587,67 @@ async def test_sockets_that_cannot_be_moved_to_their_kernel_leave_none(bench, mo
     with pytest.raises(StartError):
         await bench.registry.start_kernel(sandbox, _kernel(sandbox, 1))
     assert list(bench.places.run.glob("k/*")) == []
+    monkeypatch.undo()
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_a_record_of_nobody_is_forgotten(bench):
+    sandbox = await bench.claim()
+    stray = Record(id="sbx_" + "0" * 20, template="python", slot=9)
+    bench.ledger.write(stray)
+    for dry_run in (True, False):
+        assert await bench.registry.reap(dry_run=dry_run) == [f"ledger record {stray.id}"]
+    assert [record.id for record in bench.ledger.records()] == [sandbox.id]
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_now_and_then_what_nobody_owns_is_destroyed_and_agents_hear_of_their_broker(bench, monkeypatch):
+    sandbox = await bench.claim()
+    heard: list[object] = []
+    tell = type(sandbox.agent).tell
+
+    async def listening(agent, order):
+        heard.append(order)
+        await tell(agent, order)
+
+    monkeypatch.setattr(type(sandbox.agent), "tell", listening)
+    stray = bench.places.run / "k" / "000000000000-1"
+    stray.touch()
+    fails = [OSError("no")]
+    found = bench.registry.reap
+
+    async def reap(*, dry_run):
+        if fails:
+            raise fails.pop()
+        return await found(dry_run=dry_run)
+
+    monkeypatch.setattr(bench.registry, "reap", reap)
+    task = asyncio.create_task(upkeep.keep_up(bench.registry, every_s=0.01))
+    await eventually(lambda: not stray.exists())
+    assert not fails, "one look that failed was not the last"
+    assert protocol.Renew() in heard
+    task.cancel()
+    await asyncio.wait([task])
+    assert upkeep.EVERY_S * 3 <= protocol.LEASE_S
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_an_agent_that_is_frozen_is_told_nothing(bench, monkeypatch):
+    sandbox, heard = await bench.claim(), []
+
+    async def listening(_agent, order):
+        heard.append(order)
+
+    monkeypatch.setattr(type(sandbox.agent), "tell", listening)
+    sandbox.is_paused = True
+    await bench.registry.renew()
+    assert heard == []
+    sandbox.is_paused = False
+    await bench.registry.renew()
+    assert heard == [protocol.Renew()]
     monkeypatch.undo()
     await bench.registry.release(sandbox)
     await bench.assert_nothing_left()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox import cgroups, disks
+from jupyter_sandbox.broker import reaper
 from jupyter_sandbox.disks import LoopDisks
 from jupyter_sandbox.engines import embedded, held, zygotes
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
@@ -78,6 +79,13 @@ class Bench:
         found += ["descriptors"] * max(0, self.descriptors() - self.before)
         return found
 
+    async def reap(self, known, *, dry_run: bool) -> list[str]:
+        """Reap as a broker does that has these workers."""
+        left = reaper.strays(await self.engine.remains(), known)
+        if not dry_run:
+            await reaper.destroy(left)
+        return [each.what for each in left if not each.is_freed_later]
+
     async def assert_nothing_left(self) -> None:
         try:
             await eventually(lambda: not self.left(), 5)
@@ -132,7 +140,7 @@ BROKEN = OSError(errno.EIO, "Input/output error")
 STEPS = {
     "record": lambda bench, patch: patch(bench.ledger, "write", _failing(FULL)),
     "listener": lambda _, patch: patch(channel, "listen", _failing(BROKEN)),
-    "admission": lambda _, patch: patch(LoopDisks, "_admit", _failing(FULL)),
+    "admission": lambda _, patch: patch(LoopDisks, "_admitted", _failing(FULL)),
     "image": lambda _, patch: patch(disks.os, "posix_fallocate", _failing(FULL)),
     "mkfs": lambda _, patch: patch(disks.processes, "run", _failing(StartError("mkfs.ext4: no"))),
     "attach": lambda _, patch: patch(disks, "_attach", _failing(BROKEN)),
@@ -263,20 +271,67 @@ async def test_what_belongs_to_nobody_is_found_and_reaped(bench):
     expected = [f"agent socket {stray.removeprefix('sbx_')}", f"disk image {stray}.img"]
     expected += [f"control group {stray}"] if bench.hierarchy else []
     for dry_run in (True, True, False):
-        assert sorted(await bench.engine.reap([worker.id], dry_run=dry_run)) == sorted(expected)
-    assert await bench.engine.reap([worker.id], dry_run=False) == []
+        assert sorted(await bench.reap([worker.id], dry_run=dry_run)) == sorted(expected)
+    assert await bench.reap([worker.id], dry_run=False) == []
     await bench.engine.destroy(worker)
     await bench.assert_nothing_left()
 
 
-async def test_a_group_that_cannot_be_reaped_does_not_keep_the_rest(bench):
+async def test_a_worker_that_no_broker_knows_ends_with_all_it_has(bench):
+    """Its record is lost: only its group and its socket say that it is there."""
+    if bench.hierarchy is None:
+        pytest.skip("no control groups can be made here")
+    worker, kept = await bench.create(), await bench.create()
+    bench.ledger.remove(worker.id)
+    expected = [f"control group {worker.id} with 1 processes", f"agent socket {worker.id.removeprefix('sbx_')}"]
+    for dry_run in (True, False):
+        assert await bench.reap([kept.id], dry_run=dry_run) == expected
+    assert bench.children[0].wait(10) == -signal.SIGKILL
+    assert bench.children[1].poll() is None
+    assert await bench.reap([kept.id], dry_run=False) == []
+    for each in (worker, kept):
+        await bench.engine.destroy(each)
+    await bench.assert_nothing_left()
+
+
+async def test_a_loop_device_and_a_mount_that_stayed_are_found_and_given_back(bench):
+    name = f"{ids.new_sandbox_id()}.img"
+    image = bench.places.images / name
+    image.write_bytes(bytes(1 << 20))
+    descriptor, device = disks._attach(image)
+    image.unlink()
+    os.close(descriptor)  # the kernel frees it now; while somebody has it open it stays
+    await eventually(lambda: disks.loops(bench.places.images) == {})
+    image.write_bytes(bytes(1 << 20))
+    descriptor, device = disks._attach(image)
+    image.unlink()
+    assert disks.loops(bench.places.images) == {device: name}
+    disks.detach(device, "another.img")
+    assert disks.loops(bench.places.images) == {device: name}
+    (found,) = [each for each in await bench.engine.remains() if each.is_freed_later]
+    assert found.made_for == name.removesuffix(".img")
+    await reaper.destroy([found])
+    os.close(descriptor)
+    await eventually(lambda: disks.loops(bench.places.images) == {})
+    stage = bench.engine._disks.stage
+    (bench.places.stage / "new").mkdir(exist_ok=True)
+    mount = linux.new_filesystem("tmpfs", {"source": "left"}, 0)
+    linux.attach_mount(mount, str(bench.places.stage / "new"))
+    os.close(mount)
+    assert stage.left() == ["new"]
+    assert await bench.reap([], dry_run=False) == ["mount new"]
+    assert stage.left() == []
+
+
+async def test_a_group_that_cannot_be_reaped_does_not_keep_the_rest(bench, monkeypatch):
     # once: OSError from Group.remove leaves reap(), and a broker that finds such a group does not start
     if bench.hierarchy is None:
         pytest.skip("no control groups can be made here")
     worker = await bench.create()
     stray = ids.new_sandbox_id()
     bench.places.agent_socket(stray).touch()
-    assert f"agent socket {stray.removeprefix('sbx_')}" in await bench.engine.reap([], dry_run=False)
+    monkeypatch.setattr(cgroups.Group, "destroy", _failing(BROKEN))
+    assert f"agent socket {stray.removeprefix('sbx_')}" in await bench.reap([], dry_run=False)
     assert not bench.places.agent_socket(stray).exists()
     await bench.engine.destroy(worker)
     await bench.assert_nothing_left()

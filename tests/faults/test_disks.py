@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import fcntl
 import os
@@ -134,7 +135,7 @@ def test_a_full_directory_makes_no_disk(full_directory, stage):
 
 
 def test_a_directory_that_fills_up_after_the_admission_makes_no_disk(full_directory, monkeypatch, stage):
-    monkeypatch.setattr(LoopDisks, "_admit", lambda *_: None)
+    monkeypatch.setattr(LoopDisks, "_admitted", lambda *_: contextlib.nullcontext())
     with pytest.raises(DiskSpaceError):
         LoopDisks(full_directory, 0, stage).create("one", SMALL, UID)
     assert list(full_directory.iterdir()) == []

@@ -69,7 +69,7 @@ class Bench:
         assert self.firewall._open == set()
 
     def close(self) -> None:
-        self.do(self.firewall.reap, (), dry_run=False)
+        self.do(self.firewall.reap, set, dry_run=False)
         self.do(self.firewall.stop)
         self.threads.shutdown()
         for worker in self.workers:
@@ -200,7 +200,7 @@ def test_brokers_that_share_a_pool_share_no_address(bench):
         bench.open(4, other=mine)
     assert len(bench.world.wires()) == 6
     for each in (mine, theirs):
-        bench.do(each.reap, (), dry_run=False)
+        bench.do(each.reap, set, dry_run=False)
         bench.do(each.stop)
     bench.assert_nothing_left()
 
@@ -210,8 +210,8 @@ def test_the_next_broker_learns_what_lives_and_reaps_the_rest(bench):
     bench.open(2)
     following = NftFirewall(instance=INSTANCE, pool=rulesets.DEFAULT_POOL)
     for dry_run in (True, True, False):
-        assert bench.do(following.reap, {1}, dry_run=dry_run) == ["network of slot 2"]
-    assert bench.do(following.reap, {1}, dry_run=False) == []
+        assert bench.do(following.reap, lambda: {1}, dry_run=dry_run) == ["network of slot 2"]
+    assert bench.do(following.reap, lambda: {1}, dry_run=False) == []
     assert bench.world.wires() == bench.chains() == ["jsb1234abcd0001"]
     bench.do(following.stop)
     assert bench.chains() == ["jsb1234abcd0001"], "a claimed sandbox lives on, and so does its policy"

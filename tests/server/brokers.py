@@ -27,6 +27,8 @@ TEMPLATES = {
     "small-memory": "min_idle = 0\n[limits]\nmemory_mib = 256\n",
     "small-disk": "min_idle = 0\n[limits]\ndisk_mib = 16\ndisk_inodes = 1024\n",
     "many-processors": "min_idle = 0\n[limits]\ncpus = 512.0\n",
+    "three-places": "min_idle = 0\nmax_total = 3\n[limits]\ndisk_mib = 16\ndisk_inodes = 1024\n",
+    "twenty-places": "min_idle = 2\nmax_total = 20\n[limits]\ndisk_mib = 16\ndisk_inodes = 1024\n",
     "only-one": "min_idle = 0\nmax_total = 1\n[limits]\ndisk_mib = 64\n",
 }
 

@@ -12,6 +12,7 @@ from tornado.httpclient import HTTPClientError
 from traitlets.config import Config
 
 from jupyter_sandbox import events
+from jupyter_sandbox.terms import Term
 from tests.attacks.far_ends import far_end, saying
 from tests.conftest import eventually, stop_broker
 from tests.server.notebook import V1
@@ -111,12 +112,17 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     await rest("PATCH", sandbox, "files", "b", body={"path": "c"})
     await rest.delete(sandbox, "files", "c")
     await rest.delete(*context.parts)
+    service = rest.services.sandboxes
+    service._claimed[sandbox].term = Term.begun(service._clock() - 60, 70, is_renewed_by_use=False)
+    await service.tick()
     await rest.delete(sandbox)
 
     claimed = await audit.one(events.SandboxClaimed)
     assert (claimed["sandbox_id"], claimed["owner"], claimed["request_id"]) == (sandbox, "*", "claim-1")
     assert (claimed["origin"], claimed["template"], claimed["timeout_s"]) == ("claim", "python", 60)
     assert (await audit.one(events.SandboxRenewed))["timeout_s"] == 70
+    soon = await audit.one(events.SandboxEndsSoon)
+    assert (soon["owner"], 5 < soon["left_s"] < 11) == ("*", True)
     started = await audit.one(events.ContextStarted)
     assert (started["context_id"], started["kernel_name"], started["owner"]) == (context.id, "sandbox-python", "*")
     run = await audit.one(events.ExecutionStarted, code_characters=len(CODE))

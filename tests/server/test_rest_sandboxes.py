@@ -73,7 +73,7 @@ async def test_a_renewal_counts_from_now(rest):
     renewed = await rest.post(sandbox_id, "renew", body={"timeout_s": 600})
     assert renewed.status == 200
     await rest.services.sandboxes.tick()
-    assert rest.services.sandboxes._claimed[sandbox_id].ends_at - rest.services.sandboxes._clock() > 590
+    assert rest.services.sandboxes._claimed[sandbox_id].term.ends_at - rest.services.sandboxes._clock() > 590
 
 
 async def test_the_same_key_gives_the_same_sandbox_while_it_lives(rest):

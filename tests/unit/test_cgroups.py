@@ -288,6 +288,16 @@ def test_a_group_that_cannot_be_frozen_in_time_goes_on(freezer, monkeypatch):
     assert file.read_text() in ("THAWED", "0")
 
 
+def test_a_frozen_group_that_nobody_owns_is_thawed_so_that_it_ends(freezer):
+    group, file, _ = freezer
+    file.write_text("FROZEN" if group.version == 1 else "1")
+    thawed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cgroups.Group, "remove", lambda _: thawed.append(file.read_text()))
+        group.destroy()
+    assert thawed in (["THAWED"], ["0"])
+
+
 def test_a_group_without_a_freezer_says_so(hierarchy):
     group = hierarchy.create("sbx_1", LIMITS)
     assert not group.can_freeze

@@ -141,6 +141,7 @@ async def test_a_look_at_the_pool_shows_what_the_last_one_has_learnt(jp_asyncio_
         "workers python claimed": 2,
         "workers python passing": 1,
         "workers_max python": 200,
+        "template_failing python": 0,
     }
     await eventually(lambda: pool._known == report(2))
     assert shown(pool)["workers python idle"] == 2

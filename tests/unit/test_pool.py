@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from jupyter_sandbox import pool
-from jupyter_sandbox.errors import StartError
-from jupyter_sandbox.pool import Pool, Snapshot, backoff_s, plan
+from jupyter_sandbox import breaker, pool
+from jupyter_sandbox.breaker import backoff_s
+from jupyter_sandbox.errors import CapacityError, StartError
+from jupyter_sandbox.pool import Pool, Snapshot, plan
 from jupyter_sandbox.specs import Template
 from tests.conftest import eventually
 
@@ -187,8 +188,8 @@ async def test_the_pool_stops_at_the_total_and_goes_on_below_it():
 @pytest.fixture
 def impatient(monkeypatch):
     waits: list[float] = []
-    monkeypatch.setattr(pool, "_FIRST_BACKOFF_S", 0.001)
-    monkeypatch.setattr(pool, "_MAX_BACKOFF_S", 0.004)
+    monkeypatch.setattr(breaker, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(breaker, "_MAX_WAIT_S", 0.004)
     original = pool.backoff_s
     monkeypatch.setattr(pool, "backoff_s", lambda failures: waits.append(original(failures)) or waits[-1])
     return waits
@@ -214,8 +215,10 @@ async def test_after_a_recovery_the_waiting_starts_again_from_the_beginning(impa
         assert impatient == [0.001, 0.002, 0.001]
 
 
-async def test_one_broken_template_does_not_starve_another(impatient):
-    broken, good = Template(name="broken"), Template(name="good")
+async def test_one_broken_template_does_not_keep_another_waiting(monkeypatch):
+    # once: the loop slept after a failure, up to 30 s, whatever other templates needed meanwhile
+    monkeypatch.setattr(pool, "backoff_s", lambda _: 3600.0)
+    broken, good = Template(name="broken"), Template(name="good", min_idle=1)
     async with running() as (subject, factory, _):
 
         async def make(template):
@@ -225,9 +228,90 @@ async def test_one_broken_template_does_not_starve_another(impatient):
 
         subject._make = make
         subject.want(broken)
+        await asyncio.sleep(0)
         subject.want(good)
         await eventually(lambda: subject.warm() == ["good0"])
-        await eventually(lambda: len(impatient) > 3)
+        assert subject.take(good) == "good0"
+        await eventually(lambda: subject.warm() == ["good1"])
+
+
+async def test_where_there_is_no_room_the_wait_does_not_grow():
+    async with running() as (subject, factory, _):
+        factory.failures = [CapacityError("full", retry_after_s=5) for _ in range(9)]
+        subject.want(PYTHON)
+        for _ in range(9):
+            await eventually(lambda: "python" in subject._again_at)
+            assert subject._again_at["python"] - asyncio.get_running_loop().time() < 7
+            subject._again_at = {}
+            subject.wake()
+        await eventually(lambda: len(subject.warm()) == 2)
+
+
+async def test_the_same_reason_is_told_once_until_a_start_succeeds(caplog):
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    async with running() as (subject, factory, _):
+        full = CapacityError("full", retry_after_s=5)
+        factory.failures = [full, full, full]
+        subject.want(PYTHON)
+        for calls in (1, 2, 3):
+            await eventually(lambda calls=calls: factory.calls == calls and "python" in subject._again_at)
+            subject._again_at = {}
+            subject.wake()
+        await eventually(lambda: len(subject.warm()) == 2)
+        assert told() == ["no warm worker of template python: full"]
+        factory.failures = [full]
+        subject.take(PYTHON)
+        await eventually(lambda: len(told()) == 2)
+
+
+async def test_who_waits_gets_the_worker_that_is_being_started_and_nobody_else_does():
+    async with running() as (subject, factory, _):
+        assert await subject.take_next(PYTHON, 60) is None, "there is none"
+        factory.gate.clear()
+        subject.want(PYTHON)
+        await eventually(lambda: factory.at_once == 1)
+        waiting = asyncio.create_task(subject.take_next(PYTHON, 60))
+        await asyncio.sleep(0)
+        assert await subject.take_next(PYTHON, 60) is None, "somebody waits for it"
+        assert await subject.take_next(Template(name="r"), 60) is None
+        factory.gate.set()
+        assert await waiting == "python0"
+        await eventually(lambda: subject.warm() == ["python1", "python2"])
+
+
+async def test_who_waits_is_told_why_there_is_none():
+    async with running() as (subject, factory, _):
+        factory.gate.clear()
+        factory.failures = [StartError("no")]
+        subject.want(PYTHON)
+        await eventually(lambda: factory.at_once == 1)
+        waiting = asyncio.create_task(subject.take_next(PYTHON, 60))
+        await asyncio.sleep(0)
+        factory.gate.set()
+        with pytest.raises(StartError):
+            await waiting
+
+
+@pytest.mark.parametrize("how", ["time", "cancelled", "cancelled when it has come"])
+async def test_a_worker_that_nobody_waits_for_any_more_is_kept_or_ended(how):
+    async with running() as (subject, factory, _):
+        factory.gate.clear()
+        subject.want(PYTHON)
+        await eventually(lambda: factory.at_once == 1)
+        waiting = asyncio.create_task(subject.take_next(PYTHON, 0 if how == "time" else 60))
+        await asyncio.sleep(0)
+        if how == "cancelled when it has come":
+            subject._waiting.add_done_callback(lambda _: waiting.cancel())
+            factory.gate.set()
+        elif how == "cancelled":
+            waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() or waiting.result() is None
+        factory.gate.set()
+        await eventually(lambda: len(subject.warm()) == 2)
+        assert set(factory.made) == {*subject.warm(), *factory.gone}
 
 
 async def test_an_unforeseen_error_of_one_start_does_not_end_the_pool(impatient):

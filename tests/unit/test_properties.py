@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from jupyter_sandbox import launch, workspace
+from jupyter_sandbox.breaker import backoff_s
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError, TemplateError
 from jupyter_sandbox.guards import ids, processes
 from jupyter_sandbox.open_requests import OpenRequests
-from jupyter_sandbox.pool import Snapshot, backoff_s, plan
+from jupyter_sandbox.pool import Snapshot, plan
 from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
 from jupyter_sandbox.templates import parse
 from sandbox_worker import messages

@@ -14,13 +14,14 @@ import os
 import selectors
 import signal
 import socket
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sandbox_worker import children, kernel, linux, messages, standby
 from sandbox_worker.children import HOME, LOG_BYTES, Process
+from sandbox_worker.patience import LOOK_S, Patience
 from sandbox_worker.protocol import (
+    LEASE_S,
     TO_AGENT,
     Bind,
     Bound,
@@ -30,6 +31,7 @@ from sandbox_worker.protocol import (
     Failed,
     Log,
     ReadLog,
+    Renew,
     Resize,
     Signal,
     StandBy,
@@ -48,8 +50,7 @@ _MAX_DRAINS: Final = 16
 _DISK_FULL_BYTES: Final = 128 * 1024
 _RELAY_POLL_S: Final = 0.02
 _WARM_ORPHAN_S: Final = 8
-_BOUND_ORPHAN_S: Final = 900
-"""How long an agent lives without a broker; whoever owns a kernel starts one in seconds. See `Agent._patience_s`."""
+"""How long a warm agent lives without a broker: nobody will miss it. See `Agent._patience_s`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Agent:
         self._starting: list[Relay] = []
         self._standby: standby.Standby | None = None
         self._bound = False
-        self._alone_since = time.monotonic()
+        self._patience = Patience()
 
     def serve(self) -> NoReturn:
         """Run until the worker is killed."""
@@ -96,7 +97,8 @@ class Agent:
         self._selector.register(reader, selectors.EVENT_READ, lambda _mask: self._reap(reader))
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         while True:
-            for key, mask in self._selector.select(_RELAY_POLL_S if self._starting else self._patience_s()):
+            wait_s = _RELAY_POLL_S if self._starting else min(LOOK_S, self._patience_s())
+            for key, mask in self._selector.select(wait_s):
                 if self._selector.get_map().get(key.fd) is key:  # not closed by an earlier handler of this round
                     handler: Handler = key.data
                     handler(mask)
@@ -104,20 +106,21 @@ class Agent:
             if self._patience_s() == 0:
                 os._exit(0)  # pid 1: everything in the worker ends with it
 
-    def _patience_s(self) -> float | None:
-        """Return how long to wait for a broker; None while one is connected.
+    def _patience_s(self) -> float:
+        """Return how long to wait for a word of a broker.
 
-        A worker that nobody knows of must not live for ever: its broker may have died before it wrote down the pid.
+        A worker that nobody knows of must not live for ever: its broker may have died before it wrote down the pid,
+        none may come after it, or it may be there and do nothing. Whoever owns a kernel starts another in seconds.
         """
-        if self._connection is not None:
-            return None
-        limit_s = _BOUND_ORPHAN_S if self._bound else _WARM_ORPHAN_S
-        return max(0.0, self._alone_since + limit_s - time.monotonic())
+        is_nobodys = self._connection is None and not self._bound
+        limit_s = _WARM_ORPHAN_S if is_nobodys else 2 * LEASE_S
+        return self._patience.left_s(limit_s)
 
     def _accept(self, _mask: int) -> None:
         connection, _ = self._listener.accept()
         self._disconnect()
         self._connection = connection
+        self._patience.renew()
         self._selector.register(connection, selectors.EVENT_READ, lambda _mask: self._receive(connection))
 
     def _disconnect(self) -> None:
@@ -125,7 +128,7 @@ class Agent:
             self._selector.unregister(self._connection)
             self._connection.close()
             self._connection = None
-            self._alone_since = time.monotonic()
+            self._patience.renew()
 
     def _receive(self, connection: socket.socket) -> None:
         try:
@@ -139,6 +142,7 @@ class Agent:
             self._disconnect()
             return
         request, descriptors = received
+        self._patience.renew()
         try:
             answer = self._handle(request, descriptors)
         except (OSError, ValueError) as error:
@@ -181,6 +185,8 @@ class Agent:
             case ReadLog():
                 process = self._processes.get(request.target)
                 return Log(text=process.tail(LOG_BYTES) if process else "")
+            case Renew():
+                return None
             case Describe():
                 return Description(bound=self._bound, running=tuple(self._processes))
         return Failed(reason="the worker is not bound to a sandbox")

@@ -2,9 +2,9 @@
 
 Broker to zygote: Configure once, then Fork. An agent that starts as a container says Ready or Failed on the hand-over
 socket and gets Serve, once. Broker to agent: StandBy at most once, Bind once, then StartKernel, StartCommand, Signal,
-Resize, ReadLog, Describe. Every request but Signal and Resize is answered by the message named in its docstring or by
-Failed; Exited comes unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly and believes
-only what concerns that worker.
+Resize, ReadLog, Describe, Renew. Every request but Signal, Resize and Renew is answered by the message named in its
+docstring or by Failed; Exited comes unasked. Whatever comes *from* an agent is hostile: the broker decodes it strictly
+and believes only what concerns that worker.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
 """Order of a kernel's five sockets: port 1 to 5, and the order of the listeners passed along with StartKernel."""
 
+
+LEASE_S = 450
+"""For how long an agent counts on its broker after a word of it. After twice that in silence it ends its worker."""
 
 PYTHON = "{python}"
 """As a kernel's program: the Python of its worker, wherever that lies there."""
@@ -210,6 +213,11 @@ class Description:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Renew:
+    """To the agent, each third of LEASE_S: its broker is there and knows it. No answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exited:
     """From the agent, unasked: a kernel or command ended.
 
@@ -236,5 +244,5 @@ TO_ZYGOTE = (Configure, Fork)
 FROM_ZYGOTE = (Ready, Forked, Failed)
 TO_CONTAINER = (Serve,)
 FROM_CONTAINER = (Ready, Failed)
-TO_AGENT = (StandBy, Bind, StartKernel, StartCommand, Signal, Resize, ReadLog, Describe)
+TO_AGENT = (StandBy, Bind, StartKernel, StartCommand, Signal, Resize, ReadLog, Describe, Renew)
 FROM_AGENT = (StandingBy, Bound, Started, Log, Description, Exited, Failed)

@@ -64,13 +64,13 @@ class WatchDirHandler(_WatchingHandler):
             async with watching as watch:
                 yield {"start": {}}
                 async for found in watch:
-                    self.services.sandboxes.find_ready(self.box.owner, sandbox)  # its disk may be kept by a reader
+                    self.services.sandboxes.find(self.box.owner, sandbox)  # its disk may be kept by who still reads
                     for event in _events(found):
                         yield {"filesystem": event}
                     if not found and not until.done():
                         yield {"keepalive": {}}
             raise connect.TimeIsOverError
-        except (errors.UnknownSandboxError, errors.ConflictError):
+        except errors.UnknownSandboxError:
             raise StreamClosedError from None  # as SDKs expect
         finally:
             if timer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,7 @@ def claim(times: Times) -> Record:
     """The body of a claim."""
     return Record(
         name="Claim",
-        build=Claim,
+        build=functools.partial(Claim, is_renewed_by_use=True),
         fields={
             "template": Field(shape=TEMPLATE, summary="Name of the template.", default="python"),
             "timeout_s": Field(

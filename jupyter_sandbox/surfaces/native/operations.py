@@ -34,6 +34,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
         errors.CapacityError,
         errors.DiskSpaceError,
         errors.StartError,
+        errors.TemplateFailingError,
     )
     return (
         Operation(

@@ -1,0 +1,63 @@
+"""Takes over a claimed sandbox that outlived its broker: what its record says, and what its agent says runs."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from jupyter_sandbox import lifecycle
+from jupyter_sandbox.broker import commands, pausing
+from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.guards import ids
+from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.lifecycle import WorkerState
+from sandbox_worker import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jupyter_sandbox.broker.sandbox import Sandbox
+    from jupyter_sandbox.engines import Engine
+    from jupyter_sandbox.ledger import Record
+
+_MAX_RUNNING: Final = 1024
+
+log = logging.getLogger(__name__)
+
+
+async def take_over(
+    sandbox: Sandbox,
+    record: Record,
+    engine: Engine,
+    connect: Callable[[Sandbox], Awaitable[None]],
+    write: pausing.Write,
+) -> bool:
+    """Make `sandbox`, of which only the worker is known, what it was; whether that can be done.
+
+    `connect` connects to its agent. What was paused is thawed for a moment: only its agent knows what is in it.
+    """
+    kills = sandbox.worker.out_of_memory_kills()
+    sandbox.seats = set(record.seats)
+    sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
+    try:
+        if record.paused:
+            await engine.resume(sandbox.worker)
+        await connect(sandbox)
+        description = await sandbox.reach().ask(protocol.Describe(), protocol.Description)
+    except SandboxError as error:
+        log.warning("sandbox %s cannot be recovered: %s", sandbox.id, error)
+        return False
+    sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
+    sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
+    sandbox.on_behalf = record.on_behalf
+    sandbox.cwd = record.workspace or HOME
+    running = set(description.running)
+    orphans = {name for name in running if ids.is_command_id(name)}
+    if running - sandbox.seats - orphans or len(running) > _MAX_RUNNING:
+        log.warning("sandbox %s is given up: its agent speaks of kernels that never were", sandbox.id)
+        return False
+    sandbox.kernels = dict.fromkeys(running & set(sandbox.kernels), kills)
+    await commands.end_orphans(sandbox, orphans)
+    if record.paused:
+        await pausing.pause_again(sandbox, engine, write)
+    return description.bound

@@ -1,0 +1,31 @@
+"""What a broker does now and then, whoever asks for what: it tells its agents that it is there, and reaps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from jupyter_sandbox.errors import SandboxError
+from sandbox_worker.protocol import LEASE_S
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.broker.registry import Registry
+
+EVERY_S: Final = LEASE_S / 3
+
+log = logging.getLogger(__name__)
+
+
+async def keep_up(registry: Registry, *, every_s: float = EVERY_S) -> None:
+    """Do it for ever. What fails is tried again the next time: a broker without it still serves."""
+    while True:
+        await asyncio.sleep(every_s)
+        await registry.renew()
+        try:
+            for what in await registry.reap(dry_run=False):
+                log.warning("reaped %s, which nobody owned", what)
+        except SandboxError as error:  # the container engine is away
+            log.warning("what nobody owns could not be looked for: %s", error)
+        except Exception:
+            log.exception("what nobody owns could not be looked for")

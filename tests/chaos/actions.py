@@ -1,0 +1,280 @@
+"""What is done to the system, step by step: each picks its target by a number, and tells the history what it saw."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+
+from tests.chaos.history import Context, History, Sandbox
+from tests.chaos.system import READY_S, Answer, System
+from tests.conftest import wait_until
+
+TEMPLATE = "small"
+MARKER = "marker"
+COUNT = "n = globals().get('n', 0) + 1; print({token!r}, n)"
+LINES = 40
+STREAM = (
+    "import time\nprint('begun', flush=True)\nfor i in range({lines}): print(i, flush=True); time.sleep({pause_s})\n"
+)
+FILL = """
+import os
+with open('/sandbox/filler', 'wb', buffering=0) as file:
+    try:
+        while True: file.write(bytes(1 << 16))
+    except OSError as error: print(error.errno)
+"""
+MOST = 4
+
+
+class Chaos:
+    """One run: a system, and the history of what was done to it."""
+
+    ACTIONS = (
+        "claim",
+        "add_context",
+        "run",
+        "stream",
+        "upload",
+        "download",
+        "restart",
+        "fill",
+        "release",
+        "kill_broker",
+        "kill_zygote",
+        "kill_kernel",
+        "kill_agent",
+        "cut_upload",
+    )
+
+    def __init__(self, system: System) -> None:
+        self.system, self.history = system, History()
+        self.executions = 0
+        self.recovered_s: list[float] = []
+
+    def act(self, action: str, pick: int) -> None:
+        """Do one thing, if there is something to do it to, and look whether everything is as it must be."""
+        began = time.monotonic()
+        if getattr(self, action)(pick) is not None:
+            self.history.note(f"{action} {time.monotonic() - began:.2f} s")
+            self.history.listed(self.system.listed())
+
+    # -- what a client does
+
+    def claim(self, _pick: int) -> bool | None:
+        """A sandbox, which must be new."""
+        if len(self.history.sandboxes) >= MOST:
+            return None
+        answer = self._ask("POST", body={"template": TEMPLATE})
+        assert answer.status == 201, answer
+        sandbox_id = answer.body["id"]
+        before = self._ask("GET", sandbox_id, "files", "", status={200}).body["entries"]
+        self.history.claimed(sandbox_id, " ".join(entry["name"] for entry in before))
+        self._ask("PUT", sandbox_id, "files", MARKER, raw=sandbox_id.encode(), status={200, 201, 204})
+        self.history.sandboxes[sandbox_id].files[MARKER] = {sandbox_id.encode()}
+        return True
+
+    def add_context(self, pick: int) -> bool | None:
+        """A kernel more in a sandbox."""
+        found = self._sandbox(pick)
+        if found is None or len(found[1].contexts) >= 2:
+            return None
+        answer = self._ask("POST", found[0], "contexts", body={})
+        assert answer.status == 201, answer
+        found[1].contexts[answer.body["id"]] = Context()
+        return True
+
+    def run(self, pick: int) -> bool | None:
+        """Code whose output says which it is, and how often code was run there."""
+        found = self._context(pick)
+        if found is None:
+            return None
+        sandbox_id, _, context_id, context = found
+        deadline = time.monotonic() + READY_S
+        while True:
+            token = secrets.token_hex(6)
+            answer = self._execute(sandbox_id, context_id, COUNT.format(token=token))
+            if answer.status == 200 and answer.body["outcome"] == "ok":
+                self.history.ran(context, token, text_of(answer))
+                return True
+            self.history.is_unsure(context)
+            assert time.monotonic() < deadline, f"the kernel does not come back: {answer}"
+            time.sleep(0.2)
+
+    def stream(self, pick: int) -> bool | None:
+        """Output of many pieces, with nothing killed meanwhile."""
+        return self._through(pick, None)
+
+    def upload(self, pick: int) -> bool | None:
+        """A file anew."""
+        found = self._sandbox(pick)
+        if found is None:
+            return None
+        name, content = f"file{pick % 3}", secrets.token_bytes(64 + pick % 100_000)
+        answer = self._ask("PUT", found[0], "files", name, raw=content, status={200, 201, 204, 507})
+        assert answer.status != 507 or found[1].is_full, answer
+        self.history.wrote(found[1], name, content, is_done=answer.status != 507)
+        return True
+
+    def cut_upload(self, pick: int) -> bool | None:
+        """An upload whose client goes away in the middle: the old file is there, whole."""
+        found = self._sandbox(pick)
+        if found is None:
+            return None
+        self.system.half_upload(found[0], f"file{pick % 3}", 100_000, 1 + pick % 90_000)
+        return self.download(pick)
+
+    def download(self, pick: int) -> bool | None:
+        """Every file of a sandbox."""
+        found = self._sandbox(pick)
+        if found is None:
+            return None
+        for name in [*found[1].files, f"file{pick % 3}"]:
+            answer = self._ask("GET", found[0], "files", name, download="1", status={200, 404})
+            self.history.read(found[1], name, answer.body if answer.status == 200 else None)
+        return True
+
+    def restart(self, pick: int) -> bool | None:
+        """A kernel anew in its place."""
+        found = self._context(pick)
+        if found is None:
+            return None
+        answer = self._ask("POST", found[0], "contexts", found[2], "restart", status={200})
+        assert answer.body["id"] == found[2]
+        self.history.began_anew(found[3])
+        return True
+
+    def fill(self, pick: int) -> bool | None:
+        """The disk of a sandbox until there is no room."""
+        found = self._context(pick)
+        if found is None or found[1].is_full:
+            return None
+        self.run(pick)
+        answer = self._execute(found[0], found[2], FILL)
+        assert (answer.body["outcome"], text_of(answer)) == ("ok", "28\n"), answer
+        found[1].is_full = True
+        return self.download(pick)
+
+    def release(self, pick: int) -> bool | None:
+        """The end of a sandbox."""
+        found = self._sandbox(pick)
+        if found is None:
+            return None
+        self._ask("DELETE", found[0], status={204})
+        self.history.ended(found[0])
+        assert self._ask("GET", found[0]).status == 404
+        return True
+
+    # -- what goes wrong
+
+    def kill_broker(self, pick: int) -> bool | None:
+        """In the middle of output, if something runs: nothing is lost with it."""
+        began = time.monotonic()
+        if self._through(pick, self.system.kill_broker) is None:
+            self.system.kill_broker()
+        self.system.ready()
+        self.recovered_s.append(time.monotonic() - began)
+        return True
+
+    def kill_zygote(self, pick: int) -> bool | None:
+        """It is of no importance to what lives."""
+        if self._through(pick, self.system.kill_zygote) is None:
+            self.system.kill_zygote()
+        return True
+
+    def kill_kernel(self, pick: int) -> bool | None:
+        """It comes back in its sandbox with the files, and has forgotten the rest."""
+        found = self._context(pick)
+        if found is None:
+            return None
+        self.run(pick)
+        answer = self._execute(found[0], found[2], "import os; print(os.getpid())")
+        if answer.status != 200 or answer.body["outcome"] != "ok":
+            return None
+        pid = int(text_of(answer))
+        result = self._through(pick, lambda: self.system.kill_kernel(found[0], pid), outcomes={"died", "ok"})
+        self.history.began_anew(found[3])
+        self.run(pick)
+        self.download(pick)
+        return result
+
+    def kill_agent(self, pick: int) -> bool | None:
+        """The sandbox is lost, and said to be."""
+        found = self._sandbox(pick)
+        if found is None:
+            return None
+        self.system.kill_agent(found[0])
+        wait_until(lambda: self._ask("GET", found[0]).status == 404, READY_S)
+        self.history.ended(found[0])
+        return True
+
+    def finish(self) -> None:
+        """Give everything back."""
+        while self.history.sandboxes:
+            self.act("release", 0)
+
+    # -- inside
+
+    def _through(self, pick: int, kill, outcomes=frozenset({"ok"})) -> bool | None:
+        """Run code that prints many lines, kill something in the middle, and look at what came of it."""
+        found = self._context(pick)
+        if found is None:
+            return None
+        self.run(pick)
+        code = STREAM.format(lines=LINES, pause_s=0.01)
+        started = self._ask(
+            "POST", found[0], "contexts", found[2], "executions", body={"code": code, "timeout_s": 50, "detached": True}
+        )
+        assert started.status in {200, 201, 202}, started
+        where = (found[0], "contexts", found[2], "executions", started.body["id"])
+        if kill is not None:
+            wait_until(lambda: "begun" in text_of(self._ask("GET", *where, status={200})), READY_S)
+            kill()
+        wait_until(lambda: self._ask("GET", *where, status={200}).body["outcome"] is not None, READY_S)
+        end = self._ask("GET", *where, status={200})
+        assert end.body["outcome"] in outcomes, end
+        lines = text_of(end).split()
+        assert lines[:1] == ["begun"], lines
+        self.executions += 1
+        self.history.streamed([int(line) for line in lines[1:]], LINES, is_whole=end.body["outcome"] == "ok")
+        return True
+
+    def _execute(self, sandbox_id: str, context_id: str, code: str) -> Answer:
+        self.executions += 1
+        body = {"code": code, "timeout_s": 30}
+        return self._ask("POST", sandbox_id, "contexts", context_id, "executions", body=body)
+
+    def _ask(self, method: str, *parts: str, status: set[int] | None = None, **how) -> Answer:
+        """Ask; again while the broker is away, which is said by 503."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            answer = self.system.request(method, *parts, **how)
+            if answer.status != 503:
+                break
+            assert time.monotonic() < deadline, answer
+            time.sleep(0.1)
+        assert status is None or answer.status in status, (method, parts, answer)
+        return answer
+
+    def _sandbox(self, pick: int) -> tuple[str, Sandbox] | None:
+        living = list(self.history.sandboxes.items())
+        return living[pick % len(living)] if living else None
+
+    def _context(self, pick: int) -> tuple[str, Sandbox, str, Context] | None:
+        all_of_them = [
+            (sandbox_id, sandbox, context_id, context)
+            for sandbox_id, sandbox in self.history.sandboxes.items()
+            for context_id, context in sandbox.contexts.items()
+        ]
+        return all_of_them[pick % len(all_of_them)] if all_of_them else None
+
+
+def text_of(answer: Answer) -> str:
+    """What an execution printed."""
+    return "".join(output.get("text", "") for output in answer.body["outputs"] if output["output_type"] == "stream")
+
+
+def audited(system: System, kind: str) -> list[str]:
+    """The sandboxes of all events of a kind."""
+    events = [json.loads(line) for line in system.audit.read_text().splitlines()]
+    return [each["sandbox_id"] for each in events if each["__schema__"].endswith(f"/{kind}/v1")]

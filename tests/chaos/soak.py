@@ -1,0 +1,137 @@
+"""As long as one likes: `python -m tests.chaos.soak --minutes 60`. What is used is written down while it goes on.
+
+A line of JSON for each look, at the end a table: what grew for each 1 000 executions, and whether anything is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.chaos.actions import Chaos, audited
+from tests.chaos.system import System, a_system, children
+from tests.conftest import broker_pid, wait_until
+from tests.faults.test_churn import mounts
+from tests.faults.test_disks import loops
+
+FAULTS = ("kill_broker", "kill_zygote", "kill_kernel", "kill_agent")
+EVERY_S = 10
+
+
+@dataclass(frozen=True)
+class Look:
+    """What server and broker use at a moment."""
+
+    at_s: float
+    executions: int
+    server_mib: float
+    broker_mib: float
+    server_files: int
+    broker_files: int
+    broker_age_s: float
+    mounts: int
+    loops: int
+    processes: int
+
+
+def look(system: System, chaos: Chaos, began: float) -> Look:
+    """Look at everything that could grow."""
+    server, broker = system.process.pid, broker_pid() or 0
+    return Look(
+        at_s=round(time.monotonic() - began, 1),
+        executions=chaos.executions,
+        server_mib=resident_mib(server),
+        broker_mib=resident_mib(broker),
+        server_files=files(server),
+        broker_files=files(broker),
+        broker_age_s=age_s(broker),
+        mounts=mounts("self"),
+        loops=len(loops(system.tree.directory)),
+        processes=len(system.tree.processes()) + len(children(server)),
+    )
+
+
+def resident_mib(pid: int) -> float:
+    """The memory of a process that no other has, MiB."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return round(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024, 2)
+
+
+def files(pid: int) -> int:
+    """How many files it has open."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def age_s(pid: int) -> float:
+    """How long it has been there."""
+    try:
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0.0
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"), 1)
+
+
+def slope(looks: list[Look], name: str) -> float:
+    """How much a figure grew for each 1 000 executions: a straight line through the looks of the second half."""
+    half = looks[len(looks) // 2 :]
+    xs, ys = [each.executions / 1000 for each in half], [getattr(each, name) for each in half]
+    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - mean_x) ** 2 for x in xs)
+    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
+
+
+def main() -> int:
+    """Run, and say what came of it; 1 when something was lost, doubled or left."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
+    parser.add_argument("--faults", type=float, default=0.05, help="how many of 1 actions kill something")
+    parser.add_argument("--output", type=Path, default=Path("soak.jsonl"))
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    print(f"seed {options.seed}", flush=True)
+    gentle = [action for action in Chaos.ACTIONS if action not in FAULTS]
+    looks: list[Look] = []
+    with a_system() as system, options.output.open("w") as output:
+        chaos = Chaos(system)
+        began = looked = time.monotonic()
+        first = look(system, chaos, began)
+        while time.monotonic() - began < options.minutes * 60:
+            kind = FAULTS if chance.random() < options.faults else gentle
+            chaos.act(chance.choice(kind), chance.randrange(1 << 20))
+            del chaos.history.steps[:-200]
+            if time.monotonic() - looked > EVERY_S:
+                looked = time.monotonic()
+                looks.append(look(system, chaos, began))
+                print(json.dumps(asdict(looks[-1])), file=output, flush=True)
+        chaos.finish()
+        wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
+        chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
+        last = look(system, chaos, began)
+    print(
+        f"{chaos.executions} executions, {len(chaos.history.ever)} sandboxes, {len(chaos.recovered_s)} brokers killed"
+    )
+    if chaos.recovered_s:
+        print(f"a broker was back after {max(chaos.recovered_s):.1f} s at most")
+    for name in ("server_mib", "broker_mib", "server_files", "broker_files", "mounts", "loops", "processes"):
+        before, after = getattr(first, name), getattr(last, name)
+        grown = f"{slope(looks, name):+.3f} for each 1 000 executions" if len(looks) > 3 else ""
+        print(f"{name:14}{before:>10} at first{after:>10} at last   {grown}")
+    print("nothing was lost, doubled or left")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

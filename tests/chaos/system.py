@@ -1,0 +1,174 @@
+"""The real system under test: a broker, a Jupyter server in a process of its own, and a hand to kill what they are made of.
+
+Everything is synchronous: one step after the other is what a history is made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from jupyter_sandbox.broker.app import ENGINE_VARIABLE
+from tests.conftest import broker_pid, stop_broker, wait_until
+from tests.faults.conftest import Tree
+from tests.server.server_process import TOKEN, a_server
+
+READY_S = 60
+SMALL = "min_idle = 2\nmax_total = 6\n[limits]\nmemory_mib = 512\ndisk_mib = 24\ndisk_inodes = 2048\n"
+SERVER = """
+import logging
+c.EventLogger.handlers = [logging.FileHandler({audit!r})]
+c.SandboxExtension.sandbox_timeout_s = 3600
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer over REST."""
+
+    status: int
+    body: Any
+
+    @property
+    def code(self) -> str:
+        return self.body["code"] if self.status >= 400 else ""
+
+
+class System:
+    """A server and its broker."""
+
+    def __init__(self, directory: Path) -> None:
+        self.tree = Tree(directory)
+        self.tree.template("small", SMALL)
+        self.audit = directory / "audit.jsonl"
+        (directory / "config/jupyter_server_config.py").write_text(SERVER.format(audit=str(self.audit)))
+        self.process = None
+        self.url = ""
+
+    def environment(self) -> dict[str, str]:
+        """What the server and the brokers that it starts have in their environment."""
+        return os.environ | self.tree.environment | {ENGINE_VARIABLE: os.environ[ENGINE_VARIABLE]}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[System]:
+        """The broker first, then the server; at the end nothing may be left."""
+        self.tree.use()
+        self.tree.start()
+        folder = self.tree.directory / "server"
+        folder.mkdir()
+        with a_server(self, folder, "--ServerApp.log_level=ERROR", log=self.tree.directory / "server.log") as (it, url):
+            self.process, self.url = it, url
+            self.ready()
+            yield self
+            assert it.poll() is None, "the server died"
+        stop_broker()
+        self.tree.assert_nothing_left(20)
+
+    def request(self, method: str, *parts: str, body: object = None, raw: bytes | None = None, **query: str) -> Answer:
+        """Ask over REST."""
+        address = urlsplit(self.url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=READY_S)
+        data = raw if raw is not None else None if body is None else json.dumps(body)
+        path = "/".join(("/api/sandboxes", *parts)) + ("?" + "&".join(f"{k}={v}" for k, v in query.items())) * bool(
+            query
+        )
+        try:
+            connection.request(method, path, data, {"Authorization": f"token {TOKEN}"})
+            answer = connection.getresponse()
+            content = answer.read()
+        finally:
+            connection.close()
+        is_json = answer.headers.get_content_type() == "application/json" and not query
+        return Answer(answer.status, json.loads(content) if is_json and content else content)
+
+    def half_upload(self, sandbox_id: str, name: str, total: int, sent: int) -> None:
+        """Begin to write a file, and go away in the middle."""
+        address = urlsplit(self.url)
+        head = f"PUT /api/sandboxes/{sandbox_id}/files/{name} HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Authorization: token {TOKEN}\r\nContent-Length: {total}\r\n\r\n"
+        with socket.create_connection((address.hostname, address.port)) as client:
+            client.sendall(head.encode() + secrets.token_bytes(sent))
+
+    def ready(self) -> None:
+        """Wait until sandboxes can be claimed."""
+        wait_until(lambda: broker_pid() is not None and self.request("GET", "readyz").status == 200, READY_S)
+
+    def listed(self) -> set[str]:
+        """The sandboxes that the server knows."""
+        found, query = set(), {}
+        while True:
+            answer = self.request("GET", **query) if query else self.request("GET")
+            page = answer.body if isinstance(answer.body, dict) else json.loads(answer.body)
+            found |= {each["id"] for each in page["sandboxes"]}
+            if page["next"] is None:
+                return found
+            query = {"cursor": page["next"]}
+
+    # -- what can be killed
+
+    def record(self, sandbox_id: str) -> dict[str, Any]:
+        """What the ledger says of a sandbox."""
+        return self.tree.records()[sandbox_id]
+
+    def kill_broker(self) -> None:
+        """As a crash would; the server starts another when it notices."""
+        self.tree.kill_broker()
+
+    def kill_agent(self, sandbox_id: str) -> None:
+        """End a worker as a whole."""
+        os.kill(self.record(sandbox_id)["pid"], signal.SIGKILL)
+
+    def kill_zygote(self) -> None:
+        """The process that forks workers; another is started when it is needed."""
+        broker = broker_pid()
+        for pid in children(broker) if broker else []:
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "sandbox-zygote":
+                    os.kill(pid, signal.SIGKILL)
+
+    def kill_kernel(self, sandbox_id: str, inner_pid: int) -> None:
+        """One kernel of a sandbox, by its pid inside."""
+        for pid in children(self.record(sandbox_id)["pid"]):
+            with contextlib.suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                numbers = next(line for line in lines if line.startswith("NSpid:")).split()
+                if int(numbers[-1]) == inner_pid:
+                    os.kill(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's children."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def a_system() -> Iterator[System]:
+    """A system in a directory of its own; the environment is as before afterwards."""
+    before = dict(os.environ)
+    os.environ.setdefault(ENGINE_VARIABLE, "embedded")
+    directory = Path(tempfile.mkdtemp(prefix="jsbc", dir="/tmp"))
+    directory.chmod(0o755)
+    system = System(directory)
+    try:
+        with system.running():
+            yield system
+    finally:
+        system.tree.close()
+        shutil.rmtree(directory, ignore_errors=True)
+        os.environ.clear()
+        os.environ.update(before)
