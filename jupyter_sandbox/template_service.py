@@ -8,27 +8,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker import client, template_verbs, verbs
 from jupyter_sandbox.guards import ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-async def listing() -> list[verbs.TemplateReport]:
+async def listing() -> list[template_verbs.TemplateReport]:
     """Return all templates, in the order of their names. Raises SandboxError."""
-    found: list[verbs.TemplateReport] = []
+    found: list[template_verbs.TemplateReport] = []
     while True:
-        request = verbs.ListTemplates(after=found[-1].name if found else "")
-        page = await client.call(request, verbs.TemplateListing)
+        request = template_verbs.ListTemplates(after=found[-1].name if found else "")
+        page = await client.call(request, template_verbs.TemplateListing)
         found += page.templates
         if not page.more:
             return found
 
 
-async def get(name: str) -> verbs.TemplateReport:
+async def get(name: str) -> template_verbs.TemplateReport:
     """Return one template. Raises SandboxError."""
-    return await client.call(verbs.GetTemplate(name=ids.template_name(name)), verbs.TemplateReport)
+    return await client.call(template_verbs.GetTemplate(name=ids.template_name(name)), template_verbs.TemplateReport)
 
 
 async def define(name: str, definition: Mapping[str, Any], *, replace: bool) -> bool:
@@ -36,10 +36,10 @@ async def define(name: str, definition: Mapping[str, Any], *, replace: bool) -> 
 
     Raises SandboxError; ConflictError when it is the operator's, or is there and nothing shall be replaced.
     """
-    request = verbs.DefineTemplate(name=ids.template_name(name), replace=replace, **definition)
-    return (await client.call(request, verbs.TemplateDefined)).is_new
+    request = template_verbs.DefineTemplate(name=ids.template_name(name), replace=replace, **definition)
+    return (await client.call(request, template_verbs.TemplateDefined)).is_new
 
 
 async def delete(name: str) -> None:
     """Forget a template; its sandboxes live on. Raises SandboxError; ConflictError when it is the operator's."""
-    await client.call(verbs.DeleteTemplate(name=ids.template_name(name)), verbs.Done)
+    await client.call(template_verbs.DeleteTemplate(name=ids.template_name(name)), verbs.Done)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import template_shape, templates
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import template_verbs
 from jupyter_sandbox.errors import ConflictError, TemplateError
 from jupyter_sandbox.host import tasks
 from sandbox_worker import messages
@@ -60,22 +60,22 @@ class Catalog:
             if self._known.setdefault(template.name, template) is not template:
                 log.warning("the template %s that was defined is hidden by one of the configuration", template.name)
 
-    def page(self, after: str) -> verbs.TemplateListing:
+    def page(self, after: str) -> template_verbs.TemplateListing:
         """Return the templates that follow `after` by name, as many as one message takes."""
-        found: list[verbs.TemplateReport] = []
+        found: list[template_verbs.TemplateReport] = []
         size = 0
         for name in sorted(name for name in self._known if name > after):
             report = self.report(name)
             size += len(messages.encode(report))
             if found and size > _PAGE_BYTES:
-                return verbs.TemplateListing(templates=tuple(found), more=True)
+                return template_verbs.TemplateListing(templates=tuple(found), more=True)
             found.append(report)
-        return verbs.TemplateListing(templates=tuple(found), more=False)
+        return template_verbs.TemplateListing(templates=tuple(found), more=False)
 
-    def report(self, name: str) -> verbs.TemplateReport:
+    def report(self, name: str) -> template_verbs.TemplateReport:
         """Return what everybody may know of a template. Raises UnknownTemplateError."""
         template = templates.find(self._known, name)
-        return verbs.TemplateReport(
+        return template_verbs.TemplateReport(
             name=template.name,
             description=template.description[:_SHOWN_TEXT],
             is_fixed=template.name in self._fixed,
@@ -89,7 +89,7 @@ class Catalog:
             start=str(template.start),
         )
 
-    async def define(self, request: verbs.DefineTemplate) -> verbs.TemplateDefined:
+    async def define(self, request: template_verbs.DefineTemplate) -> template_verbs.TemplateDefined:
         """Make a template, or replace one that was defined. Raises SandboxError; it is as before then."""
         template = template_shape.judge(request.name, _values(request), self._ceiling)
         async with self._changing:
@@ -107,7 +107,7 @@ class Catalog:
             if before is not None and before != template:
                 await self._give_up(before)
         log.info("template %s is %s", template.name, "defined" if before is None else "replaced")
-        return verbs.TemplateDefined(is_new=before is None)
+        return template_verbs.TemplateDefined(is_new=before is None)
 
     async def delete(self, name: str) -> None:
         """Forget a template that was defined. Raises SandboxError; it is as before then."""
@@ -131,7 +131,7 @@ class Catalog:
         await self._engine.forget(template)
 
 
-def _values(request: verbs.DefineTemplate) -> dict[str, object]:
+def _values(request: template_verbs.DefineTemplate) -> dict[str, object]:
     values = {name: getattr(request, name) for name in template_shape.DEFINITION.fields}
     return values | {"preload": list(request.preload)}
 

@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import commands, verbs
+from jupyter_sandbox.broker import commands, template_verbs, verbs
 from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
@@ -230,14 +230,14 @@ class Server:
             case verbs.Reap():
                 self._require_operator(uid)
                 return verbs.Reaped(found=tuple((await registry.reap(dry_run=request.dry_run))[:500])), []
-            case verbs.ListTemplates():
+            case template_verbs.ListTemplates():
                 return self._catalog.page(request.after), []
-            case verbs.GetTemplate():
+            case template_verbs.GetTemplate():
                 return self._catalog.report(request.name), []
-            case verbs.DefineTemplate():
+            case template_verbs.DefineTemplate():
                 self._require_operator(uid, ForbiddenError)
                 return await self._catalog.define(request), []
-            case verbs.DeleteTemplate():
+            case template_verbs.DeleteTemplate():
                 self._require_operator(uid, ForbiddenError)
                 await self._catalog.delete(request.name)
             case verbs.Retire():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import template_verbs
 from jupyter_sandbox.owners import EVERYBODY, Owner, require_operator
 from tests.attacks import attacker
 from tests.attacks.attacker import STRANGER
@@ -84,16 +84,17 @@ def stranger(shared):
 
 
 def test_another_user_of_the_machine_defines_and_deletes_nothing(shared, stranger):
-    own = "call(verbs.DefineTemplate(**definition), verbs.TemplateDefined)"
+    own = "call(template_verbs.DefineTemplate(**definition), template_verbs.TemplateDefined)"
     shared.run(own, definition=DEFINITION | {"name": "own"})
-    for order in (own, "call(verbs.DeleteTemplate(name='own'), verbs.Done)"):
+    for order in (own, "call(template_verbs.DeleteTemplate(name='own'), verbs.Done)"):
         with pytest.raises(attacker.Refusal) as refused:
             stranger.run(order, definition=DEFINITION)
         assert refused.value.code == "forbidden"
-    names = "result = [each.name for each in call(verbs.ListTemplates(after=''), verbs.TemplateListing).templates]"
+    listing = "call(template_verbs.ListTemplates(after=''), template_verbs.TemplateListing)"
+    names = f"result = [each.name for each in {listing}.templates]"
     assert "own" in stranger.run(names)
     assert "planted" not in shared.run(names)
-    shared.run("call(verbs.DeleteTemplate(name='own'), verbs.Done)")
+    shared.run("call(template_verbs.DeleteTemplate(name='own'), verbs.Done)")
 
 
 @pytest.mark.parametrize(
@@ -110,9 +111,10 @@ def test_another_user_of_the_machine_defines_and_deletes_nothing(shared, strange
 )
 def test_the_broker_judges_once_more(shared, change):
     with pytest.raises(attacker.Refusal) as refused:
-        shared.run("call(verbs.DefineTemplate(**definition), verbs.TemplateDefined)", definition=DEFINITION | change)
+        order = "call(template_verbs.DefineTemplate(**definition), template_verbs.TemplateDefined)"
+        shared.run(order, definition=DEFINITION | change)
     assert refused.value.code in {"invalid_request", "conflict"}
 
 
 def test_every_field_of_a_definition_is_one_of_the_verb():
-    assert set(DEFINITION) == set(verbs.DefineTemplate.__dataclass_fields__)
+    assert set(DEFINITION) == set(template_verbs.DefineTemplate.__dataclass_fields__)

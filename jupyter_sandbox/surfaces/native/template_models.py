@@ -9,7 +9,7 @@ from jupyter_sandbox.surfaces.native import schemas
 from jupyter_sandbox.template_shape import LIMITS
 
 if TYPE_CHECKING:
-    from jupyter_sandbox.broker.verbs import TemplateReport
+    from jupyter_sandbox.broker.template_verbs import TemplateReport
     from jupyter_sandbox.guards.shapes import Schema
 
 _CONFIGURATION: Final = "configuration"
