@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -184,16 +185,27 @@ async def open_disk(sandbox: str) -> int:
     return passed[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keepsake:
+    """The name of the server that may adopt a sandbox, empty if none may, and its note about it."""
+
+    server: str = ""
+    note: str = field(default="", repr=False)
+
+
+NO_KEEPSAKE: Final = Keepsake()
+
+
 class Lease:
     """A claimed sandbox: the connection that keeps it alive, and what was heard on it."""
 
-    def __init__(self, channel: Channel, sandbox: str, cwd: str, template: str) -> None:
+    def __init__(self, channel: Channel, sandbox: str, cwd: str, template: str, created_at: str) -> None:
         """Use `claim` instead."""
         self._channel = channel
         self.sandbox = sandbox
         self.cwd = cwd
         self.template = template
-        self.claimed_at = datetime.now(UTC)
+        self.claimed_at = _time(created_at)
         self._claimed = time.monotonic()
         self.exits: dict[str, verbs.ProcessExited] = {}
         """The end of each kernel and command, by its seat or id, until it is started again."""
@@ -218,10 +230,12 @@ class Lease:
         directory: int | None,
         kernelspec: int | None = None,
         kernel: verbs.Kernel | None = None,
+        keepsake: Keepsake = NO_KEEPSAKE,
     ) -> Lease:
         """Claim a sandbox that shows the open directories, of the notebook and of the kernelspec.
 
-        With `kernel` that is started in it: all or nothing. Raises SandboxError.
+        With `kernel` that is started in it: all or nothing. `keepsake`: for the time when the server, if this is one,
+        has been started anew. Raises SandboxError.
         """
         channel = await connect()
         request = verbs.Claim(
@@ -230,6 +244,8 @@ class Lease:
             workspace_name=workspace_name,
             kernelspec=kernelspec is not None,
             kernel=kernel,
+            server=keepsake.server,
+            note=keepsake.note,
         )
         shown = [descriptor for descriptor in (directory, kernelspec) if descriptor is not None]
         early: list[object] = []  # a kernel may end before we hear that it started
@@ -240,9 +256,9 @@ class Lease:
         except BaseException:
             channel.close()
             raise
-        lease = cls(channel, claimed.sandbox, claimed.cwd, template)
+        lease = cls(channel, claimed.sandbox, claimed.cwd, template, claimed.created_at)
         for event in early:
-            lease._hear(event)
+            lease.hear_of(event)
         if kernel is not None:
             lease.first = claimed.kernel
             lease.tenants.add(kernel.seat)
@@ -273,9 +289,10 @@ class Lease:
                 return
             event, descriptors = received
             messages.close_all(descriptors)
-            self._hear(event)
+            self.hear_of(event)
 
-    def _hear(self, event: object) -> None:
+    def hear_of(self, event: object) -> None:
+        """Take in an event."""
         if isinstance(event, verbs.ProcessExited):
             self.exits[event.target] = event
             self._tell(event.target)
@@ -355,3 +372,12 @@ class Lease:
         """Give the sandbox back; the broker destroys it."""
         self._channel.close()
         self._watch()
+
+
+def _time(text: str) -> datetime:
+    """Return the time that the broker wrote down."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

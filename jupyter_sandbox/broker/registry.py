@@ -11,11 +11,12 @@ import logging
 import os
 import signal
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, commands, kernels, verbs
+from jupyter_sandbox.broker import adoption, binding, commands, kernels, verbs
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     CapacityError,
@@ -64,7 +65,7 @@ class Registry:
         """Start with nothing; `recover` and `pool.run` are the caller's to call."""
         self._engine = engine
         self._ledger = ledger
-        self._places = places
+        self.places = places
         self._mounter = mounter
         self.firewall: Firewall = firewall or NoFirewall()
         self.templates = known_templates
@@ -73,6 +74,7 @@ class Registry:
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._grace_s = 0.0
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
     # -- claiming and ending
@@ -87,11 +89,13 @@ class Registry:
         *,
         kernelspec: int | None = None,
         seat: str | None = None,
+        server: str = "",
+        notes: Mapping[str, str] = MappingProxyType({}),
     ) -> Sandbox:
         """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
 
         `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner; `seat`
-        is that of the kernel that will be started next, so that it is recorded once.
+        is that of the kernel that will be started next, so that it is recorded once. `server` and `notes` are judged.
         """
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
@@ -109,12 +113,13 @@ class Registry:
         try:
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
             sandbox.owner, sandbox.holder = owner, holder
-            sandbox.created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            sandbox.server, sandbox.notes = server, dict(notes)
+            sandbox.created_at = datetime.now(UTC).isoformat()
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
             if seat is not None:
                 sandbox.seats.add(await self._free_seat(sandbox, seat))
-            self._record(sandbox)
+            self.record(sandbox)
             await binding.bind(sandbox, self._mounter, self.firewall, wanted, directory, kernelspec)
         except BaseException:
             await self._destroy(sandbox)
@@ -151,16 +156,25 @@ class Registry:
         sandbox.holder = None
         await self._destroy(sandbox)
 
+    async def leave(self, sandbox: Sandbox) -> None:
+        """Its holder has gone: let it wait for the server that may adopt it, or destroy it."""
+        sandbox.holder = None
+        if sandbox.server and self._grace_s:
+            self._spawn(self._expire(sandbox))
+        else:
+            await self._destroy(sandbox)
+
     # -- kernels and commands
 
     async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
         """Start a kernel. Raises SandboxError."""
-        seat = await self._free_seat(sandbox, request.seat)
-        if seat not in sandbox.seats:
-            sandbox.seats.add(seat)
-            self._record(sandbox)
+        seat, note = await self._free_seat(sandbox, request.seat), adoption.judged(request.note)
+        is_new = seat not in sandbox.seats
+        sandbox.seats.add(seat)
+        if adoption.write(sandbox, seat, note) or is_new:
+            self.record(sandbox)
         owner = None if sandbox.owner == os.getuid() else sandbox.owner
-        return await kernels.start(sandbox, seat, request, self._places, owner)
+        return await kernels.start(sandbox, seat, request, self.places, owner)
 
     async def _free_seat(self, sandbox: Sandbox, name: str) -> ids.KernelSeat:
         """Return the seat `name` if `sandbox` may have a kernel there. Raises SandboxError."""
@@ -179,7 +193,8 @@ class Registry:
             raise StartError(f"kernel {seat} has not ended: its seat is taken")
         if seat in sandbox.seats:
             sandbox.seats.remove(seat)
-            self._record(sandbox)
+            sandbox.notes.pop(seat, None)
+            self.record(sandbox)
 
     async def signal(self, sandbox: Sandbox, target: str, number: int) -> None:
         """Signal a kernel or command; quiet when it has ended."""
@@ -192,7 +207,11 @@ class Registry:
     # -- the broker's own life
 
     async def recover(self, grace_s: float) -> None:
-        """Take over what a dead broker left. A sandbox that nobody attaches to within `grace_s` is destroyed."""
+        """Take over what a dead broker left. What nobody attaches to or adopts within `grace_s` is destroyed.
+
+        The same holds for sandboxes that are left by their server from now on.
+        """
+        self._grace_s = grace_s
         for record in list(self._ledger.records()):
             template = self.templates.get(record.template) or templates.BUILT_IN["python"]
             worker = await self._engine.recover(record, template)
@@ -204,7 +223,7 @@ class Registry:
                 await self._destroy(sandbox)
                 continue
             log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
-            self._spawn(self._expire(sandbox, grace_s))
+            self._spawn(self._expire(sandbox))
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
 
@@ -215,7 +234,7 @@ class Registry:
         found += await asyncio.to_thread(self.firewall.reap, slots, dry_run=dry_run)
         seats = {seat for sandbox in self._sandboxes.values() for seat in sandbox.kernels}
         seats |= {sandbox.standby.prefix.name for sandbox in self._sandboxes.values() if sandbox.standby}
-        for path in sorted((self._places.run / "k").iterdir()):
+        for path in sorted((self.places.run / "k").iterdir()):
             if path.name.partition("-")[0] not in seats:
                 found.append(f"kernel socket {path.name}")
                 if not dry_run:
@@ -240,7 +259,7 @@ class Registry:
         """Start a worker that nobody waits for: its first kernel stands by."""
         sandbox = await self._make(template)
         try:
-            await kernels.stand_by(sandbox, self._places)
+            await kernels.stand_by(sandbox, self.places)
         except BaseException:
             await self._destroy(sandbox)
             raise
@@ -265,13 +284,14 @@ class Registry:
 
     async def _connect(self, sandbox: Sandbox) -> None:
         sandbox.agent = await AgentClient.connect(
-            self._places.agent_socket(sandbox.id),
+            self.places.agent_socket(sandbox.id),
             sandbox.id,
             on_exited=lambda exited: self._exited(sandbox, exited),
             on_lost=lambda: self._lost(sandbox),
         )
 
-    def _record(self, sandbox: Sandbox) -> None:
+    def record(self, sandbox: Sandbox) -> None:
+        """Write down what is known of a sandbox."""
         self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
 
     async def _take_over(self, sandbox: Sandbox, record: Record) -> bool:
@@ -287,6 +307,7 @@ class Registry:
         sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
         sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
         sandbox.cwd = record.workspace or HOME
+        sandbox.server, sandbox.notes = record.server, dict(record.notes)
         running = set(description.running)
         orphans = {name for name in running if ids.is_command_id(name)}
         if running - sandbox.seats - orphans or len(running) > _MAX_RUNNING:
@@ -296,10 +317,13 @@ class Registry:
         await commands.end_orphans(sandbox, orphans)
         return description.bound
 
-    async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:
-        await asyncio.sleep(grace_s)
-        if sandbox.holder is None:
-            log.info("sandbox %s ends: nobody attached to it within %.0f s", sandbox.id, grace_s)
+    async def _expire(self, sandbox: Sandbox) -> None:
+        """Destroy what nobody takes over in time; who takes it over and goes again gives it another grace."""
+        sandbox.departures += 1
+        departure = sandbox.departures
+        await asyncio.sleep(self._grace_s)
+        if sandbox.holder is None and sandbox.departures == departure:
+            log.info("sandbox %s ends: nobody took it over within %.0f s", sandbox.id, self._grace_s)
             await self._destroy(sandbox)
 
     def _exited(self, sandbox: Sandbox, exited: protocol.Exited) -> None:
@@ -312,7 +336,7 @@ class Registry:
             return
         end = sandbox.end_of(exited, kills_before, "kernel")
         sandbox.ending.discard(exited.target)
-        kernel_sockets.remove(self._places.kernel_sockets(exited.target))
+        kernel_sockets.remove(self.places.kernel_sockets(exited.target))
         self._tell(sandbox, end)
 
     def _lost(self, sandbox: Sandbox) -> None:
@@ -356,7 +380,7 @@ class Registry:
             if sandbox.standby:
                 sandbox.standby.remove()
             for seat in list(sandbox.kernels):
-                kernel_sockets.remove(self._places.kernel_sockets(seat))
+                kernel_sockets.remove(self.places.kernel_sockets(seat))
             await asyncio.to_thread(self.firewall.close, sandbox.worker.slot)  # before the slot is another's
             await self._engine.destroy(sandbox.worker)
         except Exception:

@@ -50,6 +50,12 @@ class Sandbox:
     created_at: str = ""
     cwd: str = HOME
     holder: Holder | None = None
+    departures: int = 0
+    """How often its holder has gone, so that each grace is judged by itself."""
+    server: str = ""
+    """The name of the server that may adopt it."""
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
+    """See `adoption_verbs`: by the seat, the sandbox's own by the empty text."""
     kernels: dict[str, int] = field(default_factory=dict)
     """Seats of running kernels, with the count of memory kills when they started."""
     seats: set[str] = field(default_factory=set)
@@ -115,4 +121,6 @@ class Sandbox:
             workspace=self.cwd,
             created_at=self.created_at,
             seats=tuple(sorted(self.seats)),
+            server=self.server,
+            notes=dict(self.notes),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jupyter_sandbox.broker import template_verbs
+from jupyter_sandbox.broker import adoption_verbs, template_verbs
 from sandbox_worker.protocol import CurveKeys, TerminalSize  # noqa: TC001 - the decoder looks them up
 
 
@@ -26,6 +26,8 @@ class Kernel:
     cwd: str | None
     key: str = field(repr=False)
     curve: CurveKeys | None = None
+    note: str = field(default="", repr=False)
+    """What the server that asks wants to read when it has been started anew; see `adoption_verbs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,9 @@ class Claim:
     workspace_name: str
     kernelspec: bool = False
     kernel: Kernel | None = None
+    server: str = ""
+    """The name of the server that may adopt it when this connection has ended; empty: nobody may, as said above."""
+    note: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class Claimed:
 
     sandbox: str
     cwd: str
+    created_at: str
     kernel: KernelStarted | None = None
 
 
@@ -177,9 +183,13 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the caller's sandboxes whose id is greater than `after`, in order. Answer: Listing."""
+    """List the caller's sandboxes whose id is greater than `after`, in order. Answer: Listing.
+
+    With `left_by` only its own ones that a server of that name has left and nobody has adopted.
+    """
 
     after: str
+    left_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +313,7 @@ REQUESTS = (
     Reap,
     Retire,
     *template_verbs.REQUESTS,
+    *adoption_verbs.REQUESTS,
 )
 EVENTS = (ProcessExited, SandboxGone)
 ANSWERS = (
@@ -318,5 +329,6 @@ ANSWERS = (
     Done,
     Refused,
     *template_verbs.ANSWERS,
+    *adoption_verbs.ANSWERS,
     *EVENTS,
 )

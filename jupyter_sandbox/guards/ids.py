@@ -16,7 +16,9 @@ KERNEL_ID: Final = r"^[0-9A-Za-z_]{1,32}(-[0-9A-Za-z_]{1,32}){4}$"
 """As in Jupyter's routes. A client may choose the id of a new kernel, and it becomes part of a file's name."""
 _SANDBOX_ID: Final = re.compile(r"sbx_[0-9a-f]{20}")
 _COMMAND_ID: Final = re.compile(r"cmd_[0-9a-f]{20}")
+_EXECUTION_ID: Final = re.compile(r"exe_[0-9a-f]{20}")
 _SEAT: Final = re.compile(r"[0-9a-f]{12}")
+_SERVER_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 _TEMPLATE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -50,6 +52,11 @@ def is_command_id(value: str) -> bool:
     return _COMMAND_ID.fullmatch(value) is not None
 
 
+def is_execution_id(value: str) -> bool:
+    """Whether `value` is an id that `new_execution_id` could have made."""
+    return _EXECUTION_ID.fullmatch(value) is not None
+
+
 def is_sandbox_id(value: str) -> bool:
     """Whether `value` is an id that `new_sandbox_id` could have made."""
     return _SANDBOX_ID.fullmatch(value) is not None
@@ -68,6 +75,11 @@ def seat(value: str) -> KernelSeat:
 def template_name(value: str) -> str:
     """Judge a template's name."""
     return _matching(_TEMPLATE_NAME, value, "template name")
+
+
+def server_name(value: str) -> str:
+    """Judge a server's name."""
+    return _matching(_SERVER_NAME, value, "server name")
 
 
 def _matching(pattern: re.Pattern[str], value: str, what: str) -> str:
