@@ -16,22 +16,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import events, owners
+from jupyter_sandbox import events, owners, sandbox_notes
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, SandboxError, UnknownSandboxError
+from jupyter_sandbox.errors import (
+    BrokerUnavailableError,
+    ConflictError,
+    SandboxError,
+    ServerStoppingError,
+    UnknownSandboxError,
+)
 from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxRenewed
 from jupyter_sandbox.kernel_events import sandbox_ended
+from jupyter_sandbox.owners import Owner
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Held, Quotas
-from jupyter_sandbox.sandbox import Sandbox, SandboxState, SandboxView
+from jupyter_sandbox.sandbox import Claim, Sandbox, SandboxState, SandboxView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from jupyter_sandbox.events import Emit
-    from jupyter_sandbox.owners import Owner
-    from jupyter_sandbox.sandbox import Claim, Filter
+    from jupyter_sandbox.notes import SandboxNote
+    from jupyter_sandbox.sandbox import Filter
 
 _MAX_ENDS: Final = 4096
 """Of how many sandboxes that are gone we know whose they were and why."""
@@ -83,6 +90,9 @@ class Sandboxes:
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[verbs.StatusReport] | None = None
+        self.notes = sandbox_notes.SandboxNotes()
+        self.is_stopping = False
+        """Whether nothing new is accepted, since the server is about to stop."""
         self.also_watch: Callable[[], bool] = lambda: False
         """Called with each look; whether there is something to look after that is not ours."""
         self._ends: collections.OrderedDict[str, _End] = collections.OrderedDict()
@@ -138,6 +148,7 @@ class Sandboxes:
         if sandbox.origin is Origin.KERNEL:
             raise ConflictError(f"sandbox {sandbox.id} was started by a notebook: it has no time limit to renew")
         self._set_time(sandbox, timeout_s)
+        self.notes.changed(sandbox)
         self._emit(SandboxRenewed(owner=owner, sandbox_id=sandbox.id, timeout_s=timeout_s))
         return self._view(sandbox)
 
@@ -146,6 +157,7 @@ class Sandboxes:
         sandbox = self._claimed.get(sandbox_id)
         if sandbox is not None and sandbox.owner == owner:
             self._set_time(sandbox, timeout_s)
+            self.notes.used(sandbox, timeout_s)
 
     async def release(self, owner: Owner, sandbox_id: str) -> None:
         """End a sandbox and every kernel in it; quiet when it ended before."""
@@ -159,7 +171,8 @@ class Sandboxes:
         await asyncio.shield(self._end(sandbox, SandboxEnd.RELEASED, "was released"))
 
     def room(self, owner: Owner) -> AbstractContextManager[None]:
-        """Keep room in the owner's quota for a sandbox while it is made; raises QuotaError."""
+        """Keep room in the owner's quota for a sandbox while it is made; raises QuotaError, ServerStoppingError."""
+        self.require_staying()
         mine = {sandbox.id for sandbox in self._claimed.values() if sandbox.owner == owner}
         for _, manager, provisioner in kernels(self._manager):
             if provisioner.lease and owners.of_kernel(manager) == owner and not owners.is_being_made(manager):
@@ -170,12 +183,18 @@ class Sandboxes:
         """Return whose each sandbox is, by its id."""
         return {sandbox.id: sandbox.owner for sandbox in self._all()}
 
+    def require_staying(self) -> None:
+        """Raise ServerStoppingError when the server is about to stop."""
+        if self.is_stopping:
+            raise ServerStoppingError("this server is being stopped; ask the next one", retry_after_s=1)
+
     async def check(self) -> verbs.StatusReport:
-        """Return what the broker says; raises SandboxError unless one answers.
+        """Return what the broker says; raises SandboxError unless one answers, and the server stays.
 
         One that went because nobody needed it is started, as by a claim.
         It is asked once for all who want to know at the same time.
         """
+        self.require_staying()
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport))
         try:
@@ -220,6 +239,38 @@ class Sandboxes:
             if lost is not None and lost.loss is not None and lost.sandbox not in self._claimed:
                 self._end(_of_kernel(lost, None), SandboxEnd.LOST, f"is gone. {lost.loss}")
 
+    def take_back(self, lease: client.Lease, note: SandboxNote) -> None:
+        """Have a sandbox again that the server before this one had."""
+        owner = Owner(note.owner)
+        wanted = Claim(template=lease.template, timeout_s=note.timeout_s, metadata=note.metadata, env=note.env)
+        sandbox = self._keep(
+            Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=note.key, parts=dict(note.parts))
+        )
+        self._set_time(sandbox, max(0.0, note.ends_at + sandbox_notes.slack_s(note.timeout_s) - self._clock()))
+        if note.key is not None:
+            self._by_key[owner, note.key] = wanted, asyncio.create_task(_there(sandbox), name="claim of the past")
+        self.watch()
+
+    def parts(self, name: str) -> list[tuple[Sandbox, str]]:
+        """Return what the service `name` keeps, with the sandbox that it is about."""
+        return [(sandbox, sandbox.parts[name]) for sandbox in self._claimed.values() if name in sandbox.parts]
+
+    async def noted(self, sandbox_id: str) -> None:
+        """Wait until what is known of a claimed sandbox is noted for the next start of the server."""
+        if (sandbox := self._claimed.get(sandbox_id)) is not None:
+            await self.notes.written(sandbox)
+
+    async def leave(self) -> None:
+        """Leave everything that was claimed here to the next start of the server."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for sandbox in self._claimed.values():
+            self.notes.changed(sandbox)
+        for sandbox in list(self._claimed.values()):
+            await self.notes.written(sandbox)
+        while self._claimed:
+            self._claimed.popitem()[1].lease.close()
+
     async def stop(self) -> None:
         """Give everything back that was claimed here."""
         if self._watching is not None:
@@ -245,11 +296,11 @@ class Sandboxes:
     async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
         began = self._clock()
         with self.room(owner):
-            lease = await client.Lease.claim(wanted.template, "none", "", None)
-            lease.is_kept = True
-            sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
+            keepsake = self.notes.keepsake(owner, wanted, key, self._clock() + wanted.timeout_s)
+            lease = await client.Lease.claim(wanted.template, "none", "", None, keepsake=keepsake)
+            sandbox = self._keep(Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key))
             self._set_time(sandbox, wanted.timeout_s)
-            self._claimed[sandbox.id] = sandbox
+            sandbox.noted_until = sandbox.ends_at or 0.0
         self.watch()
         self._emit(
             SandboxClaimed(
@@ -261,6 +312,11 @@ class Sandboxes:
                 took_s=self._clock() - began,
             )
         )
+        return sandbox
+
+    def _keep(self, sandbox: Sandbox) -> Sandbox:
+        sandbox.lease.is_kept = True
+        self._claimed[sandbox.id] = sandbox
         return sandbox
 
     def _forget_failed(self, owner: Owner, key: str, done: asyncio.Task[Sandbox]) -> None:
@@ -331,6 +387,10 @@ class Sandboxes:
                 await self._manager.shutdown_kernel(kernel_id, now=True)
         except Exception as error:  # noqa: BLE001 - Jupyter's managers raise whatever their parts do
             log.warning("kernel %s did not end cleanly: %s", kernel_id, type(error).__name__)
+
+
+async def _there(sandbox: Sandbox) -> Sandbox:
+    return sandbox
 
 
 def _of_kernel(lease: client.Lease, owner: Owner | None) -> Sandbox:

@@ -106,7 +106,9 @@ class SandboxesHandler(ControlHandler):
         )
         key = self.request.headers.get("Idempotency-Key")
         view = await self.services.sandboxes.claim(owner, wanted, key[:128] if key else None)
-        self.answer(201, self.model(self.surface.of(owner, view.id, asked)))
+        held = self.surface.of(owner, view.id, asked)
+        await self.services.sandboxes.noted(view.id)
+        self.answer(201, self.model(held))
 
     async def on_get(self) -> None:
         """List sandboxes."""
@@ -159,6 +161,7 @@ class TimeoutHandler(ControlHandler):
         table = shapes.decode_object(self.body() or b"{}")
         seconds = self.timeout({"timeout": table.get("timeout", table.get("duration"))})
         self.services.sandboxes.renew(owner, words.our_id(theirs), seconds)
+        await self.services.sandboxes.noted(words.our_id(theirs))
         self.answer(204, None)
 
 
@@ -175,6 +178,7 @@ class ConnectHandler(ControlHandler):
         seconds = self.timeout(shapes.decode_object(self.body() or b"{}"))
         if view.expires_at is not None and (view.expires_at - datetime.now(UTC)).total_seconds() < seconds:
             self.services.sandboxes.renew(owner, view.id, seconds)
+        await self.services.sandboxes.noted(view.id)
         self.answer(200, self.model(held))
 
 

@@ -10,11 +10,12 @@ import asyncio
 import hmac
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from traitlets import Float, Unicode
 from traitlets.config import Configurable
 
+from jupyter_sandbox import notes
 from jupyter_sandbox.contexts import NewContext
 from jupyter_sandbox.errors import ConflictError, UnknownSandboxError
 
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
     from jupyter_sandbox.contexts import ContextView
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.services import Services
+
+
+_PART: Final = "e2b"
+_TOKEN_CHARACTERS: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Note:
+    """What is noted of a sandbox."""
+
+    template: str
+    token: str = field(repr=False)
+    contexts: dict[str, str]
 
 
 class E2b(Configurable):
@@ -46,7 +60,7 @@ class Held:
     owner: Owner
     sandbox_id: str
     template: str
-    token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    token: str = field(default_factory=lambda: secrets.token_hex(_TOKEN_CHARACTERS // 2), repr=False)
     contexts: dict[str, str] = field(default_factory=dict)
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -66,14 +80,17 @@ class HeldSandboxes:
     def of(self, owner: Owner, sandbox_id: str, template: str) -> Held:
         """Return what is known of a sandbox of `owner` that lives, from now on if nothing was; raises SandboxError."""
         sandbox = self._services.sandboxes.find_ready(owner, sandbox_id)
+        self._take_back()
         if sandbox.id not in self._held:
             whose = self._services.sandboxes.whose()
             self._held = {known: held for known, held in self._held.items() if known in whose}
             self._held[sandbox.id] = Held(owner=owner, sandbox_id=sandbox.id, template=template)
+            self._note(self._held[sandbox.id])
         return self._held[sandbox.id]
 
     def find(self, sandbox_id: str) -> Held | None:
         """Return what is known of a sandbox, whoever asks: who asks has to show its token. None when it has gone."""
+        self._take_back()
         held = self._held.get(sandbox_id)
         if held is None:
             return None
@@ -86,6 +103,7 @@ class HeldSandboxes:
 
     def all_held(self) -> list[Held]:
         """Return all, for who must find one by a signature."""
+        self._take_back()
         return list(self._held.values())
 
     async def context(self, held: Held, language: str) -> str:
@@ -96,7 +114,27 @@ class HeldSandboxes:
                 wanted = NewContext(language=language)
                 made = await self._services.contexts.create(held.owner, held.sandbox_id, wanted)
                 known = held.contexts[language] = made.id
+                self._note(held)
             return known
+
+    def _note(self, held: Held) -> None:
+        """Note it for the next start of the server."""
+        text = notes.text_of(_Note(template=held.template, token=held.token, contexts=held.contexts))
+        sandbox = self._services.sandboxes.find(held.owner, held.sandbox_id)
+        self._services.sandboxes.notes.keep(sandbox, _PART, text)
+
+    def _take_back(self) -> None:
+        """Know again what the server before this one noted."""
+        for sandbox, text in self._services.sandboxes.parts(_PART):
+            note = notes.read(_Note, text) if sandbox.id not in self._held else None
+            if note is not None and len(note.token) >= _TOKEN_CHARACTERS and sandbox.owner is not None:
+                self._held[sandbox.id] = Held(
+                    owner=sandbox.owner,
+                    sandbox_id=sandbox.id,
+                    template=note.template,
+                    token=note.token,
+                    contexts=dict(note.contexts),
+                )
 
     def contexts(self, held: Held) -> list[ContextView]:
         """Return the contexts of a sandbox; raises UnknownSandboxError."""

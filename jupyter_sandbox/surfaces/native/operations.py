@@ -33,6 +33,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
         errors.ConflictError,
         errors.CapacityError,
         errors.DiskSpaceError,
+        errors.ServerStoppingError,
         errors.StartError,
     )
     return (
@@ -75,7 +76,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             serve=answers.readiness,
             model="Health",
             resource=None,
-            refusals=(errors.BrokerUnavailableError,),
+            refusals=(errors.BrokerUnavailableError, errors.ServerStoppingError),
         ),
         *template_operations.ROWS,
         Operation(
@@ -205,7 +206,7 @@ def _in_context(times: models.Times, no_context: tuple[type[errors.SandboxError]
             body=models.new_execution(times),
             streams=True,
             others={202: "Execution"},
-            refusals=(*no_context, errors.BusyError),
+            refusals=(*no_context, errors.BusyError, errors.ServerStoppingError),
         ),
         Operation(
             name="get_execution",
