@@ -1,5 +1,7 @@
 """Tokens that reach one sandbox and nothing else: issued by who holds it, kept in memory, ended with it.
 
+Their digests are noted with a claimed sandbox, for the next start of the server.
+
 It knows no HTTP. An operator's tokens are another thing: `token_file`.
 """
 

@@ -1,7 +1,7 @@
 """What this surface knows of sandboxes beyond what the services know: the token of each, its variables, its contexts.
 
-Kept in memory, as long as the sandbox lives. A token's text is needed again: SDKs ask for it when they connect, and
-sign URLs with it.
+Kept in memory, as long as the sandbox lives, and noted for the next start of the server. A token's text is needed
+again: SDKs ask for it when they connect, and sign URLs with it.
 """
 
 from __future__ import annotations
