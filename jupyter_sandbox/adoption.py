@@ -136,18 +136,18 @@ class Adoption:
             undo.callback(lease.close)
             note = notes.sandbox(await left.read_note(sandbox_id))
             known = {seat: notes.kernel(await left.read_note(sandbox_id, seat)) for seat in prefixes}
-            resumed = [
-                Resumed(lease=lease, seat=seat, prefix=prefixes[seat], note=kernel)
+            resumed = {
+                kernel.kernel_id: Resumed(lease=lease, seat=seat, prefix=prefixes[seat], note=kernel)
                 for seat, kernel in known.items()
                 if kernel is not None and kernel.kernel_id not in self._kernels
-            ]
-            lease.tenants.update(each.seat for each in resumed)
+            }
+            lease.tenants.update(each.seat for each in resumed.values())
             undo.pop_all()
         if note is not None:
             self._sandboxes.take_back(lease, note)
         for seat in sorted(set(prefixes) - lease.tenants):
             await self._give_up(lease, seat)
-        for each in resumed:
+        for each in resumed.values():
             await self._resume(each)
         if note is None and not lease.tenants:
             with contextlib.suppress(SandboxError):
