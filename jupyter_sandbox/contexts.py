@@ -25,7 +25,7 @@ from jupyter_sandbox.errors import (
     UnknownContextError,
 )
 from jupyter_sandbox.guards import processes
-from jupyter_sandbox.provisioner import Place
+from jupyter_sandbox.kernel_identity import Place
 from jupyter_sandbox.quotas import Held
 
 if TYPE_CHECKING:

@@ -203,6 +203,13 @@ class DiskSpaceError(CapacityError):
     status = 507
 
 
+class ServerStoppingError(SandboxError):
+    """This server is about to stop and accepts nothing new; what lives is there again when it has been started anew."""
+
+    code = "server_stopping"
+    status = 503
+
+
 class IsolationUnavailableError(SandboxError):
     """This machine cannot isolate; the message names what to change. There is never a fall-back to no isolation."""
 
@@ -357,6 +364,7 @@ _BY_CODE: dict[str, type[SandboxError]] = {
         BusyError,
         CapacityError,
         DiskSpaceError,
+        ServerStoppingError,
         IsolationUnavailableError,
         EngineUnavailableError,
         StartError,

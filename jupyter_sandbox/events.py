@@ -68,6 +68,7 @@ class ExecutionEnd(StrEnum):
     INTERRUPTED = "interrupted"
     DIED = "died"
     OUTPUT_LIMIT = "output_limit"
+    UNKNOWN = "unknown"
     ABORTED = "aborted"
     UNWATCHED = "unwatched"
 

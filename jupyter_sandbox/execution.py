@@ -87,7 +87,7 @@ class Execution:
         )  # called when too much waits for who watches, or no more
         self._outcome: Outcome | None = None
         self._message: str | None = None
-        self._accepted_at = datetime.now(UTC)
+        self.accepted_at = datetime.now(UTC)
         self._started_at: datetime | None = None
         self._ended_at: datetime | None = None
         self._began = self._took = 0.0
@@ -156,7 +156,7 @@ class Execution:
             outcome=self._outcome,
             message=self._message,
             detached=self.wanted.detached,
-            accepted_at=self._accepted_at,
+            accepted_at=self.accepted_at,
             started_at=self._started_at,
             ended_at=self._ended_at,
             duration_s=self._took if self._ended_at and self._started_at else None,

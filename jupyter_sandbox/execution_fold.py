@@ -34,6 +34,7 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
     DIED = "died"
     OUTPUT_LIMIT = "output_limit"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,11 +13,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import events, kept, request_ids
+from jupyter_sandbox import events, execution_slate, kept, kernel_pauses, request_ids, sandboxes
 from jupyter_sandbox.conversations import INTERRUPT_AGAIN_S, Conversation
 from jupyter_sandbox.errors import BusyError, UnknownExecutionError
 from jupyter_sandbox.execution import Execution, ExecutionView, NewExecution
 from jupyter_sandbox.execution_fold import Outcome
+from jupyter_sandbox.execution_slate import ExecutionSlate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,8 +52,14 @@ class Bounds:
 class _Queue:
     """The executions of one context, one after the other."""
 
-    def __init__(self, conversation: Conversation, bounds: Bounds, on_end: Callable[[Execution], None]) -> None:
-        self.conversation, self._bounds, self._on_end = conversation, bounds, on_end
+    def __init__(
+        self,
+        conversation: Conversation,
+        bounds: Bounds,
+        slate: ExecutionSlate,
+        on_end: Callable[[Execution], None],
+    ) -> None:
+        self.conversation, self._bounds, self._slate, self._on_end = conversation, bounds, slate, on_end
         self._waiting: collections.deque[Execution] = collections.deque()
         self._is_running = False
         self.task: asyncio.Task[None] | None = None
@@ -112,6 +119,7 @@ class _Queue:
             execution.end(*self._unheard(execution))
             return
         execution.on_backlog = lambda is_full: conversation.pause() if is_full else conversation.resume()
+        self._slate.sent(execution)
         conversation.execute(execution.wanted.code, execution)
         stopped: Outcome | None = None
         give_up_at = interrupt_at = float("inf")
@@ -186,23 +194,28 @@ class _Queue:
 class Executions:
     """The executions of one server."""
 
-    def __init__(self, contexts: Contexts, bounds: Bounds, emit: Emit = events.ignore) -> None:
+    def __init__(
+        self, contexts: Contexts, bounds: Bounds, emit: Emit = events.ignore, slate: ExecutionSlate | None = None
+    ) -> None:
         """Start with none."""
         self._contexts, self.bounds, self._emit = contexts, bounds, emit
+        self._slate = slate or ExecutionSlate()
         self._queues: dict[str, _Queue] = {}
         self._known: collections.OrderedDict[str, Execution] = collections.OrderedDict()
 
     def start(self, owner: Owner, sandbox_id: str, context_id: str, wanted: NewExecution) -> Execution:
         """Accept an execution. Raises SandboxError; BusyError when too many wait in the context."""
+        self._contexts.sandboxes.require_staying()
         context = self._contexts.get_running(owner, sandbox_id, context_id)
         queue = self._queues.get(context.id)
         if queue is None or not queue.conversation.is_possible:
             self.hang_up_on_the_gone()
             conversation = Conversation(context, self._contexts.multi_manager)
-            queue = self._queues[context.id] = _Queue(conversation, self.bounds, self._ended)
+            queue = self._queues[context.id] = _Queue(conversation, self.bounds, self._slate, self._ended)
         deadline = asyncio.get_running_loop().time() + wanted.timeout_s
         execution = Execution(owner, context.sandbox_id, context.id, wanted, deadline, request_ids.current())
         queue.add(execution)
+        self._slate.accepted(execution)
         self._contexts.sandboxes.watch()
         self._contexts.sandboxes.terms.use(context.sandbox_id)
         self._known[execution.id] = execution
@@ -240,6 +253,38 @@ class Executions:
                 del self._queues[context_id]
         return bool(self._queues)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether some code runs, or waits for its turn, whoever asked for it. In what is paused nothing runs."""
+        return any(
+            getattr(manager, "execution_state", "") == "busy"
+            or (kernel_id in self._queues and self._queues[kernel_id].task)
+            for kernel_id, manager, _ in sandboxes.kernels(self._contexts.multi_manager)
+            if kernel_pauses.find(manager) is None
+        )
+
+    async def take_back(self) -> None:
+        """Know again what the server before this one was asked for; interrupt code whose client has gone with it."""
+        deserted: set[str] = set()
+        for chalked in self._slate.left():
+            execution = execution_slate.past(chalked) if chalked.detached else None
+            if execution is not None:
+                self._known[execution.id] = execution
+                if not (chalked.told or chalked.ended):
+                    self._emit(execution.end_event())
+                    self._slate.told(chalked)
+                self._settle(execution)
+            elif not chalked.detached:
+                deserted.add(chalked.context_id)
+        for context_id in deserted:
+            with contextlib.suppress(Exception):  # Jupyter's managers raise whatever their parts do
+                await self._contexts.multi_manager.interrupt_kernel(context_id)
+
+    def leave(self) -> None:
+        """Hang up and let what runs go on: the next start of the server will tell of it."""
+        for queue in self._queues.values():
+            queue.conversation.close()
+
     async def stop(self) -> None:
         """End what runs and hang up."""
         for execution in self._known.values():
@@ -253,8 +298,14 @@ class Executions:
 
     def _ended(self, execution: Execution) -> None:
         self._emit(execution.end_event())
+        self._slate.ended(execution)
+        self._settle(execution)
+
+    def _settle(self, execution: Execution) -> None:
         bounds = self.bounds
         kept.settle(self._known, execution, max_kept=bounds.max_kept, max_kept_bytes=bounds.max_kept_bytes)
+        if execution.is_detached:
+            self._slate.forget_all_but(self._known)
 
 
 async def _wait(news: asyncio.Event, until: float) -> None:

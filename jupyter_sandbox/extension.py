@@ -17,7 +17,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.services.kernels.handlers import _kernel_id_regex
 from tornado import web
-from traitlets import Bool, Float, Int
+from traitlets import Bool, Float, Int, TraitError, Unicode, validate
 
 from jupyter_sandbox import (
     event_routes,
@@ -35,13 +35,15 @@ from jupyter_sandbox.authorizer import OwnerAuthorizer
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.commands import CommandBounds, Commands
 from jupyter_sandbox.contexts import Contexts, forget_failed_starts
-from jupyter_sandbox.errors import SandboxError, TokenFileError
+from jupyter_sandbox.errors import InvalidRequestError, SandboxError, TokenFileError
 from jupyter_sandbox.event_log import EventLog
+from jupyter_sandbox.execution_slate import ExecutionSlate
 from jupyter_sandbox.executions import Bounds, Executions
 from jupyter_sandbox.file_quotas import FileQuotas
 from jupyter_sandbox.file_transfers import FileTransfers
 from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
+from jupyter_sandbox.guards import ids
 from jupyter_sandbox.identity import OwnerTokens, SandboxIdentityProvider
 from jupyter_sandbox.journal import Journal
 from jupyter_sandbox.kept_watches import KeptWatches
@@ -57,6 +59,7 @@ from jupyter_sandbox.rates import Rates
 from jupyter_sandbox.sandbox_tokens import SandboxTokens
 from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.services import Services
+from jupyter_sandbox.succession import Succession
 from jupyter_sandbox.surfaces.contexts import handlers as contexts_api
 from jupyter_sandbox.surfaces.contexts.api import ContextsApi
 from jupyter_sandbox.surfaces.e2b import routes as e2b
@@ -105,6 +108,7 @@ class SandboxExtension(ExtensionApp):
     _watching: asyncio.Task[None] | None = None
     _event_log: EventLog | None = None
     _mcp: Desk | None = None
+    _succession: Succession
 
     exclusive = Bool(
         default_value=False,
@@ -156,11 +160,27 @@ class SandboxExtension(ExtensionApp):
         config=True
     )
 
+    server_name = Unicode(
+        help="The name under which this server, when it has been started anew, finds the sandboxes that it left by a "
+        "crash or SIGTERM. Default: made of host name, root directory, runtime directory and base URL. Of two servers "
+        "with one name that run at the same time the second leaves nothing and finds nothing.",
+    ).tag(config=True)
+    drain_s = Float(
+        5, min=0, help="How long code that runs may still take when the server is stopped by SIGTERM, seconds."
+    ).tag(config=True)
+
     json_logs = Bool(
         default_value=False,
         help="Log JSON for machines: one line for each record and each request, without queries, tokens and paths of "
         "the host. The token that a starting server prints is not readable then.",
     ).tag(config=True)
+
+    @validate("server_name")
+    def _judge_server_name(self, proposal: dict[str, str]) -> str:
+        try:
+            return ids.server_name(proposal["value"]) if proposal["value"] else ""
+        except InvalidRequestError as error:
+            raise TraitError(f"SandboxExtension.server_name: {error}") from error
 
     def initialize_settings(self) -> None:
         """Judge the configuration in exclusive mode; look for dead kernels more often than stock Jupyter does."""
@@ -187,9 +207,10 @@ class SandboxExtension(ExtensionApp):
         owners.note_owners(manager, emit)
         sandboxes = Sandboxes(manager, quotas=Quotas(parent=self), emit=emit)
         self._offered = OfferedLanguages(server.kernel_spec_manager)
+        self._succession = Succession(server, self.server_name, sandboxes, self._offered, self.max_offline_mib << 20)
         contexts = Contexts(manager, self._offered, sandboxes)
         bounds = Bounds(max_waiting=self.max_waiting_executions)
-        executions = Executions(contexts, bounds, emit)
+        executions = Executions(contexts, bounds, emit, ExecutionSlate(self._succession.slate))
         sandboxes.also_watch = executions.hang_up_on_the_gone
         files = Files(parent=self, writing=FileQuotas(sandboxes).writing, emit=emit)
         watches = FileWatches(files)
@@ -265,6 +286,8 @@ class SandboxExtension(ExtensionApp):
             for applications in serverapp.extension_manager.extension_apps.values():
                 for application in applications:  # each has a log of its own
                     json_logs.convert(application.log)
+        if self._services is not None:
+            await self._succession.begin(self._services, self.drain_s)
         self._waking = asyncio.create_task(self._wake())
         if isinstance(serverapp.identity_provider, OwnerTokens):
             self._watching = asyncio.create_task(serverapp.identity_provider.watch_tokens(), name="watch over tokens")
@@ -281,7 +304,10 @@ class SandboxExtension(ExtensionApp):
             self.log.info("Sandbox kernels are ready (engine %s, broker pid %d): %s", status.engine, status.pid, spoken)
 
     async def stop_extension(self) -> None:
-        """Shut the kernels down and let the broker go if nobody else needs it."""
+        """Shut the kernels down and let the broker go if nobody else needs it.
+
+        At SIGTERM they are left to the next start of this server instead, and end when it does not come.
+        """
         waking = getattr(self, "_waking", None)
         if waking:  # a broker that is just starting can be told to go when it serves
             await asyncio.wait([waking], timeout=_WAKING_S)
@@ -291,10 +317,7 @@ class SandboxExtension(ExtensionApp):
         if self._mcp is not None:
             await self._mcp.stop()
         if self._services is not None:  # a server may stop because we could not be initialized
-            await self._services.executions.stop()
-            await self._services.commands.stop()
-            await self._services.kept_watches.stop()
-            await self._services.sandboxes.stop()
+            await self._succession.end(self._services)
         manager: Any = self.serverapp.kernel_manager  # type: ignore[union-attr]
         forget_failed_starts(manager)
         await manager.shutdown_all()

@@ -39,6 +39,7 @@ HINTS: Final[dict[str, str]] = {
     "body_too_large": "Send less at once; files have requests of their own.",
     "busy": "Try again after the seconds in Retry-After.",
     "no_capacity": "End what is not needed, or try again later.",
+    "server_stopping": "Try again in a moment: another server takes over, or this one when it has been started anew.",
     "no_disk_space": "Tell the operator: the host has no room for another disk.",
     "isolation_unavailable": "Tell the operator: `jupyter sandbox doctor` says what to change.",
     "engine_unavailable": "Try again later; what lives goes on.",

@@ -6,12 +6,16 @@ note of that stays.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_core.utils import ensure_async
 from tornado import web
 
 from jupyter_sandbox.errors import SandboxPausedError
 from jupyter_sandbox.provisioner import SandboxProvisioner
+
+if TYPE_CHECKING:
+    from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 
 PAUSED: Final = "paused"
 """The state of such a kernel. Jupyter's API has a few words of its own, and lets servers have others."""
@@ -28,6 +32,16 @@ def refuse(manager: Any) -> None:
     """Raise the same as Jupyter's own handlers raise refusals, if there is something to say."""
     if (error := find(manager)) is not None:
         raise web.HTTPError(error.status, str(error), reason=f"Refused ({error.code})") from error
+
+
+async def refuse_websocket(handler: KernelWebsocketHandler) -> None:
+    """The same for who wants to open a websocket to a kernel, if he may know that there is one."""
+    known, kernel_id = handler.kernel_manager, handler.kernel_id
+    kernel = known.get_kernel(kernel_id) if kernel_id in known else None
+    if find(kernel) is None:
+        return
+    if await ensure_async(handler.authorizer.is_authorized(handler, handler.current_user, "execute", "kernels")):
+        refuse(kernel)
 
 
 def state(manager: Any) -> str:

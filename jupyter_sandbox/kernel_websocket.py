@@ -12,22 +12,34 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_client.jsonutil import json_default
-from jupyter_core.utils import ensure_async
 from jupyter_server.services.kernels.connection.base import serialize_msg_to_ws_v1
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.websocket import WebSocketClosedError
 
-from jupyter_sandbox import events, kernel_pauses, notices, open_requests, owners, request_ids, wire_formats
+from jupyter_sandbox import (
+    aftermath,
+    events,
+    kernel_pauses,
+    notices,
+    offline,
+    open_requests,
+    owners,
+    request_ids,
+    websocket_words,
+    wire_formats,
+)
 from jupyter_sandbox.events import ExecutionEnd
-from jupyter_sandbox.guards.kernel_messages import Reason
+from jupyter_sandbox.guards import kernel_messages
+from jupyter_sandbox.guards.kernel_messages import Reason, RefusedMessageError
 from jupyter_sandbox.open_requests import Header, OpenRequests
-from jupyter_sandbox.outlets import Item, OfflineBuffer, Outlet, OutputLimits
+from jupyter_sandbox.outlets import Outlet, OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.websocket_executions import WebsocketExecutions
+from jupyter_sandbox.websocket_slate import WebsocketSlate
 
 if TYPE_CHECKING:
-    from jupyter_sandbox.guards.kernel_messages import Judged
+    from jupyter_sandbox.guards.kernel_messages import Channel, Judged
     from jupyter_sandbox.kernel_streams import Refusal
 
 _END_WITHIN_S: Final = 5.0
@@ -37,7 +49,6 @@ _WELCOME_S: Final = 0.02
 """How long a kernel may take to welcome a subscriber before it is asked as stock Jupyter asks. ipykernel may notice a
 subscription only when something else happens, if it came while a message was sent."""
 _TOO_SLOW: Final = 1008
-_HEADER_FIELDS: Final = ("msg_id", "msg_type", "session", "username", "date", "version")
 
 
 class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
@@ -48,6 +59,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     _told: WebsocketExecutions
     _outlet: Outlet
     _stall: asyncio.TimerHandle | None = None
+    _slate: WebsocketSlate
+    _aftermath: aftermath.Aftermath | None = None
     _is_stock = False  # whether the connection is jupyter_server's own, so that we know what it does
 
     def initialize(self, limits: OutputLimits | None = None) -> None:
@@ -56,12 +69,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     async def pre_get(self) -> None:
         """Begin as usual; a kernel that is paused is refused at once, where stock Jupyter waits for it for a minute."""
-        kernel = self.kernel_manager.get_kernel(self.kernel_id) if self.kernel_id in self.kernel_manager else None
-        if kernel_pauses.find(kernel) is not None:
-            user = self.current_user
-            may_know = await ensure_async(self.authorizer.is_authorized(self, user, "execute", "kernels"))
-            if may_know:
-                kernel_pauses.refuse(kernel)
+        await kernel_pauses.refuse_websocket(self)
         await super().pre_get()
 
     async def open(self, kernel_id: str) -> None:
@@ -71,16 +79,19 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if not isinstance(provisioner, SandboxProvisioner):
             await super().open(kernel_id)
             return
+        self._manager = self.kernel_manager.get_kernel(kernel_id)
         self._told = WebsocketExecutions(
-            emit=getattr(self.kernel_manager.get_kernel(kernel_id), "sandbox_emit", events.ignore),
+            emit=getattr(self._manager, "sandbox_emit", events.ignore),
             owner=owners.of(self),
             request_id=request_ids.of(self.request),
             sandbox_id=lambda: provisioner.sandbox_id,
             context_id=kernel_id,
         )
         self._executions, self._outlet = OpenRequests(), Outlet(self._limits.max_unsent_bytes)
+        slate = getattr(self._manager, "sandbox_slate", None)
+        self._slate = WebsocketSlate(slate, kernel_id, self.get_argument("session_id", ""))
+        self._aftermath = self._slate.aftermath(self.connection.session, self._executions)
         self._heard_at: dict[str, float] = {}
-        self._manager = self.kernel_manager.get_kernel(kernel_id)
         notices.listen(self._manager, self._notice)
         for event in ("restart", "dead"):
             self.kernel_manager.add_restart_callback(kernel_id, self._tell_why, event)
@@ -92,6 +103,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         await super().open(kernel_id)
         for stream in self._streams():
             stream.on_refusal(self._refused)
+        if self._aftermath and self.connection:
+            self.connection.session.send(self.connection.channels["shell"], self._aftermath.question)
 
     def on_close(self) -> None:
         """End as usual; what comes until the tab is opened again is kept within bounds."""
@@ -106,7 +119,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         super().on_close()
         if self._executions:
             self._told.all_ended(ExecutionEnd.UNWATCHED)
-            self._keep(connection, streams)
+            limit = self._limits.max_offline_bytes
+            offline.bound(self.kernel_manager, self.kernel_id, connection.session, streams, limit)
 
     def on_message(self, ws_message: str | bytes) -> None:
         """Pass a message to the kernel."""
@@ -114,19 +128,19 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             super().on_message(ws_message)
             return
         notices.note_use(self._manager)
-        paused = kernel_pauses.find(getattr(self.connection, "kernel_manager", None))
+        paused = kernel_pauses.find(self._manager)
         is_plain = self._is_stock and not paused
         if is_plain and isinstance(ws_message, str) and self._send_text(self._executions, ws_message):
             return
         read = ws_message
         if isinstance(ws_message, bytes) and not (self.connection and self.connection.subprotocol):
             read = open_requests.text_of(ws_message)
-        self._executions.sent(read)
+        self._slate.sent(self._executions.sent(read))
         asked = open_requests.asked(read)
         if paused and asked:  # anything else waits until the kernel goes on
             words, header = f"The {paused}; code can run when it is resumed.", self._executions.header(asked[0]) or {}
             self._say(words, header)
-            self._end_with_error(self._executions, words, header)
+            self._end(header, websocket_words.error(words))
             return
         super().on_message(ws_message)
         if asked:
@@ -140,6 +154,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             return False
         header, content = message.get("header"), message.get("content")
         executions.sent_header(header)
+        self._slate.sent(header)
         connection.session.send(stream, message)
         if isinstance(header, dict) and header.get("msg_type") == "execute_request":
             self._told.sent(str(header.get("msg_id")), content.get("code") if isinstance(content, dict) else None)
@@ -149,12 +164,12 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         """Pass a message to the client; when too much waits for it, stop to read from the kernel."""
         written: asyncio.Future[None] = super().write_message(message, binary)
         if self._executions:
-            size = len(message)
+            size, ended = len(message), self._slate.take_ended()
             if self._outlet.put(size):
                 for stream in self._streams():
                     stream.pause()
                 self._watch_for_progress()
-            written.add_done_callback(lambda done: self._written(done, size))
+            written.add_done_callback(lambda done: self._written(done, size, ended))
         return written
 
     # -- the start
@@ -195,16 +210,28 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     def _outgoing(self, stream: Any, parts: list[bytes]) -> None:
         """A judged message, or one that was kept while no client was there."""
-        judged: Judged | None = getattr(stream, "judged", None)
+        judged: Judged | None = getattr(stream, "judged", None) or self._judged_again(stream, parts)
         if judged and judged.msg_type == "iopub_welcome":
             return  # said to all when somebody comes; stock Jupyter keeps it from clients, too
         if judged:
+            if self._aftermath and self._is_of_aftermath(self._aftermath, stream.channel, judged):
+                return
             self._note(stream.channel, judged)
         try:
             if not (judged and self._is_stock and self._pass_on_judged(stream, judged)):
                 self._pass_on(stream, parts)
         except WebSocketClosedError:
             self.log.debug("A message came for a websocket that was just closed")
+
+    def _judged_again(self, stream: Any, parts: list[bytes]) -> Judged | None:
+        """Return a message that was kept, with what was known of it when it came."""
+        if self.connection is None:
+            return None
+        sign, most = self.connection.session.sign, self._limits.max_message_bytes
+        try:
+            return kernel_messages.judge(stream.channel, parts, sign, most)
+        except RefusedMessageError:
+            return None
 
     def _pass_on_judged(self, stream: Any, judged: Judged) -> bool:
         """Do what `handle_outgoing_message` does, without reading what was read; whether that can be done."""
@@ -227,6 +254,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     def _note(self, channel: Any, judged: Judged) -> None:
         executions = self._executions
+        if judged.msg_type == "shutdown_reply":
+            self._slate.all_ended()
         self._heard_at[channel] = asyncio.get_running_loop().time()
         self._told.received(channel, judged)
         if executions is None or judged.msg_type not in {"status", "execute_reply"}:
@@ -237,7 +266,9 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             count, size = executions.refused_in_all(msg_id)
             if count > 1:
                 self._say(f"In all, {count} messages with {size:,} bytes were not shown.", header)
-        executions.received(channel, judged)
+        is_kept_reply = header is None and judged.msg_type == "execute_reply"
+        if executions.received(channel, judged) or is_kept_reply:
+            self._slate.ended(msg_id)
         if executions.lacks(msg_id):
             asyncio.get_running_loop().call_later(_END_WITHIN_S, self._expect_end, msg_id)
 
@@ -253,12 +284,12 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         header = self._executions.header(msg_id) or {}
         self._executions.end(msg_id)
         self._told.ended(msg_id, ExecutionEnd.ERROR)
+        self._slate.ended(msg_id)
         if channel == "iopub":
             self._write("iopub", "status", {"execution_state": "idle"}, header)
         else:
-            words = "The kernel became idle and did not answer."
-            self._say(words, header)
-            self._write("shell", "execute_reply", _error(words), header)
+            self._say(websocket_words.NO_ANSWER, header)
+            self._write("shell", "execute_reply", websocket_words.error(websocket_words.NO_ANSWER), header)
 
     def _refused(self, refusal: Refusal) -> None:
         """The client will not get a message: say so below its cell, and end what waits for that message."""
@@ -268,33 +299,41 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         is_harmless = refusal.channel != "shell" or not self._executions.is_running(answered)
         if refusal.reason == Reason.UNKNOWN_TYPE and is_harmless:
             return
+        words = websocket_words.of_refusal(refusal, self._limits.max_message_bytes)
         header, is_first = self._executions.refused(refusal.channel, refusal.parent, refusal.size_bytes)
-        words = self._words(refusal)
         self._told.refused(str(header.get("msg_id")))
         if is_first:
             self._say(words, header)
         if refusal.channel == "shell" and header and answered in {None, header["msg_id"]}:
-            self._end_with_error(self._executions, words, header)
+            self._end(header, websocket_words.error(words))
         elif refusal.channel in {"shell", "control"} and refusal.parent and (refusal.msg_type or "").endswith("_reply"):
-            self._write(refusal.channel, str(refusal.msg_type), _error(words), refusal.parent)
+            self._write(refusal.channel, str(refusal.msg_type), websocket_words.error(words), refusal.parent)
 
-    def _end_with_error(self, executions: OpenRequests, words: str, header: Header) -> None:
-        """Answer an execution in the kernel's stead."""
-        executions.end(str(header.get("msg_id")))
-        self._told.ended(str(header.get("msg_id")), ExecutionEnd.ERROR)
-        self._write("shell", "execute_reply", _error(words), header)
+    def _is_of_aftermath(self, after: aftermath.Aftermath, channel: Channel, judged: Judged) -> bool:
+        """Tell the client what was lost before this message; whether that was all it is for."""
+        if (header := after.gap_before(channel, judged)) is not None:
+            self._say(aftermath.GAP, header)
+        is_answer = after.is_answer(channel, judged)
+        if judged.msg_type == "execute_reply":
+            after.answered(str(judged.parent.get("msg_id")))
+        elif is_answer and channel == "shell":
+            self._aftermath = None
+            for header in after.unheard():
+                self._say(aftermath.GAP, header)
+            for header in after.unanswered():
+                self._say(aftermath.UNKNOWN, header)
+                self._end(header, websocket_words.error(aftermath.UNKNOWN, "UnknownOutcome"))
+        return is_answer
+
+    def _end(self, header: Header, reply: dict[str, Any]) -> None:
+        """End an execution with words of ours."""
+        msg_id = str(header.get("msg_id"))
+        if self._executions:
+            self._executions.end(msg_id)
+        self._told.ended(msg_id, ExecutionEnd.ERROR)
+        self._slate.ended(msg_id)
+        self._write("shell", "execute_reply", reply, header)
         self._write("iopub", "status", {"execution_state": "idle"}, header)
-
-    def _words(self, refusal: Refusal) -> str:
-        if refusal.reason == Reason.CONNECTION:
-            return "The kernel sent a message without end, or bytes that are no message. Its connection is made anew."
-        if refusal.reason != Reason.TOO_LARGE:
-            return f"A message of the kernel is not valid and was not shown ({refusal.reason})."
-        limit = self._limits.max_message_bytes >> 20
-        return (
-            f"Output too large: a message of {refusal.size_bytes:,} bytes was not shown. "
-            f"One message may have {limit} MiB (SandboxExtension.max_message_mib)."
-        )
 
     # -- what goes to the client
 
@@ -309,7 +348,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     def _write(self, channel: str, msg_type: str, content: dict[str, Any], parent: Header) -> None:
         """Send a message of our own in the kernel's name."""
         session = self.connection.session
-        message = session.msg(msg_type, content, parent=_plain(parent))
+        message = session.msg(msg_type, content, parent=open_requests.plain(parent))
         try:
             if self.connection.subprotocol:  # there is one, and the format without a name
                 self.write_message(serialize_msg_to_ws_v1(message, channel, session.pack), binary=True)
@@ -318,9 +357,9 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         except WebSocketClosedError:
             self.log.debug("The websocket was closed before its client could be told something")
 
-    def _written(self, done: asyncio.Future[None], size_bytes: int) -> None:
-        if not done.cancelled():
-            done.exception()  # a closed websocket is told by on_close
+    def _written(self, done: asyncio.Future[None], size_bytes: int, ended: list[str]) -> None:
+        if not done.cancelled() and done.exception() is None:  # a closed websocket is told by on_close
+            self._slate.passed_on(ended)
         if self._outlet.took(size_bytes):
             if self._stall:
                 self._stall.cancel()
@@ -328,9 +367,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
                 stream.resume()
 
     def _watch_for_progress(self) -> None:
-        taken = self._outlet.taken
-        loop = asyncio.get_running_loop()
-        self._stall = loop.call_later(self._limits.slow_reader_s, self._end_if_stalled, taken)
+        loop, slow_s = asyncio.get_running_loop(), self._limits.slow_reader_s
+        self._stall = loop.call_later(slow_s, self._end_if_stalled, self._outlet.taken)
 
     def _end_if_stalled(self, taken: int) -> None:
         if not self._outlet.is_full:
@@ -341,27 +379,6 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         waiting = self._outlet.unsent_bytes
         self.log.warning("A client of kernel %s reads too slowly: %d bytes wait for it", self.kernel_id, waiting)
         self.close(_TOO_SLOW, f"reads too slowly: {waiting} bytes wait")
-
-    # -- a closed tab
-
-    def _keep(self, connection: Any, streams: list[Any]) -> None:
-        """The stock handler may have begun to keep what comes, in a list without end: put one with an end there."""
-        kept = getattr(self.kernel_manager, "_kernel_buffers", {})
-        if self.kernel_id not in kept or kept[self.kernel_id]["session_key"] != connection.session_key:
-            return
-        session = connection.session
-
-        def marker(count: int, size_bytes: int, parent: Header) -> Item:
-            words = f"{count} messages with {size_bytes:,} bytes were dropped while this notebook was closed.\n"
-            message = session.msg("stream", {"name": "stderr", "text": words}, parent=_plain(parent))
-            return "iopub", session.serialize(message, ident=b"stream")
-
-        buffer = OfflineBuffer(self._limits.max_offline_bytes, marker)
-        kept[self.kernel_id]["buffer"] = buffer
-        for stream in streams:
-            if not stream.closed():
-                stream.on_refusal(lambda refusal: buffer.drop(refusal.size_bytes, refusal.parent))
-                stream.resume()
 
     def _streams(self) -> list[Any]:
         """Our connections to the kernel that are open; none of a native kernel."""
@@ -378,14 +395,6 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         provisioner = self._provisioner()
         words = provisioner.last_words() if isinstance(provisioner, SandboxProvisioner) else None
         self._told.all_ended(ExecutionEnd.DIED)
+        self._slate.all_ended()
         if words and self._executions and self.connection:
             self.connection.write_stderr(words, self._executions.take_oldest())
-
-
-def _plain(parent: Header) -> Header:
-    """The fields of a header that the protocol knows, if it has an id."""
-    return {name: parent[name] for name in _HEADER_FIELDS if name in parent} if "msg_id" in parent else {}
-
-
-def _error(words: str) -> dict[str, Any]:
-    return {"status": "error", "ename": "RefusedMessage", "evalue": words, "traceback": [words]}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox.guards import ids
@@ -40,6 +41,10 @@ class Record:
     """Kernels that were ever started in it: what an agent says of others is a lie."""
     paused: bool = False
     """Whether it was to be frozen: written before it is, and after it was thawed."""
+    server: str = ""
+    """The name of the server that may adopt it; empty: it ends with the connection on which it was claimed."""
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
+    """What that server wrote of its kernels, by their seats, and of the sandbox, by the empty text."""
 
 
 class Ledger:
@@ -57,7 +62,7 @@ class Ledger:
         """
         path = self._path(record.id)
         fresh = path.with_suffix(".new")
-        with fresh.open("w") as file:
+        with open(fresh, "w", opener=_private) as file:
             json.dump(asdict(record), file)
         fresh.replace(path)
 
@@ -81,3 +86,7 @@ class Ledger:
 
     def _path(self, sandbox: ids.SandboxId) -> Path:
         return self._directory / f"{sandbox}.json"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox import notes
 from jupyter_sandbox.contexts import NewContext
 from jupyter_sandbox.errors import (
     BusyError,
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
     from jupyter_sandbox.executions import Executions
     from jupyter_sandbox.files import Files
     from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.sandbox import Sandbox
     from jupyter_sandbox.sandboxes import Sandboxes
 
+_PART: Final = "named"
 METADATA: Final = "name"
 """What the name is called in the sandbox's metadata."""
 MAX_WAITING: Final = 16
@@ -54,6 +58,16 @@ class NewNamedSandbox:
     idle_s: float
     cwd: str | None = None
     label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Note:
+    """What is noted of one."""
+
+    name: str
+    context_id: str
+    made_at: str
+    wanted: NewNamedSandbox
 
 
 @dataclass(eq=False, kw_only=True)
@@ -186,7 +200,7 @@ class NamedSandboxes:
             with contextlib.suppress(SandboxError):
                 await self._sandboxes.release(owner, sandbox.id)
             raise
-        return NamedSandbox(
+        named = NamedSandbox(
             owner=owner,
             name=name,
             wanted=wanted,
@@ -194,6 +208,18 @@ class NamedSandboxes:
             context_id=context.id,
             made_at=datetime.now(UTC),
         )
+        note = _Note(name=name, context_id=context.id, made_at=named.made_at.isoformat(), wanted=wanted)
+        self._sandboxes.notes.keep(self._sandboxes.find(owner, sandbox.id), _PART, notes.text_of(note))
+        await self._sandboxes.noted(sandbox.id)
+        return named
+
+    def take_back(self) -> None:
+        """Know again those that the server before this one had."""
+        for sandbox, text in self._sandboxes.parts(_PART):
+            note = notes.read(_Note, text)
+            named = note and _named(note, sandbox)
+            if named and (named.owner, named.name) not in self._tasks:
+                self._tasks[named.owner, named.name] = asyncio.create_task(_there(named), name="named in the past")
 
     def _lives(self, task: asyncio.Task[NamedSandbox]) -> bool:
         named = _result(task)
@@ -208,6 +234,28 @@ class NamedSandboxes:
 
     def _touch(self, named: NamedSandbox) -> None:
         self._sandboxes.keep(named.owner, named.sandbox_id, named.wanted.idle_s + named.runs_s)
+
+
+def _named(note: _Note, sandbox: Sandbox) -> NamedSandbox | None:
+    """Return one that was noted; None when that is none."""
+    try:
+        made_at = datetime.fromisoformat(note.made_at)
+    except ValueError:
+        return None
+    if sandbox.owner is None or made_at.tzinfo is None or not 0 < note.wanted.idle_s < math.inf:
+        return None
+    return NamedSandbox(
+        owner=sandbox.owner,
+        name=note.name,
+        wanted=note.wanted,
+        sandbox_id=sandbox.id,
+        context_id=note.context_id,
+        made_at=made_at,
+    )
+
+
+async def _there(named: NamedSandbox) -> NamedSandbox:
+    return named
 
 
 def is_ruined(view: ExecutionView) -> bool:

@@ -32,6 +32,10 @@ class OfferedLanguages:
         shown = [directory for name, directory in _DIRECTORIES.items() if name in names]
         self._spec_manager.kernel_dirs = [*kept, *shown]
 
+    async def look(self) -> None:
+        """Offer those for which workers have kernels now; raises SandboxError."""
+        self.offer((await client.call(verbs.Status(), verbs.StatusReport)).languages)
+
     async def kernel_name(self, language: str, template: str) -> str | None:
         """Return the kernelspec for a language, or None when workers have none; raises SandboxError.
 
@@ -39,8 +43,7 @@ class OfferedLanguages:
         """
         name = self._find(language, template)
         if name is None and language in _DIRECTORIES:
-            status = await client.call(verbs.Status(), verbs.StatusReport)
-            self.offer(status.languages)
+            await self.look()
             name = self._find(language, template)
         return name
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Header = dict[str, Any]
 
+_FIELDS: Final = ("msg_id", "msg_type", "session", "username", "date", "version")
 _MAX_PENDING: Final = 128
 _CONTENT: Final = 3
 """Where the content is among the frames of the binary format."""
@@ -40,10 +41,11 @@ class OpenRequests:
         self.last: Header = {}
         """The newest execute request, over or not: what is said of the whole kernel is shown below its cell."""
 
-    def sent(self, message: str | bytes) -> None:
-        """Note a message of the client."""
-        if _may_be_execution(message):
-            self.sent_header(_header(message))
+    def sent(self, message: str | bytes) -> Header:
+        """Note a message of the client; return its header if it may be an execute request, else nothing."""
+        header = _header(message) if _may_be_execution(message) else {}
+        self.sent_header(header)
+        return header
 
     def sent_header(self, header: object) -> None:
         """Note a message of the client by its header, whatever that is."""
@@ -53,8 +55,8 @@ class OpenRequests:
             while len(self._open) > _MAX_PENDING:
                 del self._open[next(iter(self._open))]
 
-    def received(self, channel: Channel, judged: Judged) -> None:
-        """Note a message of the kernel."""
+    def received(self, channel: Channel, judged: Judged) -> bool:
+        """Note a message of the kernel; whether it was the end of an execution."""
         is_reply = judged.msg_type == "execute_reply" and channel == "shell"
         is_idle = judged.msg_type == "status" and judged.content["execution_state"] == "idle"
         if is_reply or is_idle:
@@ -65,6 +67,8 @@ class OpenRequests:
                 execution.is_idle = execution.is_idle or is_idle
                 if execution.is_answered and execution.is_idle:
                     del self._open[msg_id]
+                    return True
+        return False
 
     def refused(self, channel: Channel, parent: Header | None, size_bytes: int) -> tuple[Header, bool]:
         """Note that a message was not passed on.
@@ -129,6 +133,11 @@ def asked(message: str | bytes) -> tuple[str, object] | None:
         return None
     header, content = _header(message), _part(message, "content", _CONTENT)
     return (str(header.get("msg_id")), content.get("code")) if header.get("msg_type") == "execute_request" else None
+
+
+def plain(header: Header) -> Header:
+    """The fields of a header that the protocol knows, if it has an id."""
+    return {name: header[name] for name in _FIELDS if name in header} if "msg_id" in header else {}
 
 
 def text_of(message: bytes) -> str:

@@ -14,31 +14,29 @@ import os
 import posixpath
 import signal
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import zmq
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from tornado import web
 from traitlets import Enum, List, Unicode
 
-from jupyter_sandbox import launch, workspace
+from jupyter_sandbox import launch, showing, workspace
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, ProgramMissingError, SandboxError, StartError, WorkspaceError
+from jupyter_sandbox.errors import BrokerUnavailableError, ProgramMissingError, SandboxError, StartError
 from jupyter_sandbox.events import KernelEnd, kernel_end
-from jupyter_sandbox.guards import ids
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.kernel_events import KernelEvents
+from jupyter_sandbox.kernel_identity import Identity, Place, Resumed, server_of
 from jupyter_sandbox.specs import WorkspaceMode
-from sandbox_worker import messages
-from sandbox_worker.protocol import PORTS, CurveKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jupyter_client.connect import KernelConnectionInfo
     from jupyter_client.kernelspec import KernelSpec
+
+    from jupyter_sandbox import notes
 
 _POLL_S: Final = 0.01
 """How often to look while the broker is away; else we are told."""
@@ -53,18 +51,6 @@ _GIVE_UP_S: Final = 60
 
 class _ProgramMissingHTTPError(web.HTTPError, FileNotFoundError):
     """What jupyter_client's own provisioner raises when a kernelspec's program does not exist; programs look for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where in a sandbox that exists a kernel is to start: the keyword `place` of `start_kernel`.
-
-    `directory` None: where all of its kernels start. Restarts happen in the same place.
-    """
-
-    lease: client.Lease
-    directory: str | None = None
-    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 class SandboxProvisioner(KernelProvisionerBase):
@@ -86,15 +72,14 @@ class SandboxProvisioner(KernelProvisionerBase):
         super().__init__(**kwargs)
         self.connection_info = {}  # the base class shares one dict between all instances
         self._lease: client.Lease | None = None
-        self._seat = ids.new_seat()
-        self._key = os.urandom(32).hex()
-        self._curve: CurveKeys | None = None
+        self._identity = Identity()
         self._directory: str | None = None
         self._arguments: tuple[str, ...] | None = None
         self._launched = self._is_forked = False
         self.launches = 0
         """How often a kernel was started: who waits for one that was replaced can tell."""
         self._place: Place | None = None
+        self._resumed: Resumed | None = None
         self._ends = launch.Ends()
         self._shutdown_requested = False
         self._asked_when_dead = False
@@ -141,13 +126,13 @@ class SandboxProvisioner(KernelProvisionerBase):
             return None
         if self._lease.loss:
             return self._lease.loss
-        end = self._lease.exits.get(self._seat)
+        end = self._lease.exits.get(self._identity.seat)
         return end.message if end and end.reason != "requested" else None
 
     def call_at_end(self, callback: Callable[[], object] | None) -> None:
         """See Lease.call_at_end; of the kernel that was launched last."""
         if self._lease is not None:
-            self._lease.call_at_end(self._seat, callback)
+            self._lease.call_at_end(self._identity.seat, callback)
 
     def resolve_path(self, path: str) -> str | None:
         """Return the host path of a file of the workspace, or None: other files of a sandbox have none."""
@@ -164,10 +149,11 @@ class SandboxProvisioner(KernelProvisionerBase):
         encryption = kwargs.pop("transport_encryption", None) or getattr(
             self.parent, "transport_encryption", "disabled"
         )
-        if self._curve is None and launch.wants_curve(str(encryption).lower(), self._spec.metadata):
-            public, secret = zmq.curve_keypair()
-            self._curve = CurveKeys(public=public.decode(), secret=secret.decode())
+        if launch.wants_curve(str(encryption).lower(), self._spec.metadata):
+            self._identity.encrypt()
         self._place = kwargs.pop("place", None)
+        resumed = kwargs.pop("resumed", None)
+        self._resumed = None if self.launches else resumed
         extra = kwargs.pop("extra_arguments", None) or []
         self._arguments = launch.argument_list(self._spec.argv, extra, {"resource_dir": workspace.KERNELSPEC})
         return await super().pre_launch(cmd=list(self._arguments or ["python"]), **kwargs)
@@ -179,7 +165,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         environment = launch.environment(kwargs.get("env") or {}, self._spec.env, self.environment_names)
         try:
             with self._ends.none_meanwhile(self.kernel_id):
-                prefix = await self._start(environment, kwargs.get("cwd"))
+                prefix = await self._start_or_resume(environment, kwargs.get("cwd"))
         except SandboxError as error:
             await self._give_back()
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
@@ -192,13 +178,9 @@ class SandboxProvisioner(KernelProvisionerBase):
             raise
         self._launched = True
         self.launches += 1
-        if self._lease is not None:
+        if self._lease is not None and self._resumed is None:
             self._tell.started(self._lease)
-        ports = {f"{name}_port": number for number, name in enumerate(PORTS, start=1)}
-        identity = {"transport": "ipc", "ip": prefix, "key": self._key.encode(), "signature_scheme": "hmac-sha256"}
-        if self._curve is not None:
-            identity |= {"curve_publickey": self._curve.public, "curve_secretkey": self._curve.secret}
-        self.connection_info = cast("KernelConnectionInfo", identity | ports)
+        self.connection_info = self._identity.connection_info(prefix)
         return self.connection_info
 
     async def poll(self) -> int | None:
@@ -211,7 +193,7 @@ class SandboxProvisioner(KernelProvisionerBase):
             await self._reattach(lease)
         if lease.loss is not None:
             return 1
-        end = lease.exits.get(self._seat)
+        end = lease.exits.get(self._identity.seat)
         return None if end is None else end.status
 
     async def wait(self) -> int | None:
@@ -224,7 +206,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Signal the kernel's process group; quiet when it has ended."""
         if self._lease is None or await self.poll() is not None:
             return
-        request = verbs.SignalKernel(sandbox=self._lease.sandbox, target=self._seat, number=int(signum))
+        request = verbs.SignalKernel(sandbox=self._lease.sandbox, target=self._identity.seat, number=int(signum))
         with contextlib.suppress(SandboxError):
             await client.call(request, verbs.Done, start=False)
 
@@ -281,13 +263,22 @@ class SandboxProvisioner(KernelProvisionerBase):
     def _spec(self) -> KernelSpec:
         return cast("KernelSpec", self.kernel_spec)
 
-    async def _start(self, environment: dict[str, str], cwd: object) -> str:
+    async def _start_or_resume(self, environment: dict[str, str], cwd: object) -> str:
         """Return the prefix of the kernel's socket paths."""
+        resumed = self._resumed
+        if resumed is None:
+            return await self._start(environment, str(cwd) if cwd else None)
+        self._identity.resume(resumed)
+        self._lease, self._directory = resumed.lease, resumed.note.cwd
+        self._is_forked = self._arguments is None
+        return resumed.prefix
+
+    async def _start(self, environment: dict[str, str], cwd: str | None) -> str:
         lease = self._lease
         if self._place is not None:
             lease = self._lease = await self._reach(self._place.lease)
         if lease is not None and (lease.loss is not None or not lease.is_connected):
-            lease.tenants.discard(self._seat)
+            lease.tenants.discard(self._identity.seat)
             lease.close()
             if not (lease.is_kept or lease.tenants):
                 self._tell.left(lease)
@@ -296,25 +287,25 @@ class SandboxProvisioner(KernelProvisionerBase):
             await self.kill()  # a second start without a shutdown replaces the kernel
             async with asyncio.timeout(_REPLACE_S):
                 await self.wait()
-        kernel = verbs.Kernel(
-            seat=self._seat,
+        kernel = self._identity.kernel(
             argv=self._arguments,
-            env=environment | (self._place.environment if self._place else {}),
-            cwd=self._place.directory if self._place else None,
-            key=self._key,
-            curve=self._curve,
+            environment=environment,
+            cwd=self._showing(cwd),
+            place=self._place,
+            manager=self.parent,
         )
         started = None
         if lease is None:
-            lease = self._lease = await self._claim(str(cwd) if cwd else None, kernel)
+            lease = self._lease = await self._claim(cwd, kernel)
             started = lease.first
         if started is None:
-            lease.tenants.add(self._seat)
-            lease.exits.pop(self._seat, None)
+            lease.tenants.add(self._identity.seat)
+            lease.exits.pop(self._identity.seat, None)
             if self.launches:  # what is paused just now would refuse the next kernel, too, and be left by it
                 await self._go_on()
             request = verbs.StartKernel(sandbox=lease.sandbox, **vars(kernel))
             started = await client.call(request, verbs.KernelStarted)
+        await self._identity.note_late(lease.sandbox)
         self._is_forked = started.is_forked
         return started.prefix
 
@@ -328,33 +319,28 @@ class SandboxProvisioner(KernelProvisionerBase):
         return lease
 
     async def _claim(self, cwd: str | None, kernel: verbs.Kernel) -> client.Lease:
-        """Claim a sandbox that shows the notebook's directory, if there is one to show, and start `kernel` in it."""
-        mode, directory = self.workspace, os.path.realpath(cwd or ".")  # noqa: ASYNC240 - one lstat of a start
-        if getattr(self.parent, "sandbox_hides_files", False):  # a token's bearer has no part in the server's files
-            mode = str(WorkspaceMode.NONE)
-        descriptor = kernelspec = None
-        if mode != WorkspaceMode.NONE and directory == "/":
-            self.log.warning("Kernel %s gets no workspace: the root directory is not shown", self.kernel_id)
-            mode = str(WorkspaceMode.NONE)
-        if mode != WorkspaceMode.NONE:
-            try:
-                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except OSError as error:
-                self.log.warning("Kernel %s gets no workspace: %s", self.kernel_id, error.strerror)
-                mode = str(WorkspaceMode.NONE)
-        try:
-            if any("{resource_dir}" in argument for argument in self._spec.argv):
-                kernelspec = os.open(self._spec.resource_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            name, behalf = Path(directory).name, self._tell.on_behalf
-            claim = client.Lease.claim(self.template, mode, name, descriptor, kernelspec, kernel, on_behalf=behalf)
-            lease = await claim
-        except OSError as error:
-            raise WorkspaceError(f"the kernelspec's directory cannot be shown in the sandbox: {error}") from error
-        finally:
-            messages.close_all([opened for opened in (descriptor, kernelspec) if opened is not None])
-        self._directory = directory if descriptor is not None else None
+        """Claim a sandbox and start `kernel` in it."""
+        keepsake = client.Keepsake(server=server_of(self.parent))
+        lease, self._directory = await showing.claim(
+            self.template, self._shows(), cwd, self._spec, kernel, keepsake, self._tell.on_behalf, self.log
+        )
         self._tell.claimed(lease)
         return lease
+
+    def _shows(self) -> str:
+        """Return the mode of the workspace: a token's bearer has no part in the server's files."""
+        hides = getattr(self.parent, "sandbox_hides_files", False)
+        return str(WorkspaceMode.NONE) if hides else str(self.workspace)
+
+    def _showing(self, cwd: str | None) -> str | None:
+        """Return the directory that the workspace of a sandbox of its own shows; None when it shows none."""
+        is_shown = self._place is None and self._shows() != WorkspaceMode.NONE
+        return os.path.realpath(cwd or ".") if is_shown else None
+
+    async def note_sessions(self, sessions: tuple[notes.Session, ...]) -> None:
+        """Note which sessions of Jupyter's have the kernel, for the next start of its server. Raises SandboxError."""
+        if self._lease is not None:
+            await self._identity.note_sessions(self._lease.sandbox, sessions)
 
     async def _reattach(self, lease: client.Lease) -> None:
         """The broker died: find the sandbox again with the next one."""
@@ -380,10 +366,11 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._lease, self._launched = None, False
         if lease is None:
             return
-        lease.tenants.discard(self._seat)
+        lease.tenants.discard(self._identity.seat)
         if lease.is_kept or lease.tenants:
             with contextlib.suppress(SandboxError):
-                await client.call(verbs.VacateSeat(sandbox=lease.sandbox, seat=self._seat), verbs.Done, start=False)
+                request = verbs.VacateSeat(sandbox=lease.sandbox, seat=self._identity.seat)
+                await client.call(request, verbs.Done, start=False)
             return
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Release(sandbox=lease.sandbox), verbs.Done, start=False)
@@ -396,5 +383,5 @@ class SandboxProvisioner(KernelProvisionerBase):
             return KernelEnd.UNKNOWN
         if self._lease.loss:
             return KernelEnd.LOST
-        end = self._lease.exits.get(self._seat)
+        end = self._lease.exits.get(self._identity.seat)
         return KernelEnd.REQUESTED if end is None or self._shutdown_requested else kernel_end(end.reason)

@@ -79,6 +79,13 @@ class Sandbox:
     term: Term | None = None
     expires_at: datetime | None = None
     kernels: tuple[str, ...] = ()
+    parts: dict[str, str] = field(default_factory=dict)
+    """What services keep of it for the next start of the server, by their names."""
+    noted_until: float = 0
+    """The end that was noted last, on our clock."""
+    is_unnoted: bool = False
+    """Whether something changed that the next start of the server has to know."""
+    noting: asyncio.Task[None] | None = None
     reattaching: asyncio.Task[None] | None = None
 
     @property

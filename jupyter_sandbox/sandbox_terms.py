@@ -27,17 +27,21 @@ class SandboxTerms:
         self._claimed, self._clock, self._emit = claimed, clock, emit
         self.in_use: Callable[[], Iterable[str]] = tuple
         """In which sandboxes something runs for a client that has an end."""
+        self.on_use: Callable[[Sandbox], None] = lambda _: None
+        """Called with a sandbox that was used."""
 
-    def begin(self, sandbox: Sandbox, length_s: float) -> None:
-        """Let a sandbox live so long from now on."""
+    def begin(self, sandbox: Sandbox, length_s: float, *, ends_at: float | None = None) -> None:
+        """Let a sandbox live so long from now on, or until `ends_at` on our clock if its time began before."""
         by_use = sandbox.claim is not None and sandbox.claim.is_renewed_by_use
-        sandbox.term = Term.begun(self._clock(), length_s, is_renewed_by_use=by_use)
+        began_at = self._clock() if ends_at is None else ends_at - length_s
+        sandbox.term = Term.begun(began_at, length_s, is_renewed_by_use=by_use)
 
     def use(self, sandbox_id: str, at: float | None = None) -> None:
         """Lengthen the time of a claimed sandbox if use does that; `at`: when it was, on our clock, if not now."""
         sandbox = self._claimed.get(sandbox_id)
         if sandbox is not None and sandbox.term is not None:
             sandbox.term = sandbox.term.used(self._clock() if at is None else at)
+            self.on_use(sandbox)
 
     def look(self, kernels: Collection[Kernel]) -> None:
         """Look what clients use: something runs for them, or they speak to a kernel; and announce what ends soon.

@@ -1,27 +1,32 @@
 """Tokens that reach one sandbox and nothing else: issued by who holds it, kept in memory, ended with it.
 
+Their digests are noted with a claimed sandbox, for the next start of the server.
+
 It knows no HTTP. An operator's tokens are another thing: `token_file`.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import tokens
+from jupyter_sandbox import notes, tokens
 from jupyter_sandbox.errors import CapacityError, UnknownSandboxError, UnknownTokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.sandbox import Sandbox
     from jupyter_sandbox.sandboxes import Sandboxes
 
 SCOPES: Final = ("kernels", "kernels:read", "files", "files:read")
 """What may be asked for. Its own sandbox may always be looked at; it is neither renewed nor released by its token."""
 _ALWAYS: Final = "sandboxes:read"
+_PART: Final = "tokens"
 MAX_TOKENS: Final = 32
 """Of one sandbox at a time."""
 
@@ -48,6 +53,24 @@ class SandboxToken:
     digest: bytes = field(repr=False)
     issued_by: str | None
     """The id of the operator's token that asked for it, with which it ends; None: a person did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NotedToken:
+    """A token in a note."""
+
+    id: str
+    scopes: tuple[str, ...]
+    created_at: str
+    expires_at: str
+    ends_at: float
+    digest: str = field(repr=False)
+    issued_by: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Noted:
+    tokens: tuple[_NotedToken, ...]
 
 
 class SandboxTokens:
@@ -78,7 +101,23 @@ class SandboxTokens:
             issued_by=issued_by,
         )
         self._tokens[token.id] = token
+        self._note(sandbox)
         return token, text
+
+    def take_back(self) -> None:
+        """Know again the tokens that the server before this one issued."""
+        for sandbox, text in self._sandboxes.parts(_PART):
+            noted = notes.read(_Noted, text)
+            for each in noted.tokens[:MAX_TOKENS] if noted else ():
+                token = _token(each, sandbox)
+                if token is not None:
+                    self._tokens[token.id] = token
+
+    def _note(self, sandbox: Sandbox) -> None:
+        """Note the tokens of a sandbox for the next start of the server."""
+        if sandbox.claim is not None:
+            mine = [_noted(token) for token in self._tokens.values() if token.sandbox_id == sandbox.id]
+            self._sandboxes.notes.keep(sandbox, _PART, notes.text_of(_Noted(tokens=tuple(mine))))
 
     def all_of(self, owner: Owner, sandbox_id: str) -> list[SandboxToken]:
         """Return the tokens of a sandbox of `owner`, oldest first; raises UnknownSandboxError."""
@@ -90,6 +129,7 @@ class SandboxTokens:
         if token_id not in {token.id for token in self.all_of(owner, sandbox_id)}:
             raise UnknownTokenError(f"no token {token_id[:60]!r} of sandbox {sandbox_id}")
         del self._tokens[token_id]
+        self._note(self._sandboxes.find(owner, sandbox_id))
 
     def get(self, token_id: str) -> SandboxToken | None:
         """Return a token that is in its time and whose sandbox lives."""
@@ -105,3 +145,35 @@ class SandboxTokens:
         except UnknownSandboxError:
             return False
         return self._is_in_time(token)
+
+
+def _noted(token: SandboxToken) -> _NotedToken:
+    return _NotedToken(
+        id=token.id,
+        scopes=token.scopes,
+        created_at=token.created_at.isoformat(),
+        expires_at=token.expires_at.isoformat(),
+        ends_at=token.ends_at,
+        digest=token.digest.hex(),
+        issued_by=token.issued_by,
+    )
+
+
+def _token(noted: _NotedToken, sandbox: Sandbox) -> SandboxToken | None:
+    """Return a token that was noted; None when that is none."""
+    if sandbox.owner is None or not set(noted.scopes) <= {_ALWAYS, *SCOPES} or not math.isfinite(noted.ends_at):
+        return None
+    try:
+        return SandboxToken(
+            id=noted.id,
+            owner=sandbox.owner,
+            sandbox_id=sandbox.id,
+            scopes=noted.scopes,
+            created_at=datetime.fromisoformat(noted.created_at),
+            expires_at=datetime.fromisoformat(noted.expires_at),
+            ends_at=noted.ends_at,
+            digest=bytes.fromhex(noted.digest),
+            issued_by=noted.issued_by,
+        )
+    except ValueError:
+        return None

@@ -12,23 +12,26 @@ import contextlib
 import contextvars
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import events, owners
+from jupyter_sandbox import events, owners, sandbox_notes
 from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker_health import BrokerHealth
 from jupyter_sandbox.errors import (
     BrokerUnavailableError,
     ConflictError,
     SandboxError,
     SandboxPausedError,
+    ServerStoppingError,
     UnknownSandboxError,
 )
 from jupyter_sandbox.events import Origin, SandboxClaimed, SandboxEnd, SandboxPaused, SandboxRenewed, SandboxResumed
 from jupyter_sandbox.kernel_events import sandbox_ended
+from jupyter_sandbox.owners import Owner
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from jupyter_sandbox.quotas import Held, Quotas
-from jupyter_sandbox.sandbox import Sandbox, SandboxState, SandboxView
+from jupyter_sandbox.sandbox import Claim, Sandbox, SandboxState, SandboxView
+from jupyter_sandbox.sandbox_ends import SandboxEnds
 from jupyter_sandbox.sandbox_terms import SandboxTerms
 
 if TYPE_CHECKING:
@@ -36,22 +39,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from jupyter_sandbox.events import Emit
-    from jupyter_sandbox.owners import Owner
-    from jupyter_sandbox.sandbox import Claim, Filter
+    from jupyter_sandbox.notes import SandboxNote
+    from jupyter_sandbox.sandbox import Filter
 
-_MAX_ENDS: Final = 4096
-"""Of how many sandboxes that are gone we know whose they were and why."""
 _END_WITHIN_S: Final = 20
 _TICK_S: Final = 0.5
-_CHECK_S: Final = 5
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _End:
-    owner: Owner | None
-    words: str
 
 
 Kernel = tuple[str, Any, SandboxProvisioner]
@@ -89,10 +83,14 @@ class Sandboxes:
         self._by_key: dict[tuple[Owner, str], tuple[Claim, asyncio.Task[Sandbox]]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
-        self._checking: asyncio.Task[verbs.StatusReport] | None = None
+        self._health = BrokerHealth()
+        self.notes = sandbox_notes.SandboxNotes()
+        self.terms.on_use = self.notes.used
+        self.is_stopping = False
+        """Whether nothing new is accepted, since the server is about to stop."""
         self.also_watch: Callable[[], bool] = lambda: False
         """Called with each look; whether there is something to look after that is not ours."""
-        self._ends: collections.OrderedDict[str, _End] = collections.OrderedDict()
+        self._ends = SandboxEnds()
 
     # -- what an owner may ask
 
@@ -118,8 +116,8 @@ class Sandboxes:
         for sandbox in self._all():
             if sandbox.id == sandbox_id and sandbox.owner == owner:
                 return sandbox
-        end = self._ends.get(sandbox_id)
-        raise UnknownSandboxError(end.words) if end and end.owner == owner else unknown(sandbox_id)
+        words = self._ends.words(owner, sandbox_id)
+        raise unknown(sandbox_id) if words is None else UnknownSandboxError(words)
 
     def find_ready(self, owner: Owner, sandbox_id: str) -> Sandbox:
         """The same, to use it; raises ConflictError when it is ending."""
@@ -153,6 +151,7 @@ class Sandboxes:
         if sandbox.origin is Origin.KERNEL:
             raise ConflictError(f"sandbox {sandbox.id} was started by a notebook: it has no time limit to renew")
         self.terms.begin(sandbox, timeout_s)
+        self.notes.changed(sandbox)
         self._emit(SandboxRenewed(owner=owner, sandbox_id=sandbox.id, timeout_s=timeout_s))
         return self._view(sandbox)
 
@@ -161,6 +160,7 @@ class Sandboxes:
         sandbox = self._claimed.get(sandbox_id)
         if sandbox is not None and sandbox.owner == owner:
             self.terms.begin(sandbox, timeout_s)
+            self.notes.used(sandbox)
 
     async def pause(self, owner: Owner, sandbox_id: str) -> SandboxView:
         """Freeze everything in a sandbox, with all that it holds; quiet when it is. Its time goes on."""
@@ -181,14 +181,14 @@ class Sandboxes:
         try:
             sandbox = self.find(owner, sandbox_id)
         except UnknownSandboxError:
-            end = self._ends.get(sandbox_id)
-            if end is None or end.owner != owner:
+            if self._ends.words(owner, sandbox_id) is None:
                 raise
             return
         await asyncio.shield(self._end(sandbox, SandboxEnd.RELEASED, "was released"))
 
     def room(self, owner: Owner) -> AbstractContextManager[None]:
-        """Keep room in the owner's quota for a sandbox while it is made; raises QuotaError."""
+        """Keep room in the owner's quota for a sandbox while it is made; raises QuotaError, ServerStoppingError."""
+        self.require_staying()
         mine = {sandbox.id for sandbox in self._claimed.values() if sandbox.owner == owner}
         for _, manager, provisioner in kernels(self._manager):
             if provisioner.lease and owners.of_kernel(manager) == owner and not owners.is_being_made(manager):
@@ -199,19 +199,15 @@ class Sandboxes:
         """Return whose each sandbox is, by its id."""
         return {sandbox.id: sandbox.owner for sandbox in self._all()}
 
-    async def check(self) -> verbs.StatusReport:
-        """Return what the broker says; raises SandboxError unless one answers.
+    def require_staying(self) -> None:
+        """Raise ServerStoppingError when the server is about to stop."""
+        if self.is_stopping:
+            raise ServerStoppingError("this server is being stopped; ask the next one", retry_after_s=1)
 
-        One that went because nobody needed it is started, as by a claim.
-        It is asked once for all who want to know at the same time.
-        """
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport))
-        try:
-            async with asyncio.timeout(_CHECK_S):
-                return await asyncio.shield(self._checking)
-        except TimeoutError as error:
-            raise BrokerUnavailableError(f"no broker answered within {_CHECK_S} s") from error
+    async def check(self) -> verbs.StatusReport:
+        """Return what the broker says; raises SandboxError unless one answers, and the server stays."""
+        self.require_staying()
+        return await self._health.report()
 
     # -- the server's own life
 
@@ -250,6 +246,34 @@ class Sandboxes:
             if lost is not None and lost.loss is not None and lost.sandbox not in self._claimed:
                 self._end(_of_kernel(lost, None), SandboxEnd.LOST, f"is gone. {lost.loss}")
 
+    def take_back(self, lease: client.Lease, note: SandboxNote) -> None:
+        """Have a sandbox again that the server before this one had."""
+        owner, wanted = Owner(note.owner), sandbox_notes.claim(note, lease.template)
+        sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=note.key)
+        sandbox.parts = dict(note.parts)
+        self.terms.begin(self._keep(sandbox), note.length_s, ends_at=sandbox_notes.granted_until(note))
+        if note.key is not None:
+            past = asyncio.create_task(asyncio.sleep(0, sandbox), name="claim of the past")
+            self._by_key[owner, note.key] = wanted, past
+        self.watch()
+
+    def parts(self, name: str) -> list[tuple[Sandbox, str]]:
+        """Return what the service `name` keeps, with the sandbox that it is about."""
+        return [(sandbox, sandbox.parts[name]) for sandbox in self._claimed.values() if name in sandbox.parts]
+
+    async def noted(self, sandbox_id: str) -> None:
+        """Wait until what is known of a claimed sandbox is noted for the next start of the server."""
+        if (sandbox := self._claimed.get(sandbox_id)) is not None:
+            await self.notes.written(sandbox)
+
+    async def leave(self) -> None:
+        """Leave everything that was claimed here to the next start of the server."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self.notes.write_all(list(self._claimed.values()))
+        while self._claimed:
+            self._claimed.popitem()[1].lease.close()
+
     async def stop(self) -> None:
         """Give everything back that was claimed here."""
         if self._watching is not None:
@@ -275,12 +299,12 @@ class Sandboxes:
     async def _claim(self, owner: Owner, wanted: Claim, key: str | None) -> Sandbox:
         began = self._clock()
         with self.room(owner):
-            behalf = owners.on_behalf(owner)
-            lease = await client.Lease.claim(wanted.template, "none", "", None, on_behalf=behalf)
-            lease.is_kept = True
+            noted_until = began + wanted.timeout_s
+            keepsake, behalf = self.notes.keepsake(owner, wanted, key, noted_until), owners.on_behalf(owner)
+            lease = await client.Lease.claim(wanted.template, "none", "", None, on_behalf=behalf, keepsake=keepsake)
             sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
-            self.terms.begin(sandbox, wanted.timeout_s)
-            self._claimed[sandbox.id] = sandbox
+            sandbox.noted_until = noted_until
+            self.terms.begin(self._keep(sandbox), wanted.timeout_s)
         self.watch()
         self._emit(
             SandboxClaimed(
@@ -292,6 +316,11 @@ class Sandboxes:
                 took_s=self._clock() - began,
             )
         )
+        return sandbox
+
+    def _keep(self, sandbox: Sandbox) -> Sandbox:
+        sandbox.lease.is_kept = True
+        self._claimed[sandbox.id] = sandbox
         return sandbox
 
     def _forget_failed(self, owner: Owner, key: str, done: asyncio.Task[Sandbox]) -> None:
@@ -349,9 +378,7 @@ class Sandboxes:
             sandbox.lease.close()
             self._claimed.pop(sandbox.id, None)
             del self._ending[sandbox.id]
-            self._ends[sandbox.id] = _End(sandbox.owner, f"sandbox {sandbox.id} {how}")
-            while len(self._ends) > _MAX_ENDS:
-                self._ends.popitem(last=False)
+            self._ends.add(sandbox.id, sandbox.owner, f"sandbox {sandbox.id} {how}")
             if sandbox.origin is Origin.CLAIM:  # of others the last kernel tells, when it leaves
                 self._emit(sandbox_ended(sandbox.lease, sandbox.owner, sandbox.origin, reason))
             log.info("sandbox %s %s", sandbox.id, how)

@@ -145,7 +145,7 @@ class BrokerApp(JupyterApp):
         60, help="Exit when nothing was claimed and nobody connected for so long, seconds; 0 means never."
     ).tag(config=True)
     recover_grace_s = Float(
-        30, help="How long a sandbox that outlived its broker waits for its owner to attach again, seconds."
+        60, help="How long sandboxes that outlived their broker, or their server, wait for a next one, seconds."
     ).tag(config=True)
     background = Enum(("yes", "no"), default_value="no", help="See the flag.").tag(config=True)
 

@@ -6,34 +6,27 @@ It belongs to no event loop: jupyter_client calls provisioners from several. Whe
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import itertools
-import json
 import os
-import sys
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.broker import starting, verbs
 from jupyter_sandbox.host import places, tasks
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 _START_TIMEOUT_S: Final = 90
 _ANSWER_TIMEOUT_S: Final = 60
-_LOOK_S: Final = 0.05
 _RETRIES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """How long to wait for a broker that another process starts, or that ends, before trying to start one again."""
-
-_starts: dict[Path, concurrent.futures.Future[None]] = {}
-"""Starts of brokers that are under way in this process, by the socket."""
 
 Answer = TypeVar("Answer")
 
@@ -52,7 +45,7 @@ async def connect(*, start: bool = True) -> Channel:
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if not start or places.SOCKET_VARIABLE in os.environ:
                 raise errors.BrokerUnavailableError("no broker runs; start it with `jupyter sandbox broker`") from error
-            await _start_once(where.socket, deadline, retry_s)
+            await starting.once(where.socket, deadline, retry_s)
         except PermissionError as error:
             raise errors.BrokerUnavailableError(
                 "this user may not use the broker's socket; see BrokerApp.socket_mode"
@@ -60,67 +53,6 @@ async def connect(*, start: bool = True) -> Channel:
         except OSError as error:
             raise errors.BrokerUnavailableError(f"what lies at the broker's socket path is none: {error}") from error
     raise AssertionError("there is always another try")
-
-
-async def _start_once(socket: Path, deadline: float, retry_s: float) -> None:
-    """Start a broker, or wait for whoever in this process is at it: a start costs a processor a second.
-
-    Many who come together and start one each keep it from starting. Called from any event loop.
-    """
-    under_way = _starts.get(socket)
-    if under_way is not None:
-        await asyncio.shield(asyncio.wrap_future(under_way))
-        return
-    mine = _starts[socket] = concurrent.futures.Future()
-    try:
-        await _start(socket, deadline, retry_s)
-    except errors.SandboxError as error:
-        mine.set_exception(error)
-        raise
-    finally:
-        del _starts[socket]
-        if not mine.done():
-            mine.set_result(None)
-
-
-async def _start(socket: Path, deadline: float, retry_s: float) -> None:
-    """Start a broker in the background. When another client was faster, wait so long for that one to serve."""
-    loop = asyncio.get_running_loop()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        async with asyncio.timeout_at(deadline):
-            _, said = await process.communicate()
-    except TimeoutError as error:
-        raise errors.BrokerUnavailableError("the broker did not start in time") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode == 0:
-        return
-    word = {"code": "broker_unavailable", "message": said.decode(errors="replace")[-500:]}
-    with contextlib.suppress(ValueError, IndexError):
-        word = json.loads(said.splitlines()[-1])
-    if "another broker" in str(word.get("message")) and loop.time() < deadline:
-        again_at = loop.time() + retry_s
-        while loop.time() < again_at and not await _serves(socket):  # noqa: ASYNC110 - another process has no event
-            await asyncio.sleep(_LOOK_S)  # it is starting or ending
-        return
-    raise errors.from_code(str(word.get("code")), str(word.get("message")), None)
-
-
-async def _serves(socket: Path) -> bool:
-    try:
-        (await Channel.connect(socket, verbs.ANSWERS)).close()
-    except OSError:
-        return False
-    return True
 
 
 async def ask(
@@ -184,16 +116,27 @@ async def open_disk(sandbox: str) -> int:
     return passed[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keepsake:
+    """The name of the server that may adopt a sandbox, empty if none may, and its note about it."""
+
+    server: str = ""
+    note: str = field(default="", repr=False)
+
+
+NO_KEEPSAKE: Final = Keepsake()
+
+
 class Lease:
     """A claimed sandbox: the connection that keeps it alive, and what was heard on it."""
 
-    def __init__(self, channel: Channel, sandbox: str, cwd: str, template: str) -> None:
+    def __init__(self, channel: Channel, sandbox: str, cwd: str, template: str, created_at: str) -> None:
         """Use `claim` instead."""
         self._channel = channel
         self.sandbox = sandbox
         self.cwd = cwd
         self.template = template
-        self.claimed_at = datetime.now(UTC)
+        self.claimed_at = _time(created_at)
         self._claimed = time.monotonic()
         self.exits: dict[str, verbs.ProcessExited] = {}
         """The end of each kernel and command, by its seat or id, until it is started again."""
@@ -221,11 +164,14 @@ class Lease:
         directory: int | None,
         kernelspec: int | None = None,
         kernel: verbs.Kernel | None = None,
+        *,
         on_behalf: str = "",
+        keepsake: Keepsake = NO_KEEPSAKE,
     ) -> Lease:
         """Claim a sandbox that shows the open directories, of the notebook and of the kernelspec.
 
-        With `kernel` that is started in it: all or nothing. Raises SandboxError. `on_behalf`: see verbs.Claim.
+        With `kernel` that is started in it: all or nothing. `on_behalf`: see verbs.Claim; `keepsake`: for the time when
+        the server, if this is one, has been started anew. Raises SandboxError.
         """
         channel = await connect()
         request = verbs.Claim(
@@ -235,6 +181,8 @@ class Lease:
             kernelspec=kernelspec is not None,
             kernel=kernel,
             on_behalf=on_behalf,
+            server=keepsake.server,
+            note=keepsake.note,
         )
         shown = [descriptor for descriptor in (directory, kernelspec) if descriptor is not None]
         early: list[object] = []  # a kernel may end before we hear that it started
@@ -245,9 +193,9 @@ class Lease:
         except BaseException:
             channel.close()
             raise
-        lease = cls(channel, claimed.sandbox, claimed.cwd, template)
+        lease = cls(channel, claimed.sandbox, claimed.cwd, template, claimed.created_at)
         for event in early:
-            lease._hear(event)
+            lease.hear_of(event)
         if kernel is not None:
             lease.first = claimed.kernel
             lease.tenants.add(kernel.seat)
@@ -278,9 +226,10 @@ class Lease:
                 return
             event, descriptors = received
             messages.close_all(descriptors)
-            self._hear(event)
+            self.hear_of(event)
 
-    def _hear(self, event: object) -> None:
+    def hear_of(self, event: object) -> None:
+        """Take in an event."""
         if isinstance(event, verbs.ProcessExited):
             self.exits[event.target] = event
             self._tell(event.target)
@@ -382,3 +331,12 @@ class Lease:
         """Give the sandbox back; the broker destroys it."""
         self._channel.close()
         self._watch()
+
+
+def _time(text: str) -> datetime:
+    """Return the time that the broker wrote down."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

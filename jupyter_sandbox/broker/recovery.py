@@ -51,6 +51,7 @@ async def take_over(
     sandbox.owner, sandbox.created_at = record.owner or 0, record.created_at
     sandbox.on_behalf = record.on_behalf
     sandbox.cwd = record.workspace or HOME
+    sandbox.server, sandbox.notes = record.server, dict(record.notes)
     running = set(description.running)
     orphans = {name for name in running if ids.is_command_id(name)}
     if running - sandbox.seats - orphans or len(running) > _MAX_RUNNING:

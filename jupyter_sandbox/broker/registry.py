@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import binding, commands, kernels, pausing, reaper, recovery, verbs
+from jupyter_sandbox.broker import adoption, binding, commands, kernels, pausing, reaper, recovery, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
@@ -25,7 +25,7 @@ from jupyter_sandbox.errors import (
     WorkspaceError,
 )
 from jupyter_sandbox.firewall import Firewall, NoFirewall
-from jupyter_sandbox.guards import ids, processes
+from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 _MAX_SEATS: Final = 64
 _NEXT_S: Final = 0.8
 """How long a claim for which there is no room waits for the worker that is being made: who is refused is told soon."""
-_ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class Registry:
         """Start with nothing; `recover` and `pool.run` are the caller's to call."""
         self._engine = engine
         self._ledger = ledger
-        self._places = places
+        self.places = places
         self._mounter = mounter
         self.firewall: Firewall = firewall or NoFirewall()
         self.templates = known_templates
@@ -75,6 +74,7 @@ class Registry:
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._grace_s = 0.0
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
     # -- claiming and ending
@@ -90,11 +90,14 @@ class Registry:
         kernelspec: int | None = None,
         seat: str | None = None,
         on_behalf: str = "",
+        server: str = "",
+        notes: Mapping[str, str] = MappingProxyType({}),
     ) -> Sandbox:
         """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
 
         `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner; `seat`
-        is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`.
+        is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`. `server`
+        and `notes` are judged.
         """
         party = owner, ids.on_behalf(on_behalf)
         template = templates.find(self.templates, template_name)
@@ -107,12 +110,13 @@ class Registry:
         try:
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
             sandbox.holder = holder
-            sandbox.created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            sandbox.server, sandbox.notes = server, dict(notes)
+            sandbox.created_at = datetime.now(UTC).isoformat()
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
             if seat is not None:
                 sandbox.seats.add(await self._free_seat(sandbox, seat))
-            self._record(sandbox)
+            self.record(sandbox)
             await binding.bind(sandbox, self._mounter, self.firewall, wanted, directory, kernelspec)
         except BaseException:
             await self._destroy(sandbox)
@@ -162,17 +166,26 @@ class Registry:
         sandbox.holder = None
         await self._destroy(sandbox)
 
+    async def leave(self, sandbox: Sandbox) -> None:
+        """Its holder has gone: let it wait for the server that may adopt it, or destroy it."""
+        sandbox.holder = None
+        if sandbox.server and self._grace_s:
+            self._spawn(self._expire(sandbox))
+        else:
+            await self._destroy(sandbox)
+
     # -- kernels and commands
 
     async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
         """Start a kernel. Raises SandboxError."""
         sandbox.reach()  # or no seat is taken
-        seat = await self._free_seat(sandbox, request.seat)
-        if seat not in sandbox.seats:
-            sandbox.seats.add(seat)
-            self._record(sandbox)
+        seat, note = await self._free_seat(sandbox, request.seat), adoption.judged(request.note)
+        is_new = seat not in sandbox.seats
+        sandbox.seats.add(seat)
+        if adoption.write(sandbox, seat, note) or is_new:
+            self.record(sandbox)
         owner = None if sandbox.owner == os.getuid() else sandbox.owner
-        return await kernels.start(sandbox, seat, request, self._places, owner)
+        return await kernels.start(sandbox, seat, request, self.places, owner)
 
     async def _free_seat(self, sandbox: Sandbox, name: str) -> ids.KernelSeat:
         """Return the seat `name` if `sandbox` may have a kernel there. Raises SandboxError."""
@@ -191,35 +204,27 @@ class Registry:
             raise StartError(f"kernel {seat} has not ended: its seat is taken")
         if seat in sandbox.seats:
             sandbox.seats.remove(seat)
-            self._record(sandbox)
-
-    async def signal(self, sandbox: Sandbox, target: str, number: int) -> None:
-        """Signal a kernel or command; quiet when it has ended. See `Sandbox.kill`."""
-        ending = processes.signal_number(number) in _ENDING_SIGNALS
-        if target not in sandbox.kernels and target not in sandbox.commands:
-            return
-        if number == signal.SIGKILL:
-            await sandbox.kill(target)
-            return
-        agent = sandbox.reach()
-        if ending:
-            sandbox.ending.add(target)
-        await agent.signal(target, number)
+            sandbox.notes.pop(seat, None)
+            self.record(sandbox)
 
     # -- pausing
 
     async def pause(self, sandbox: Sandbox) -> None:
         """Freeze everything in a sandbox; quiet when it is. Raises SandboxError; it runs on then."""
-        await pausing.pause(sandbox, self._engine, self._record)
+        await pausing.pause(sandbox, self._engine, self.record)
 
     async def resume(self, sandbox: Sandbox) -> None:
         """Let everything in a sandbox go on; quiet when it does. Raises SandboxError."""
-        await pausing.resume(sandbox, self._engine, self._record)
+        await pausing.resume(sandbox, self._engine, self.record)
 
     # -- the broker's own life
 
     async def recover(self, grace_s: float) -> None:
-        """Take over what a dead broker left. A sandbox that nobody attaches to within `grace_s` is destroyed."""
+        """Take over what a dead broker left. What nobody attaches to or adopts within `grace_s` is destroyed.
+
+        The same holds for sandboxes that are left by their server from now on.
+        """
+        self._grace_s = grace_s
         for record in list(self._ledger.records()):
             template = self.templates.get(record.template) or templates.BUILT_IN["python"]
             worker = await self._engine.recover(record, template)
@@ -228,12 +233,12 @@ class Registry:
             sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
             self._sandboxes[sandbox.id] = sandbox
             if record.owner is None or not await recovery.take_over(
-                sandbox, record, self._engine, self._connect, self._record
+                sandbox, record, self._engine, self._connect, self.record
             ):
                 await self._destroy(sandbox)
                 continue
             log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
-            self._spawn(self._expire(sandbox, grace_s))
+            self._spawn(self._expire(sandbox))
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
 
@@ -242,7 +247,7 @@ class Registry:
         return await reaper.reap(
             self._engine,
             self.firewall,
-            self._places,
+            self.places,
             self._ledger,
             somebodys=lambda: reaper.owned(self._sandboxes.values(), self._making),
             slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
@@ -291,7 +296,7 @@ class Registry:
             await self._connect(sandbox)
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.WARM)
             if stands_by:
-                await kernels.stand_by(sandbox, self._places)
+                await kernels.stand_by(sandbox, self.places)
         except BaseException:
             await self._destroy(sandbox)
             raise
@@ -299,19 +304,23 @@ class Registry:
 
     async def _connect(self, sandbox: Sandbox) -> None:
         sandbox.agent = await AgentClient.connect(
-            self._places.agent_socket(sandbox.id),
+            self.places.agent_socket(sandbox.id),
             sandbox.id,
             on_exited=lambda exited: self._exited(sandbox, exited),
             on_lost=lambda: self._lost(sandbox),
         )
 
-    def _record(self, sandbox: Sandbox) -> None:
+    def record(self, sandbox: Sandbox) -> None:
+        """Write down what is known of a sandbox."""
         self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
 
-    async def _expire(self, sandbox: Sandbox, grace_s: float) -> None:
-        await asyncio.sleep(grace_s)
-        if sandbox.holder is None:
-            log.info("sandbox %s ends: nobody attached to it within %.0f s", sandbox.id, grace_s)
+    async def _expire(self, sandbox: Sandbox) -> None:
+        """Destroy what nobody takes over in time; who takes it over and goes again gives it another grace."""
+        sandbox.departures += 1
+        departure = sandbox.departures
+        await asyncio.sleep(self._grace_s)
+        if sandbox.holder is None and sandbox.departures == departure:
+            log.info("sandbox %s ends: nobody took it over within %.0f s", sandbox.id, self._grace_s)
             await self._destroy(sandbox)
 
     def _exited(self, sandbox: Sandbox, exited: protocol.Exited) -> None:
@@ -324,7 +333,7 @@ class Registry:
             return
         end = sandbox.end_of(exited, kills_before, "kernel")
         sandbox.ending.discard(exited.target)
-        kernel_sockets.remove(self._places.kernel_sockets(exited.target))
+        kernel_sockets.remove(self.places.kernel_sockets(exited.target))
         self._tell(sandbox, end)
 
     def _lost(self, sandbox: Sandbox) -> None:
@@ -368,7 +377,7 @@ class Registry:
             if sandbox.standby:
                 sandbox.standby.remove()
             for seat in list(sandbox.kernels):
-                kernel_sockets.remove(self._places.kernel_sockets(seat))
+                kernel_sockets.remove(self.places.kernel_sockets(seat))
             await asyncio.to_thread(self.firewall.close, sandbox.worker.slot)  # before the slot is another's
             async with sandbox.changing:  # what is being frozen is frozen before it is killed and thawed
                 await self._engine.destroy(sandbox.worker)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_LOG: Final = 8192
 """Characters of a kernel's log that are passed on: more than an honest agent keeps is a lie."""
+_ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 Event = verbs.ProcessExited | verbs.SandboxGone
 Holder = Callable[[Event], None]
 
@@ -55,6 +56,12 @@ class Sandbox:
     created_at: str = ""
     cwd: str = HOME
     holder: Holder | None = None
+    departures: int = 0
+    """How often its holder has gone, so that each grace is judged by itself."""
+    server: str = ""
+    """The name of the server that may adopt it."""
+    notes: dict[str, str] = field(default_factory=dict, repr=False)
+    """See `adoption_verbs`: by the seat, the sandbox's own by the empty text."""
     kernels: dict[str, int] = field(default_factory=dict)
     """Seats of running kernels, with the count of memory kills when they started."""
     seats: set[str] = field(default_factory=set)
@@ -96,6 +103,19 @@ class Sandbox:
             self.kills.add(target)
         elif self.agent is not None:
             await self.agent.signal(target, signal.SIGKILL)
+
+    async def signal(self, target: str, number: int) -> None:
+        """Signal a kernel or command; quiet when it has ended. See `kill`."""
+        ending = processes.signal_number(number) in _ENDING_SIGNALS
+        if target not in self.kernels and target not in self.commands:
+            return
+        if number == signal.SIGKILL:
+            await self.kill(target)
+            return
+        agent = self.reach()
+        if ending:
+            self.ending.add(target)
+        await agent.signal(target, number)
 
     def command_of(self, request: verbs.Kernel) -> tuple[str, ...] | None:
         """Return the judged command of a kernel; None when the Python that is loaded is forked."""
@@ -156,4 +176,6 @@ class Sandbox:
             created_at=self.created_at,
             seats=tuple(sorted(self.seats)),
             paused=self.is_paused,
+            server=self.server,
+            notes=dict(self.notes),
         )

@@ -1,8 +1,8 @@
 """Connections of the broker: who is at the other end, what is asked, and what ends when the connection does.
 
 A connection that claimed or attached a sandbox is its lease: when it closes, however the client died, the sandbox is
-destroyed. Requests of one connection are served one after the other; a peer that sends nonsense is answered once and
-dropped.
+destroyed, or waits a while for the server that may adopt it. Requests of one connection are served one after the
+other; a peer that sends nonsense is answered once and dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import commands, template_verbs, usage_verbs, verbs
+from jupyter_sandbox.broker import adoption, adoption_verbs, commands, template_verbs, usage_verbs, verbs
 from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
@@ -159,10 +159,14 @@ class Server:
             delivery.cancel()
             connection.channel.close()
             self._connections.discard(connection)
+            held, connection.held = connection.held, set()
+            for sandbox in held:  # who is started anew at once must find all of them left
+                sandbox.holder = None
             for command, sandbox in list(connection.commands.items()):
                 await commands.end(sandbox, command)
-            for sandbox in list(connection.held):
-                await self._registry.release(sandbox)
+            for sandbox in held:
+                if sandbox.holder is None:
+                    await self._registry.leave(sandbox)
             self._settle()
 
     def _settle(self) -> None:
@@ -193,11 +197,22 @@ class Server:
                 sandbox = registry.get(uid, request.sandbox)
                 self._hold(connection, sandbox)
                 return verbs.Attached(running=tuple(sandbox.kernels), paused=sandbox.is_paused), []
+            case adoption_verbs.Adopt():
+                sandbox = registry.get(uid, request.sandbox)
+                adoption.require_left(sandbox, uid, request.server)
+                self._hold(connection, sandbox)
+                return adoption.adopted(sandbox, registry.places), []
+            case adoption_verbs.WriteNote():
+                sandbox = registry.get(uid, request.sandbox)
+                if adoption.write(sandbox, request.seat, request.text):
+                    registry.record(sandbox)
+            case adoption_verbs.ReadNote():
+                return adoption_verbs.Note(text=adoption.read(registry.get(uid, request.sandbox), request.seat)), []
             case verbs.StartKernel():
                 sandbox = registry.get(uid, request.sandbox)
                 return await registry.start_kernel(sandbox, request), []
             case verbs.SignalKernel():
-                await registry.signal(registry.get(uid, request.sandbox), request.target, request.number)
+                await registry.get(uid, request.sandbox).signal(request.target, request.number)
             case verbs.VacateSeat():
                 registry.vacate(registry.get(uid, request.sandbox), request.seat)
             case verbs.RunCommand():
@@ -228,7 +243,7 @@ class Server:
                     other.held.discard(sandbox)
                 await registry.release(sandbox)
             case verbs.List():
-                return self._list(uid, request.after), []
+                return self._list(uid, request), []
             case usage_verbs.GetUsage():
                 return registry.get(uid, request.sandbox).usage(), []
             case verbs.Status():
@@ -261,6 +276,7 @@ class Server:
         shown = list(descriptors)
         kernelspec = shown.pop() if request.kernelspec and shown else None
         directory = shown.pop() if shown else None
+        seat = request.kernel.seat if request.kernel else None
         sandbox = await self._registry.claim(
             connection.uid,
             request.template,
@@ -268,8 +284,10 @@ class Server:
             directory,
             connection.tell,
             kernelspec=kernelspec,
-            seat=request.kernel.seat if request.kernel else None,
+            seat=seat,
             on_behalf=request.on_behalf,
+            server=adoption.server(request.server),
+            notes=adoption.notes(request.note, seat, request.kernel.note if request.kernel else ""),
         )
         self._retiring = False
         connection.held.add(sandbox)
@@ -281,16 +299,19 @@ class Server:
                 connection.held.discard(sandbox)
                 await self._registry.release(sandbox)
                 raise
-        return verbs.Claimed(sandbox=sandbox.id, cwd=sandbox.cwd, kernel=kernel)
+        return verbs.Claimed(sandbox=sandbox.id, cwd=sandbox.cwd, created_at=sandbox.created_at, kernel=kernel)
 
     def _hold(self, connection: Connection, sandbox: Sandbox) -> None:
         for other in self._connections:
             other.held.discard(sandbox)
         connection.held.add(sandbox)
         sandbox.holder = connection.tell
+        self._retiring = False
 
-    def _list(self, uid: int, after: str) -> verbs.Listing:
-        visible = [sandbox for sandbox in self._registry.claimed(uid) if sandbox.id > after]
+    def _list(self, uid: int, wanted: verbs.List) -> verbs.Listing:
+        visible = [sandbox for sandbox in self._registry.claimed(uid) if sandbox.id > wanted.after]
+        if wanted.left_by:
+            visible = [sandbox for sandbox in visible if adoption.is_left(sandbox, uid, wanted.left_by)]
         rows = []
         for sandbox in visible[:_PAGE]:
             usage = sandbox.worker.usage()

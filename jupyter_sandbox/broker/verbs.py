@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jupyter_sandbox.broker import template_verbs, usage_verbs
+from jupyter_sandbox.broker import adoption_verbs, template_verbs, usage_verbs
 from sandbox_worker.protocol import CurveKeys, TerminalSize  # noqa: TC001 - the decoder looks them up
 
 
@@ -26,6 +26,8 @@ class Kernel:
     cwd: str | None
     key: str = field(repr=False)
     curve: CurveKeys | None = None
+    note: str = field(default="", repr=False)
+    """What the server that asks wants to read when it has been started anew; see `adoption_verbs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,9 @@ class Claim:
     kernelspec: bool = False
     kernel: Kernel | None = None
     on_behalf: str = ""
+    server: str = ""
+    """The name of the server that may adopt it when this connection has ended; empty: nobody may, as said above."""
+    note: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,7 @@ class Claimed:
 
     sandbox: str
     cwd: str
+    created_at: str
     kernel: KernelStarted | None = None
 
 
@@ -196,9 +202,13 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the caller's sandboxes whose id is greater than `after`, in order. Answer: Listing."""
+    """List the caller's sandboxes whose id is greater than `after`, in order. Answer: Listing.
+
+    With `left_by` only its own ones that a server of that name has left and nobody has adopted.
+    """
 
     after: str
+    left_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +336,7 @@ REQUESTS = (
     Status,
     Reap,
     Retire,
+    *adoption_verbs.REQUESTS,
     *template_verbs.REQUESTS,
     *usage_verbs.REQUESTS,
 )
@@ -342,6 +353,7 @@ ANSWERS = (
     Reaped,
     Done,
     Refused,
+    *adoption_verbs.ANSWERS,
     *template_verbs.ANSWERS,
     *usage_verbs.ANSWERS,
     *EVENTS,

@@ -16,8 +16,10 @@ KERNEL_ID: Final = r"^[0-9A-Za-z_]{1,32}(-[0-9A-Za-z_]{1,32}){4}$"
 """As in Jupyter's routes. A client may choose the id of a new kernel, and it becomes part of a file's name."""
 _SANDBOX_ID: Final = re.compile(r"sbx_[0-9a-f]{20}")
 _COMMAND_ID: Final = re.compile(r"cmd_[0-9a-f]{20}")
+_EXECUTION_ID: Final = re.compile(r"exe_[0-9a-f]{20}")
 _SEAT: Final = re.compile(r"[0-9a-f]{12}")
 _ON_BEHALF: Final = re.compile(r"[0-9a-f]{0,16}")
+_SERVER_NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 _TEMPLATE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -51,6 +53,11 @@ def is_command_id(value: str) -> bool:
     return _COMMAND_ID.fullmatch(value) is not None
 
 
+def is_execution_id(value: str) -> bool:
+    """Whether `value` is an id that `new_execution_id` could have made."""
+    return _EXECUTION_ID.fullmatch(value) is not None
+
+
 def is_sandbox_id(value: str) -> bool:
     """Whether `value` is an id that `new_sandbox_id` could have made."""
     return _SANDBOX_ID.fullmatch(value) is not None
@@ -74,6 +81,11 @@ def template_name(value: str) -> str:
 def on_behalf(value: str) -> str:
     """Judge what a client calls one of its owners; the empty text when it tells none apart."""
     return _matching(_ON_BEHALF, value, "name of an owner")
+
+
+def server_name(value: str) -> str:
+    """Judge a server's name."""
+    return _matching(_SERVER_NAME, value, "server name")
 
 
 def _matching(pattern: re.Pattern[str], value: str, what: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from jupyter_sandbox.broker import client, template_verbs, verbs
+from jupyter_sandbox.broker import adoption_verbs, client, template_verbs, verbs
 from jupyter_sandbox.broker.running import RunningCommand
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.file_watches import FileWatches
@@ -198,6 +198,7 @@ def main():
         "call": call,
         "client": client,
         "verbs": verbs,
+        "adoption_verbs": adoption_verbs,
         "template_verbs": template_verbs,
         "FILES": FILES,
         "WATCHES": WATCHES,

@@ -260,6 +260,10 @@ except Exception as error: result = str(error)[:200]"""
     assert resident_mib(broker) - before < 30
 
 
+class _Held:
+    holder = None
+
+
 def test_a_client_that_never_reads_its_events_loses_its_sandbox():
     """Its queue is bounded; when that is full the connection ends, and with it the lease: as if the client had died."""
     released = []
@@ -269,11 +273,12 @@ def test_a_client_that_never_reads_its_events_loses_its_sandbox():
 
     async def attack():
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        registry = SimpleNamespace(release=release, claimed=lambda owner=None: [])
+        registry = SimpleNamespace(leave=release, claimed=lambda owner=None: [])
+        sandbox = _Held()
         server = Server(ours, registry, engine=None, catalog=None)
         connection = Connection(Channel(ours.dup(), verbs.REQUESTS))
         server._connections.add(connection)
-        connection.held.add("sandbox")
+        connection.held.add(sandbox)
         attending = asyncio.ensure_future(server._attend(connection))
         event = verbs.SandboxGone(sandbox="x", message="y" * 500)
         for _ in range(3000):
@@ -285,7 +290,7 @@ def test_a_client_that_never_reads_its_events_loses_its_sandbox():
         ours.close()
         theirs.close()
         assert noticed, "the connection was closed and nobody noticed: its sandboxes live on without a lease"
-        assert released == ["sandbox"]
+        assert released == [sandbox]
         assert server._connections == set()
 
     asyncio.run(attack())

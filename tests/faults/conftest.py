@@ -25,6 +25,8 @@ from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.host import places
 from tests.conftest import broker_pid, leftovers, stop_broker, wait_until
 
+from .servers import Server
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60
 ORPHAN_TIMEOUT_S = 60
@@ -231,6 +233,16 @@ module_tree = pytest.fixture(_tree, scope="module")
 def another_tree() -> Iterator[Tree]:
     """A second tree on the same machine."""
     yield from _tree()
+
+
+@pytest.fixture
+def server(tree, tmp_path) -> Iterator[Server]:
+    """A Jupyter server that was not started yet; the broker is."""
+    tree.configure(recover_grace_s=120)  # a server starts as slowly as the machine is busy
+    tree.start()
+    server = Server(tree, tmp_path)
+    yield server
+    server.close()
 
 
 def sandboxes() -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker import client, starting, verbs
 from jupyter_sandbox.broker.app import BrokerApp
 from jupyter_sandbox.engines import zygotes
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
@@ -190,7 +190,7 @@ async def test_a_broker_that_does_not_start_is_given_up_in_time(tree, monkeypatc
     silent.write_text("#!/bin/sh\nexec sleep 1000\n")
     silent.chmod(0o755)
     monkeypatch.setattr(client, "_START_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(client.sys, "executable", str(silent))
+    monkeypatch.setattr(starting.sys, "executable", str(silent))
     with pytest.raises(BrokerUnavailableError, match="did not start in time"):
         await client.call(verbs.Status(), verbs.StatusReport)
 

@@ -8,14 +8,14 @@ import errno
 import os
 import socket
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from jupyter_sandbox import agents
-from jupyter_sandbox.broker import upkeep, verbs
+from jupyter_sandbox.broker import adoption, upkeep, verbs
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Usage
@@ -680,7 +680,7 @@ async def test_signals_for_what_does_not_run_are_forgotten(bench):
     # once: every target ever signalled stays in Sandbox.ending, 64 KiB each, as long as the sandbox lives
     sandbox = await bench.claim()
     for number in range(100):
-        await bench.registry.signal(sandbox, f"{number:060000}", 9)
+        await sandbox.signal(f"{number:060000}", 9)
     assert sandbox.ending == set()
 
 
@@ -750,6 +750,70 @@ async def test_a_recovered_sandbox_has_its_owner_and_its_kernels(bench):
     assert sandbox.ending == {"cmd_" + "1" * 20}, "it ended with the connection to its broker, so it was killed"
     with pytest.raises(UnknownSandboxError):
         bench.registry.get(OWNER + 1, RECORD.id)
+
+
+async def test_a_recovered_sandbox_has_what_its_server_left_with_it(bench):
+    bench.ledger.write(replace(RECORD, server="s", notes={"": "of the sandbox", "0" * 12: "of the kernel"}))
+    bench.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12,))
+    await bench.registry.recover(grace_s=60)
+    sandbox = bench.registry.get(OWNER, RECORD.id)
+    assert (sandbox.server, sandbox.notes) == ("s", {"": "of the sandbox", "0" * 12: "of the kernel"})
+    assert adoption.is_left(sandbox, OWNER, "s")
+    assert not adoption.is_left(sandbox, OWNER + 1, "s")
+
+
+async def test_a_sandbox_that_is_left_waits_for_its_server_only(bench):
+    await bench.registry.recover(grace_s=60)
+    kept = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
+    other = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append)
+    for sandbox in (kept, other):
+        await bench.registry.leave(sandbox)
+    assert bench.registry.claimed() == [kept]
+    await bench.registry.release(kept)
+
+
+async def test_a_sandbox_that_is_left_counts_for_its_party_until_it_is_adopted_or_ends(bench):
+    await bench.registry.recover(grace_s=60)
+    kept = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s", on_behalf="ab")
+    await bench.registry.leave(kept)
+    assert [each.party for each in bench.registry.claimed()] == [(OWNER, "ab")]
+    assert bench.registry.count(TEMPLATES["python"]) == 1
+    (record,) = bench.ledger.records()
+    assert (record.on_behalf, record.server) == ("ab", "s")
+    await bench.registry.release(kept)
+
+
+async def test_each_departure_has_a_grace_of_its_own(bench):
+    # once: a server that dies again within the grace of its first death is given the rest of that only
+    await bench.registry.recover(grace_s=0.3)
+    sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
+    await bench.registry.leave(sandbox)
+    await asyncio.sleep(0.2)
+    sandbox.holder = bench.heard.append  # adopted
+    await bench.registry.leave(sandbox)
+    await asyncio.sleep(0.2)
+    assert bench.registry.claimed() == [sandbox]
+    await eventually(lambda: bench.registry.claimed() == [])
+
+
+async def test_without_a_grace_nothing_waits(bench):
+    sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
+    await bench.registry.leave(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_notes_end_with_the_seat_and_the_record_says_so(bench):
+    seat, other = f"{1:012x}", f"{2:012x}"
+    sandbox = await bench.registry.claim(
+        OWNER, "python", NONE, None, bench.heard.append, seat=seat, server="s", notes={"": "a", seat: "b"}
+    )
+    sandbox.seats.add(other)
+    assert adoption.write(sandbox, other, "c")
+    assert not adoption.write(sandbox, other, "c")
+    bench.registry.vacate(sandbox, seat)
+    (record,) = bench.ledger.records()
+    assert (record.server, record.notes) == ("s", {"": "a", other: "c"})
+    await bench.registry.release(sandbox)
 
 
 async def test_a_kernel_that_ends_during_the_recovery_does_not_cost_the_sandbox(bench):

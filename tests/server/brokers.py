@@ -65,6 +65,7 @@ class Tree:
             return
         self._forget()
         command = [sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background", "--BrokerApp.idle_exit_s=0"]
+        command += ["--BrokerApp.recover_grace_s=5"]  # of servers that tests kill nobody comes back
         command += [f"--BrokerApp.template_directories={self.templates}", *self.arguments]
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

@@ -94,6 +94,7 @@ def worker_of(tree, sandbox: str) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 async def test_a_server_that_ends_frees_its_sandboxes(tree, tmp_path, number):
+    """At once when it is told to end, after `recover_grace_s` when it could come back."""
     with a_server(tree, tmp_path) as (process, url):
         for _ in range(2):
             await request(f"{url}api/kernels", "POST", {"name": "sandbox-python"})

@@ -78,7 +78,7 @@ async def test_the_end_of_a_kernel_that_is_told_before_its_start_is_not_lost(tmp
             request, _ = await broker.receive()
             assert request.kernel.seat == seat
             await broker.send(end)
-            await broker.send(verbs.Claimed(sandbox=sandbox, cwd="/sandbox", kernel=started))
+            await broker.send(verbs.Claimed(sandbox=sandbox, cwd="/sandbox", created_at="", kernel=started))
             return broker
 
         serving = asyncio.create_task(serve())

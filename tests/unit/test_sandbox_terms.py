@@ -49,6 +49,16 @@ def test_a_use_renews_and_time_alone_ends():
     assert world.terms.is_over(world.sandbox)
 
 
+def test_a_time_that_began_before_ends_when_it_was_to_end_and_is_renewed_by_use():
+    world = World()
+    told = []
+    world.terms.on_use = told.append
+    world.terms.begin(world.sandbox, 600, ends_at=world.now + 5)
+    assert world.left_s == 5
+    world.terms.use(ID)
+    assert (world.left_s, told) == (600, [world.sandbox])
+
+
 def test_a_use_of_a_strangers_sandbox_is_quiet():
     World().terms.use("sbx_" + "2" * 20)
 

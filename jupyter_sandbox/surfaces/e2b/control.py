@@ -108,7 +108,9 @@ class SandboxesHandler(ControlHandler):
         )
         key = self.request.headers.get("Idempotency-Key")
         view = await self.services.sandboxes.claim(owner, wanted, key[:128] if key else None)
-        self.answer(201, self.model(self.surface.of(owner, view.id, asked)))
+        held = self.surface.of(owner, view.id, asked)
+        await self.services.sandboxes.noted(view.id)
+        self.answer(201, self.model(held))
 
     async def on_get(self) -> None:
         """List sandboxes."""
@@ -161,6 +163,7 @@ class TimeoutHandler(ControlHandler):
         table = shapes.decode_object(self.body() or b"{}")
         seconds = self.timeout({"timeout": table.get("timeout", table.get("duration"))})
         self.services.sandboxes.renew(owner, words.our_id(theirs), seconds)
+        await self.services.sandboxes.noted(words.our_id(theirs))
         self.answer(204, None)
 
 
@@ -203,6 +206,7 @@ class ConnectHandler(ControlHandler):
             self.services.sandboxes.renew(owner, view.id, seconds)
         if is_paused:
             await self.services.sandboxes.resume(owner, view.id)
+        await self.services.sandboxes.noted(view.id)
         self.answer(201 if is_paused else 200, self.model(held))
 
 

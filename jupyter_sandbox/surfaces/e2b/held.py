@@ -1,7 +1,7 @@
 """What this surface knows of sandboxes beyond what the services know: the token of each, its variables, its contexts.
 
-Kept in memory, as long as the sandbox lives. A token's text is needed again: SDKs ask for it when they connect, and
-sign URLs with it.
+Kept in memory, as long as the sandbox lives, and noted for the next start of the server. A token's text is needed
+again: SDKs ask for it when they connect, and sign URLs with it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import asyncio
 import hmac
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from traitlets import Float, Unicode
 from traitlets.config import Configurable
 
+from jupyter_sandbox import notes
 from jupyter_sandbox.contexts import NewContext
 from jupyter_sandbox.errors import ConflictError, SandboxPausedError, UnknownSandboxError
 from jupyter_sandbox.guards.paths import USER_HOME
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from jupyter_sandbox.contexts import ContextView
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.services import Services
+
+
+_PART: Final = "e2b"
+_TOKEN_CHARACTERS: Final = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Note:
+    """What is noted of a sandbox."""
+
+    template: str
+    token: str = field(repr=False)
+    contexts: dict[str, str]
 
 
 class E2b(Configurable):
@@ -47,7 +61,7 @@ class Held:
     owner: Owner
     sandbox_id: str
     template: str
-    token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    token: str = field(default_factory=lambda: secrets.token_hex(_TOKEN_CHARACTERS // 2), repr=False)
     contexts: dict[str, str] = field(default_factory=dict)
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -67,10 +81,12 @@ class HeldSandboxes:
     def of(self, owner: Owner, sandbox_id: str, template: str) -> Held:
         """Return what is known of a sandbox of `owner` that lives, from now on if nothing was; raises SandboxError."""
         sandbox = self._services.sandboxes.find_ready(owner, sandbox_id)
+        self._take_back()
         if sandbox.id not in self._held:
             whose = self._services.sandboxes.whose()
             self._held = {known: held for known, held in self._held.items() if known in whose}
             self._held[sandbox.id] = Held(owner=owner, sandbox_id=sandbox.id, template=template)
+            self._note(self._held[sandbox.id])
         return self._held[sandbox.id]
 
     def find(self, sandbox_id: str) -> Held | None:
@@ -78,6 +94,7 @@ class HeldSandboxes:
 
         None when it has gone, or is paused, which to E2B is the same until it is resumed.
         """
+        self._take_back()
         held = self._held.get(sandbox_id)
         if held is None:
             return None
@@ -92,6 +109,7 @@ class HeldSandboxes:
 
     def all_held(self) -> list[Held]:
         """Return all, for who must find one by a signature."""
+        self._take_back()
         return list(self._held.values())
 
     async def context(self, held: Held, language: str) -> str:
@@ -102,12 +120,32 @@ class HeldSandboxes:
                 wanted = NewContext(language=language, cwd=USER_HOME)
                 made = await self._services.contexts.create(held.owner, held.sandbox_id, wanted)
                 known = held.contexts[language] = made.id
+                self._note(held)
             return known
 
     def environment(self, held: Held) -> dict[str, str]:
         """Return the variables that a sandbox was made with; raises UnknownSandboxError."""
         claim = self._services.sandboxes.find(held.owner, held.sandbox_id).claim
         return dict(claim.env) if claim else {}
+
+    def _note(self, held: Held) -> None:
+        """Note it for the next start of the server."""
+        text = notes.text_of(_Note(template=held.template, token=held.token, contexts=held.contexts))
+        sandbox = self._services.sandboxes.find(held.owner, held.sandbox_id)
+        self._services.sandboxes.notes.keep(sandbox, _PART, text)
+
+    def _take_back(self) -> None:
+        """Know again what the server before this one noted."""
+        for sandbox, text in self._services.sandboxes.parts(_PART):
+            note = notes.read(_Note, text) if sandbox.id not in self._held else None
+            if note is not None and len(note.token) >= _TOKEN_CHARACTERS and sandbox.owner is not None:
+                self._held[sandbox.id] = Held(
+                    owner=sandbox.owner,
+                    sandbox_id=sandbox.id,
+                    template=note.template,
+                    token=note.token,
+                    contexts=dict(note.contexts),
+                )
 
     def contexts(self, held: Held) -> list[ContextView]:
         """Return the contexts of a sandbox; raises UnknownSandboxError."""

@@ -90,7 +90,9 @@ async def get_sandbox(services: Services, call: Call) -> Answer:
 async def renew_sandbox(services: Services, call: Call) -> Answer:
     """The sandbox with its new time."""
     (sandbox_id,) = call.ids
-    return Answer(model=models.sandbox(services.sandboxes.renew(call.owner, sandbox_id, call.body.timeout_s)))
+    renewed = services.sandboxes.renew(call.owner, sandbox_id, call.body.timeout_s)
+    await services.sandboxes.noted(sandbox_id)
+    return Answer(model=models.sandbox(renewed))
 
 
 async def pause_sandbox(services: Services, call: Call) -> Answer:

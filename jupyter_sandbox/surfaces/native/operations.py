@@ -33,6 +33,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
         errors.ConflictError,
         errors.CapacityError,
         errors.DiskSpaceError,
+        errors.ServerStoppingError,
         errors.StartError,
         errors.TemplateFailingError,
     )
@@ -76,7 +77,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             serve=answers.readiness,
             model="Health",
             resource=None,
-            refusals=(errors.BrokerUnavailableError,),
+            refusals=(errors.BrokerUnavailableError, errors.ServerStoppingError),
         ),
         *template_operations.ROWS,
         Operation(
@@ -242,7 +243,7 @@ def _in_context(times: models.Times, no_context: tuple[type[errors.SandboxError]
             body=models.new_execution(times),
             streams=True,
             others={202: "Execution"},
-            refusals=(*no_context, errors.SandboxPausedError, errors.BusyError),
+            refusals=(*no_context, errors.SandboxPausedError, errors.BusyError, errors.ServerStoppingError),
         ),
         Operation(
             name="get_execution",

@@ -31,6 +31,7 @@ async def issue_token(services: Services, call: Call) -> Answer:
             raise ScopeError(f"token {bearer.token_id} can issue no token with more scopes than it has")
     issued_by = None if bearer is None else bearer.token_id
     token, text = _known(services).issue(call.owner, sandbox_id, call.body, issued_by)
+    await services.sandboxes.noted(sandbox_id)
     location = f"{ROOT}/{token.sandbox_id}/tokens/{token.id}"
     return Answer(model=token_models.token(token) | {"token": text}, location=location)
 
@@ -45,4 +46,5 @@ async def list_tokens(services: Services, call: Call) -> Answer:
 async def revoke_token(services: Services, call: Call) -> Answer:
     """Nothing."""
     _known(services).revoke(call.owner, *call.ids)
+    await services.sandboxes.noted(call.ids[0])
     return Answer()

@@ -39,6 +39,7 @@ _EXIT_CODES: Final[tuple[tuple[type[SandboxError], int], ...]] = (
     (errors.QuotaError, BUSY),
     (errors.BusyError, BUSY),
     (errors.CapacityError, BUSY),
+    (errors.ServerStoppingError, BUSY),
     (errors.ProgramMissingError, NOT_RUN),
 )
 _UNAUTHORIZED: Final = (("Permission denied", "file_access"), ("Operation not permitted", "disallowed_syscall"))

@@ -1,0 +1,54 @@
+"""What the client of a websocket is told of executions that were under way when the server before ended. No I/O.
+
+Their kernel went on, and whoever reconnects gets what it says from now on. What it said in between is lost, and the
+client is told so below the cell, once, before anything else that the kernel says of it. An execution whose reply was
+lost, too, ends with words of ours when the kernel has answered a question that was asked after it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jupyter_sandbox.guards.kernel_messages import Channel, Judged
+    from jupyter_sandbox.open_requests import Header
+
+GAP: Final = "The server was started anew while this ran: what it wrote meanwhile is not shown."
+UNKNOWN: Final = "The server was started anew before this ended: whether it ran, and how it ended, is not known."
+
+
+class Aftermath:
+    """Of one websocket."""
+
+    def __init__(self, headers: Mapping[str, Header], question: dict[str, Any]) -> None:
+        """`headers`: those of the requests, by their ids. `question`: the message that will be sent on shell."""
+        self._open = dict(headers)
+        self._unheard = dict(headers)
+        self.question = question
+
+    def is_answer(self, channel: Channel, judged: Judged) -> bool:
+        """Whether a message answers our question, and so is nothing for the client."""
+        return channel in {"shell", "iopub"} and judged.parent.get("msg_id") == self.question["msg_id"]
+
+    def gap_before(self, channel: Channel, judged: Judged) -> Header | None:
+        """Return the request below which a gap is to be told before this message is passed on, if there is one."""
+        msg_id = str(judged.parent.get("msg_id"))
+        if channel != "iopub" or msg_id not in self._unheard:
+            return None
+        header = self._unheard.pop(msg_id)
+        begins_now = judged.msg_type == "status" and judged.content["execution_state"] == "busy"
+        return None if begins_now else header
+
+    def answered(self, msg_id: str) -> None:
+        """The client has the reply of an execution. Quiet when it is none of these."""
+        self._open.pop(msg_id, None)
+
+    def unheard(self) -> list[Header]:
+        """Return the requests that were answered and of which nothing else came: our question was answered."""
+        return [header for msg_id, header in self._unheard.items() if msg_id not in self._open]
+
+    def unanswered(self) -> list[Header]:
+        """Return the requests whose reply was lost: our question was answered."""
+        return list(self._open.values())

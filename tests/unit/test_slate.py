@@ -1,0 +1,142 @@
+"""The slate: what is under way is found again by the next server, and by nobody else meanwhile."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from jupyter_sandbox import slate
+from jupyter_sandbox.slate import Chalked, Slate
+
+pytestmark = pytest.mark.unit
+
+CELL = Chalked(id="m1", context_id="k", session="s", header={"msg_id": "m1", "msg_type": "execute_request"})
+DETACHED = Chalked(
+    id="exe_" + "1" * 20,
+    context_id="k",
+    owner="*",
+    sandbox_id="sbx_" + "1" * 20,
+    detached=True,
+    accepted_at="2026-01-01T00:00:00+00:00",
+    timeout_s=60,
+    began=False,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "sandbox-server-x.slate"
+
+
+def left_after(path, *steps) -> tuple[Chalked, ...]:
+    """What the next server finds when this one took these steps and was killed."""
+    now = Slate(path)
+    for step in steps:
+        step(now)
+    now.close()  # the lock goes with the process; nothing else does
+    after = Slate(path)
+    after.close()
+    return after.left
+
+
+def test_what_is_under_way_is_left(path):
+    assert left_after(path) == ()
+    assert left_after(path, lambda now: now.write(CELL), lambda now: now.write(DETACHED)) == (CELL, DETACHED)
+
+
+def test_what_was_wiped_off_is_not(path):
+    assert left_after(path, lambda now: now.write(CELL), lambda now: now.wipe("m1"), lambda now: now.wipe("m1")) == ()
+
+
+def test_what_was_left_stays_until_it_is_wiped_off(path):
+    assert left_after(path, lambda now: now.write(CELL)) == (CELL,)
+    assert left_after(path) == (CELL,)
+    assert left_after(path, lambda now: now.wipe("m1")) == ()
+
+
+def test_the_last_word_counts(path):
+    began = replace(DETACHED, began=True)
+    assert left_after(path, lambda now: now.write(DETACHED), lambda now: now.write(began)) == (began,)
+
+
+def test_it_has_one_owner_at_a_time(path):
+    first = Slate(path)
+    with pytest.raises(BlockingIOError):
+        Slate(path)
+    first.write(CELL)
+    first.close()
+    first.close()
+    second = Slate(path)
+    assert second.left == (CELL,)
+    second.close()
+
+
+def test_nothing_is_written_after_it_was_closed(path):
+    now = Slate(path)
+    now.write(CELL)
+    now.close()
+    now.wipe("m1")
+    now.write(DETACHED)
+    after = Slate(path)
+    after.close()
+    assert after.left == (CELL,)
+
+
+def test_others_of_the_machine_cannot_read_it(path):
+    now = Slate(path)
+    now.write(CELL)
+    now.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_does_not_grow(path, monkeypatch):
+    monkeypatch.setattr(slate, "_MAX_FILE", 10_000)
+    now = Slate(path)
+    now.write(DETACHED)
+    for number in range(500):
+        now.write(replace(CELL, id=str(number)))
+        now.wipe(str(number))
+        assert path.stat().st_size <= 11_000
+    now.close()
+    after = Slate(path)
+    after.close()
+    assert after.left == (DETACHED,)
+
+
+def test_the_oldest_goes_when_there_are_too_many(path, monkeypatch):
+    monkeypatch.setattr(slate, "_MAX_OPEN", 3)
+    steps = [lambda now, number=number: now.write(replace(CELL, id=str(number))) for number in range(5)]
+    assert [each.id for each in left_after(path, *steps)] == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize("header", [{"x": "y" * 5000}])
+def test_what_is_too_long_is_not_written_down(path, header):
+    assert left_after(path, lambda now: now.write(replace(CELL, header=header))) == ()
+    assert left_after(path, lambda now: now.write(replace(CELL, id="x" * 201))) == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        json.dumps(asdict(CELL) | {"id": "x" * 201}).encode(),
+        json.dumps(asdict(CELL) | {"header": {"a": 1}}).encode(),
+        json.dumps(asdict(CELL) | {"header": []}).encode(),
+        json.dumps(asdict(DETACHED) | {"sandbox_id": "../.."}).encode(),
+        json.dumps(asdict(DETACHED) | {"timeout_s": "long"}).encode(),
+        json.dumps(asdict(DETACHED) | {"unknown": 1}).encode(),
+        json.dumps(asdict(CELL)).encode()[:-5],
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_line_that_says_nothing_hides_no_other(path, line):
+    good = json.dumps(asdict(DETACHED)).encode()
+    path.write_bytes(b"\n".join([line, good, line]))
+    assert left_after(path) == (DETACHED,)
