@@ -38,9 +38,11 @@ class Chaos:
         "upload",
         "download",
         "restart",
+        "pause",
         "fill",
         "release",
         "kill_broker",
+        "kill_broker_of_paused",
         "kill_zygote",
         "kill_kernel",
         "kill_agent",
@@ -144,6 +146,10 @@ class Chaos:
         self.history.began_anew(found[3])
         return True
 
+    def pause(self, pick: int) -> bool | None:
+        """What is paused goes on where it was."""
+        return self._paused(pick, lambda: None)
+
     def fill(self, pick: int) -> bool | None:
         """The disk of a sandbox until there is no room."""
         found = self._context(pick)
@@ -175,6 +181,15 @@ class Chaos:
         self.system.ready()
         self.recovered_s.append(time.monotonic() - began)
         return True
+
+    def kill_broker_of_paused(self, pick: int) -> bool | None:
+        """What is paused is that for the next broker, too."""
+
+        def kill() -> None:
+            self.system.kill_broker()
+            self.system.ready()
+
+        return self._paused(pick, kill)
 
     def kill_zygote(self, pick: int) -> bool | None:
         """It is of no importance to what lives."""
@@ -214,6 +229,19 @@ class Chaos:
             self.act("release", 0)
 
     # -- inside
+
+    def _paused(self, pick: int, meanwhile) -> bool | None:
+        """Do something while a sandbox is paused."""
+        found = self._context(pick)
+        if found is None:
+            return None
+        self.run(pick)
+        self._ask("POST", found[0], "pause", status={200})
+        meanwhile()
+        assert self._ask("GET", found[0], status={200}).body["state"] == "paused"
+        self._ask("POST", found[0], "resume", status={200})
+        self.run(pick)
+        return True
 
     def _through(self, pick: int, kill, outcomes=frozenset({"ok"})) -> bool | None:
         """Run code that prints many lines, kill something in the middle, and look at what came of it."""

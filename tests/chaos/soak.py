@@ -20,7 +20,7 @@ from tests.conftest import broker_pid, wait_until
 from tests.faults.test_churn import mounts
 from tests.faults.test_disks import loops
 
-FAULTS = ("kill_broker", "kill_zygote", "kill_kernel", "kill_agent")
+FAULTS = ("kill_broker", "kill_broker_of_paused", "kill_zygote", "kill_kernel", "kill_agent")
 EVERY_S = 10
 
 
