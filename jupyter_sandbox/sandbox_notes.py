@@ -66,7 +66,7 @@ class SandboxNotes:
     def used(self, sandbox: Sandbox) -> None:
         """Note a new end if the one that was noted is too early."""
         term = sandbox.term
-        if term is not None and term.ends_at > sandbox.noted_until + slack_s(term.length_s):
+        if self.server and term is not None and term.ends_at > sandbox.noted_until + slack_s(term.length_s):
             self.changed(sandbox)
 
     def changed(self, sandbox: Sandbox) -> None:
