@@ -151,7 +151,7 @@ def test_watches_and_metrics_outlive_a_pause(served):
         assert (figures.cpu_used_pct, figures.mem_used > 0) == (0, True)
         with pytest.raises(SandboxException):
             await asyncio.to_thread(watcher.get_new_events)
-        headers = {"Authorization": f"token {served.token}"}
+        headers = {"Authorization": f"token {served.token}", "Content-Type": "application/octet-stream"}
         file = f"{served.url}/api/sandboxes/sbx_{mine.sandbox_id}/files/meanwhile"
         put = urllib.request.Request(file, b"x", headers, method="PUT")  # E2B's words are refused until it goes on
         (await asyncio.to_thread(urllib.request.urlopen, put, timeout=30)).close()
