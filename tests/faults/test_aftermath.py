@@ -150,15 +150,20 @@ async def has_ended(server, path: str) -> bool:
     return (await server.ask("GET", path))["state"] == "ended"
 
 
-async def test_code_whose_client_went_with_the_server_is_interrupted(server):
+@pytest.mark.parametrize("is_paused", [False, True], ids=["runs", "is paused"])
+async def test_code_whose_client_went_with_the_server_is_interrupted(server, is_paused):
     await server.start()
     sandbox = (await claimed(server))["id"]
     context = await context_in(server, sandbox)
     asking = asyncio.create_task(run(server, sandbox, context, "while True: pass", timeout_s=600))
     await until(lambda: is_busy(server, context))
+    if is_paused:  # then it is interrupted when it goes on
+        await server.ask("POST", f"api/sandboxes/{sandbox}/pause")
     await server.end()
     with pytest.raises(ConnectionError):
         await asking
     await server.start()
+    if is_paused:
+        await server.ask("POST", f"api/sandboxes/{sandbox}/resume")
     done = await run(server, sandbox, context, "print('free')", timeout_s=30)
     assert done["outcome"] == "ok", done
