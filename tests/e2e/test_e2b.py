@@ -139,9 +139,8 @@ def test_a_kernel_that_starts_anew_has_the_same_results(own):
 
 
 def test_programs_start_in_the_home_of_e2b(own):
-    assert own.run_code(
-        "import os; print(os.getcwd(), os.path.expanduser('~'), os.environ['E2B_SANDBOX'])"
-    ).logs.stdout == ["/home/user /home/user true\n"]
+    ran = own.run_code("import os; print(os.getcwd(), os.path.expanduser('~'), os.environ['E2B_SANDBOX'])")
+    assert "".join(ran.logs.stdout) == "/home/user /home/user true\n"
     assert own.commands.run("pwd; cd; pwd").stdout == "/home/user\n/home/user\n"
     assert {each.cwd for each in own.list_code_contexts()} == {"/home/user"}
     own.files.make_dir("a")
