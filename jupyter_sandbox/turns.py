@@ -112,12 +112,10 @@ class Turns:
         self._wake(loop)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._is_called:
-            self._left_s = _TURN_S
-            if self._floods and not self._is_working:
-                self._ask(self._rested())  # or those who are no flood could keep it waiting for ever
-            self._work()
-            self._go_on(loop)
+        self._left_s = _TURN_S
+        self._ask(self._rested())  # or those who are no flood could keep it waiting for ever
+        self._work()
+        self._go_on(loop)
 
     def _work(self) -> None:
         """Ask one after the other until the turn is over or those who are left rest."""
