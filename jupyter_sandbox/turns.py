@@ -129,8 +129,10 @@ class Turns:
         account, step = source
         was_flood = account.is_flood()
         self._is_working, began = True, time.monotonic()
-        has_more, ended = step(), time.monotonic()
-        self._is_working = False
+        try:
+            has_more, ended = step(), time.monotonic()
+        finally:
+            self._is_working = False
         self._left_s -= ended - began
         account.take(began, ended)
         if not was_flood:

@@ -57,6 +57,14 @@ async def test_who_joins_from_within_a_step_is_asked_later():
     assert order == ["first", "second"]
 
 
+async def test_a_step_that_raises_after_all_stops_nobody_else():
+    loop, done = asyncio.get_running_loop(), []
+    with pytest.raises(ZeroDivisionError):
+        turns.of(loop).join(loop, turns.Account(), lambda: 1 / 0)
+    turns.of(loop).join(loop, turns.Account(), lambda: done.append(1))
+    assert done == [1]
+
+
 def flooding(loop, until):
     """Return a source that has always more to do, and a list that grows by a step of 1 ms."""
     taken = []
