@@ -46,6 +46,15 @@ class Served:
             time.sleep(0.1)
         self.token = self.token_file.read_text().strip()
 
+    @property
+    def for_e2b(self) -> dict[str, str]:
+        """The settings that lead E2B's SDKs here."""
+        return {
+            "E2B_API_URL": f"{self.url}/e2b",
+            "E2B_SANDBOX_URL": f"{self.url}/e2b/sbx",
+            "E2B_API_KEY": self.token,
+        }
+
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/sandbox/try") as answer:
             return answer.status == 200

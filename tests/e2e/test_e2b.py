@@ -37,9 +37,8 @@ def served(tree, tmp_path_factory):
     """A server, and the settings that lead E2B's SDK to it."""
     server = Served(tmp_path_factory.mktemp("e2b"), "--min-idle-workers=1", "--max-total-workers=6")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("E2B_API_URL", f"{server.url}/e2b")
-        patch.setenv("E2B_SANDBOX_URL", f"{server.url}/e2b/sbx")
-        patch.setenv("E2B_API_KEY", server.token)
+        for name, value in server.for_e2b.items():
+            patch.setenv(name, value)
         yield server
     server.stop()
 
