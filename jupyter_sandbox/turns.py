@@ -112,12 +112,10 @@ class Turns:
         self._wake(loop)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._is_called:
-            self._left_s = _TURN_S
-            if self._floods and not self._is_working:
-                self._ask(self._rested())  # or those who are no flood could keep it waiting for ever
-            self._work()
-            self._go_on(loop)
+        self._left_s = _TURN_S
+        self._ask(self._rested())  # or those who are no flood could keep it waiting for ever
+        self._work()
+        self._go_on(loop)
 
     def _work(self) -> None:
         """Ask one after the other until the turn is over or those who are left rest."""
@@ -131,8 +129,10 @@ class Turns:
         account, step = source
         was_flood = account.is_flood()
         self._is_working, began = True, time.monotonic()
-        has_more, ended = step(), time.monotonic()
-        self._is_working = False
+        try:
+            has_more, ended = step(), time.monotonic()
+        finally:
+            self._is_working = False
         self._left_s -= ended - began
         account.take(began, ended)
         if not was_flood:

@@ -49,18 +49,19 @@ class Served:
             time.sleep(0.1)
         self.token = self.token_file.read_text().strip()
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/sandbox/try") as answer:
-            return answer.status == 200
-        return False
-
+    @property
     def for_e2b(self) -> dict[str, str]:
-        """Variables of the environment that lead E2B's SDKs here."""
+        """The settings that lead E2B's SDKs here."""
         return {
             "E2B_API_URL": f"{self.url}/e2b",
             "E2B_SANDBOX_URL": f"{self.url}/e2b/sbx",
             "E2B_API_KEY": self.token,
         }
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/sandbox/try") as answer:
+            return answer.status == 200
+        return False
 
     def ask(self, method, path, body=None, user=None):
         query = f"?{urlencode({'user_uuid': user})}" if user else ""
@@ -92,7 +93,7 @@ def served_for_e2b(folder: Path, *options: str) -> Iterator[Served]:
     """A server to which the environment of this process leads E2B's SDK."""
     server = Served(folder, *options)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.for_e2b().items():
+        for name, value in server.for_e2b.items():
             patch.setenv(name, value)
         yield server
     server.stop()

@@ -14,9 +14,18 @@ from tests.e2e.served import Served
 HERE = Path(__file__).resolve().parent
 EXAMPLE = HERE.parents[1] / "examples/e2b_sandbox.mjs"
 
+
+def has_node() -> bool:
+    """Whether there is a Node that the SDK runs on; it says so itself in `engines`."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        return False
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, version.removeprefix("v").split(".")[:2])) >= (20, 18)
+
+
 pytestmark = [
     pytest.mark.timeout(240),
-    pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs node and npm"),
+    pytest.mark.skipif(not has_node(), reason="needs Node 20.18 or newer with npm"),
 ]
 
 
@@ -29,7 +38,7 @@ def run(tree, tmp_path_factory):
     install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
     subprocess.run(install, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     server = Served(folder, "--min-idle-workers=1", "--max-total-workers=4")
-    environment = os.environ | server.for_e2b()
+    environment = os.environ | server.for_e2b
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
