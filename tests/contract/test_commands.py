@@ -27,10 +27,10 @@ class Known:
     def __init__(self, *boxes):
         self._boxes = {box.id: SimpleNamespace(id=box.id, claim=None) for box in boxes}
 
-    def find_ready(self, owner, sandbox_id):
+    def find_running(self, owner, sandbox_id):
         return self._boxes[sandbox_id]
 
-    find = find_ready
+    find = find_running
 
 
 @contextlib.asynccontextmanager

@@ -212,8 +212,8 @@ async def test_a_kernel_that_is_ended_while_it_starts_gives_its_sandbox_back(new
     provisioner, claim = manager.provisioner, client.Lease.claim
     await provisioner.cleanup()
 
-    async def overtaken(*arguments):
-        lease = await claim(*arguments)
+    async def overtaken(*arguments, **named):
+        lease = await claim(*arguments, **named)
         await provisioner.cleanup()
         return lease
 

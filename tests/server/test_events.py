@@ -111,6 +111,8 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     assert (await rest.get(sandbox, "files", "none", headers={"X-Request-Id": "bad one"})).code == "unknown_file"
     await rest("PATCH", sandbox, "files", "b", body={"path": "c"})
     await rest.delete(sandbox, "files", "c")
+    await rest.post(sandbox, "pause")
+    await rest.post(sandbox, "resume")
     await rest.delete(*context.parts)
     service = rest.services.sandboxes
     service._claimed[sandbox].term = Term.begun(service._clock() - 60, 70, is_renewed_by_use=False)
@@ -121,6 +123,9 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     assert (claimed["sandbox_id"], claimed["owner"], claimed["request_id"]) == (sandbox, "*", "claim-1")
     assert (claimed["origin"], claimed["template"], claimed["timeout_s"]) == ("claim", "python", 60)
     assert (await audit.one(events.SandboxRenewed))["timeout_s"] == 70
+    for change in (events.SandboxPaused, events.SandboxResumed):
+        told = await audit.one(change)
+        assert (told["sandbox_id"], told["owner"], 0 < told["took_s"] < 10) == (sandbox, "*", True)
     soon = await audit.one(events.SandboxEndsSoon)
     assert (soon["owner"], 5 < soon["left_s"] < 11) == ("*", True)
     started = await audit.one(events.ContextStarted)
