@@ -203,7 +203,7 @@ def test_a_paused_sandbox_that_nobody_attaches_to_again_is_destroyed(own_broker,
     pid = own_broker.record(box.id)["pid"]
     pause(box)
     own_broker.kill()
-    own_broker.arguments.append("--BrokerApp.recover_grace_s=1")
+    own_broker.recover_grace_s = 1
     own_broker.start()
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 15)
     assert own_broker.reap() == ()

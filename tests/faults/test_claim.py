@@ -313,7 +313,7 @@ def bench(tmp_path, jp_asyncio_loop):
 async def test_a_claim_binds_every_mount_and_a_release_gives_all_back(bench):
     sandbox = await bench.claim("shared", OVERLAY)
     assert sandbox.cwd == "/workspace/notes"
-    assert bench.engine.descriptors == [3]  # home, share, workspace
+    assert bench.engine.descriptors == [4]  # home at its two places, share, workspace
     (record,) = bench.ledger.records()
     assert (record.owner, record.workspace) == (OWNER, "/workspace/notes")
     await bench.registry.release(sandbox)

@@ -40,6 +40,7 @@ class Tree:
         self.engine = engine or os.environ[ENGINE_VARIABLE]
         self.variables: dict[str, str] = {}
         self.arguments: list[str] = []
+        self.recover_grace_s = 5  # of servers that tests kill nobody comes back
         self.directory = Path(tempfile.mkdtemp(prefix="jsbt", dir="/tmp"))
         self.directory.chmod(0o755)
         self.templates = self.directory / "templates"
@@ -65,7 +66,7 @@ class Tree:
             return
         self._forget()
         command = [sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background", "--BrokerApp.idle_exit_s=0"]
-        command += ["--BrokerApp.recover_grace_s=5"]  # of servers that tests kill nobody comes back
+        command += [f"--BrokerApp.recover_grace_s={self.recover_grace_s}"]
         command += [f"--BrokerApp.template_directories={self.templates}", *self.arguments]
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
