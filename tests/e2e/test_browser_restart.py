@@ -19,6 +19,7 @@ from tests.e2e.served import free_port
 from tests.e2e.test_browser import SERVER_STOP_TIMEOUT_S, TOKEN, _lab_command, _lab_environment, _server_url
 
 NOTEBOOK = "restart.ipynb"
+KERNELSPEC = {"name": "sandbox-python", "display_name": "Python 3 (sandbox)", "language": "python"}
 COUNT = "n = globals().get('n', 0) + 1"
 WAIT = "import os, time\nwhile n == 1 and not os.path.exists('/sandbox/go'): time.sleep(0.05)\nprint('n is', n)"
 _KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
@@ -96,7 +97,7 @@ def test_jupyterlab_reconnects_to_its_kernel_when_its_server_was_killed(tmp_path
     folder = tmp_path / "notebooks"
     folder.mkdir()
     cells = [nbformat.v4.new_code_cell(source) for source in (COUNT, WAIT)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / NOTEBOOK)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNELSPEC}), folder / NOTEBOOK)
     server = Lab(folder, tmp_path)
     server.start()
     try:

@@ -204,7 +204,7 @@ def test_commands_tell_their_output_and_their_exit_code(sandbox):
         sandbox.commands.run("echo no >&2; exit 3")
     assert (failed.value.exit_code, failed.value.stderr) == (3, "no\n")
     done = sandbox.commands.run('echo "$ONE $FROM"; pwd', envs={"ONE": "1"}, cwd="/home/user")
-    assert done.stdout == "1 create\n/sandbox\n"
+    assert done.stdout == "1 create\n/home/user\n"
 
 
 def test_commands_in_the_background_are_listed_followed_and_killed(sandbox):
