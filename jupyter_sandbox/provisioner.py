@@ -81,6 +81,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._place: Place | None = None
         self._resumed: Resumed | None = None
         self._ends = launch.Ends()
+        self._launching = asyncio.Lock()  # two at once, of restarts of a dead kernel, would claim two sandboxes
         self._shutdown_requested = False
         self._asked_when_dead = False
         self._broker_away_since: float | None = None
@@ -164,8 +165,9 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._shutdown_requested = False
         environment = launch.environment(kwargs.get("env") or {}, self._spec.env, self.environment_names)
         try:
-            with self._ends.none_meanwhile(self.kernel_id):
-                prefix = await self._start_or_resume(environment, kwargs.get("cwd"))
+            async with self._launching:
+                with self._ends.none_meanwhile(self.kernel_id):
+                    prefix = await self._start_or_resume(environment, kwargs.get("cwd"))
         except SandboxError as error:
             await self._give_back()
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)
