@@ -214,16 +214,22 @@ def _from_debian(client: Any, suite: str, packages: Sequence[str], say: Say) -> 
     return name
 
 
-def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> None:
+def bootstrap_command(suite: str, packages: Sequence[str], archive: Path) -> list[str]:
+    """Return the command that makes an archive of a minimal Debian. Pure."""
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join((*_DEBIAN_PACKAGES, *packages))}"]
     command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     command += [f"--dpkgopt=path-include={pattern}" for pattern in _LEFT_IN]
-    command += ['--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*', suite, str(archive)]
+    command += ['--essential-hook=mkdir -p "$1"/usr/share/man/man1']  # Java's packages fail without it
+    command += ['--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*']
+    return [*command, suite, str(archive)]
+
+
+def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> None:
     say(f"Making a base from the packages of Debian {suite} (half a minute) ...")
     last = ""
     process = subprocess.Popen(
-        command,
+        bootstrap_command(suite, packages, archive),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -34,7 +34,7 @@ from jupyter_sandbox.guards import kernel_messages
 from jupyter_sandbox.guards.kernel_messages import Reason, RefusedMessageError
 from jupyter_sandbox.open_requests import Header, OpenRequests
 from jupyter_sandbox.outlets import Outlet, OutputLimits
-from jupyter_sandbox.provisioner import SandboxProvisioner
+from jupyter_sandbox.provisioner import WELCOME_S, SandboxProvisioner
 from jupyter_sandbox.websocket_executions import WebsocketExecutions
 from jupyter_sandbox.websocket_slate import WebsocketSlate
 
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 _END_WITHIN_S: Final = 5.0
 """An execution ends with a reply on shell and idle on iopub. When one came and the other channel has been silent for so
 long, the other is not waited for any more, whatever the kernel does."""
-_WELCOME_S: Final = 0.02
-"""How long a kernel may take to welcome a subscriber before it is asked as stock Jupyter asks. ipykernel may notice a
-subscription only when something else happens, if it came while a message was sent."""
 _TOO_SLOW: Final = 1008
 
 
@@ -199,7 +196,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
         iopub.on_recv_stream(hear)
         try:
-            async with asyncio.timeout(_WELCOME_S):
+            async with asyncio.timeout(WELCOME_S):
                 await heard.wait()
         except TimeoutError:
             if self.connection:

@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,20 @@ def test_languages_bring_their_packages_and_have_a_name_of_their_own():
     assert [line.partition("==")[0] for line in more.split()] == ["deno", "jjava"]
     assert image_build.debian_packages(plan) == ("default-jdk-headless", "r-cran-irkernel")
     assert image_build.build_arguments("b", {}, ("r", "j"))["PACKAGES"] == "r j"
+
+
+def test_a_base_of_debian_packages_takes_those_of_java():
+    """They link into the directory of the manual, which is left out: without it they cannot be installed."""
+    command = image_build.bootstrap_command("trixie", ("default-jdk-headless",), Path("base.tar"))
+    assert "--dpkgopt=path-exclude=/usr/share/man/*" in command
+    assert '--essential-hook=mkdir -p "$1"/usr/share/man/man1' in command
+    assert "--include=python3,python3-venv,ca-certificates,default-jdk-headless" in command
+    assert command[-2:] == ["trixie", "base.tar"]
+
+
+def test_another_base_takes_those_of_java_too():
+    install = image_build._shipped("Dockerfile").decode().partition("apt-get install")[0]
+    assert "mkdir -p /usr/share/man/man1 && " in install
 
 
 def test_every_requirement_of_the_image_is_pinned():
