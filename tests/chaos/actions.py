@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Collection
 
 from tests.chaos.history import Context, History, Sandbox
 from tests.chaos.system import READY_S, Answer, System
@@ -41,6 +42,7 @@ class Chaos:
         "pause",
         "fill",
         "release",
+        "kill_server",
         "kill_broker",
         "kill_broker_of_paused",
         "kill_zygote",
@@ -52,7 +54,8 @@ class Chaos:
     def __init__(self, system: System) -> None:
         self.system, self.history = system, History()
         self.executions = 0
-        self.recovered_s: list[float] = []
+        self.recovered_s: dict[str, list[float]] = {}
+        """How long it took until everything was ready again, by what was killed."""
 
     def act(self, action: str, pick: int) -> None:
         """Do one thing, if there is something to do it to, and look whether everything is as it must be."""
@@ -173,28 +176,26 @@ class Chaos:
 
     # -- what goes wrong
 
+    def kill_server(self, pick: int) -> bool | None:
+        """In the middle of output, if something runs: what lives lives on, and what ran is told to be unknown."""
+        if self._through(pick, lambda: self.kill("server"), outcomes={"ok", "unknown"}) is None:
+            self.kill("server")
+        return True
+
     def kill_broker(self, pick: int) -> bool | None:
         """In the middle of output, if something runs: nothing is lost with it."""
-        began = time.monotonic()
-        if self._through(pick, self.system.kill_broker) is None:
-            self.system.kill_broker()
-        self.system.ready()
-        self.recovered_s.append(time.monotonic() - began)
+        if self._through(pick, lambda: self.kill("broker")) is None:
+            self.kill("broker")
         return True
 
     def kill_broker_of_paused(self, pick: int) -> bool | None:
         """What is paused is that for the next broker, too."""
-
-        def kill() -> None:
-            self.system.kill_broker()
-            self.system.ready()
-
-        return self._paused(pick, kill)
+        return self._paused(pick, lambda: self.kill("broker"))
 
     def kill_zygote(self, pick: int) -> bool | None:
         """It is of no importance to what lives."""
-        if self._through(pick, self.system.kill_zygote) is None:
-            self.system.kill_zygote()
+        if self._through(pick, lambda: self.kill("zygote")) is None:
+            self.kill("zygote")
         return True
 
     def kill_kernel(self, pick: int) -> bool | None:
@@ -218,15 +219,43 @@ class Chaos:
         found = self._sandbox(pick)
         if found is None:
             return None
+        began = time.monotonic()
         self.system.kill_agent(found[0])
         wait_until(lambda: self._ask("GET", found[0]).status == 404, READY_S)
+        self.recovered_s.setdefault("agent", []).append(time.monotonic() - began)
+        told = self._ask("GET", found[0], status={404}).body
+        assert "was lost" in told["message"], told
         self.history.ended(found[0])
         return True
+
+    def kill(self, *victims: str) -> None:
+        """Kill processes at once, start the server anew if it is one, and wait until all that lives is served again."""
+        began = time.monotonic()
+        for victim in victims:
+            getattr(self.system, f"kill_{victim}")()
+        if "server" in victims:
+            self.system.start_server()
+        self.system.ready()
+        wait_until(lambda: set(self.history.sandboxes) <= self.system.listed() & self.system.owned(), READY_S)
+        self.recovered_s.setdefault(" and ".join(victims), []).append(time.monotonic() - began)
 
     def finish(self) -> None:
         """Give everything back."""
         while self.history.sandboxes:
             self.act("release", 0)
+
+    def contexts(self) -> int:
+        """How many there are in all sandboxes."""
+        return sum(len(sandbox.contexts) for sandbox in self.history.sandboxes.values())
+
+    def recoveries(self) -> str:
+        """What was killed how often, and how soon all was well again."""
+        lines = [
+            f"{victims} killed {len(took)} times, ready again in {sorted(took)[len(took) // 2]:.1f} s (median), "
+            f"{max(took):.1f} s (worst)"
+            for victims, took in sorted(self.recovered_s.items())
+        ]
+        return "\n".join(lines)
 
     # -- inside
 
@@ -245,27 +274,35 @@ class Chaos:
 
     def _through(self, pick: int, kill, outcomes=frozenset({"ok"})) -> bool | None:
         """Run code that prints many lines, kill something in the middle, and look at what came of it."""
+        where = self.begin_stream(pick)
+        if where is None:
+            return None
+        if kill is not None:
+            wait_until(lambda: "begun" in text_of(self._ask("GET", *where, status={200})), READY_S)
+            kill()
+        self.end_stream(where, outcomes)
+        return True
+
+    def begin_stream(self, pick: int) -> tuple[str, ...] | None:
+        """Begin to run code that prints many lines; return where its end will be told."""
         found = self._context(pick)
         if found is None:
             return None
         self.run(pick)
-        code = STREAM.format(lines=LINES, pause_s=0.01)
-        started = self._ask(
-            "POST", found[0], "contexts", found[2], "executions", body={"code": code, "timeout_s": 50, "detached": True}
-        )
+        body = {"code": STREAM.format(lines=LINES, pause_s=0.01), "timeout_s": 50, "detached": True}
+        started = self._ask("POST", found[0], "contexts", found[2], "executions", body=body)
         assert started.status in {200, 201, 202}, started
-        where = (found[0], "contexts", found[2], "executions", started.body["id"])
-        if kill is not None:
-            wait_until(lambda: "begun" in text_of(self._ask("GET", *where, status={200})), READY_S)
-            kill()
+        return (found[0], "contexts", found[2], "executions", started.body["id"])
+
+    def end_stream(self, where: tuple[str, ...], outcomes: Collection[str]) -> None:
+        """Wait for its end, and look at what came of it."""
         wait_until(lambda: self._ask("GET", *where, status={200}).body["outcome"] is not None, READY_S)
         end = self._ask("GET", *where, status={200})
         assert end.body["outcome"] in outcomes, end
-        lines = text_of(end).split()
-        assert lines[:1] == ["begun"], lines
+        lines, is_whole = text_of(end).split(), end.body["outcome"] == "ok"
+        assert lines[:1] == ["begun"] or not (lines or is_whole), lines
         self.executions += 1
-        self.history.streamed([int(line) for line in lines[1:]], LINES, is_whole=end.body["outcome"] == "ok")
-        return True
+        self.history.streamed([int(line) for line in lines[1:]], LINES, is_whole=is_whole)
 
     def _execute(self, sandbox_id: str, context_id: str, code: str) -> Answer:
         self.executions += 1

@@ -42,7 +42,7 @@ class Look:
 
 def look(system: System, chaos: Chaos, began: float) -> Look:
     """Look at everything that could grow."""
-    server, broker = system.process.pid, broker_pid() or 0
+    server, broker = system.server.process.pid, broker_pid() or 0
     return Look(
         at_s=round(time.monotonic() - began, 1),
         executions=chaos.executions,
@@ -120,11 +120,8 @@ def main() -> int:
         wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
         last = look(system, chaos, began)
-    print(
-        f"{chaos.executions} executions, {len(chaos.history.ever)} sandboxes, {len(chaos.recovered_s)} brokers killed"
-    )
-    if chaos.recovered_s:
-        print(f"a broker was back after {max(chaos.recovered_s):.1f} s at most")
+    print(f"{chaos.executions} executions, {len(chaos.history.ever)} sandboxes")
+    print(chaos.recoveries())
     for name in ("server_mib", "broker_mib", "server_files", "broker_files", "mounts", "loops", "processes"):
         before, after = getattr(first, name), getattr(last, name)
         grown = f"{slope(looks, name):+.3f} for each 1 000 executions" if len(looks) > 3 else ""

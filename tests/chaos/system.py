@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
+from jupyter_sandbox.errors import BrokerUnavailableError
 from tests.conftest import broker_pid, stop_broker, wait_until
-from tests.faults.conftest import Tree
-from tests.server.server_process import TOKEN, a_server
+from tests.faults.conftest import Tree, sandboxes
+from tests.faults.servers import TOKEN, Server
 
 READY_S = 60
 SMALL = "min_idle = 2\nmax_total = 6\n[limits]\nmemory_mib = 512\ndisk_mib = 24\ndisk_inodes = 2048\n"
@@ -54,31 +55,27 @@ class System:
         self.tree.template("small", SMALL)
         self.audit = directory / "audit.jsonl"
         (directory / "config/jupyter_server_config.py").write_text(SERVER.format(audit=str(self.audit)))
-        self.process = None
-        self.url = ""
-
-    def environment(self) -> dict[str, str]:
-        """What the server and the brokers that it starts have in their environment."""
-        return os.environ | self.tree.environment | {ENGINE_VARIABLE: os.environ[ENGINE_VARIABLE]}
+        (directory / "server").mkdir()
+        self.server = Server(self.tree, directory / "server", "--ServerApp.log_level=ERROR")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[System]:
         """The broker first, then the server; at the end nothing may be left."""
         self.tree.use()
         self.tree.start()
-        folder = self.tree.directory / "server"
-        folder.mkdir()
-        with a_server(self, folder, "--ServerApp.log_level=ERROR", log=self.tree.directory / "server.log") as (it, url):
-            self.process, self.url = it, url
+        self.start_server()
+        try:
             self.ready()
             yield self
-            assert it.poll() is None, "the server died"
+            assert self.server.process.poll() is None, self.server.said()
+        finally:
+            self.server.close()
         stop_broker()
         self.tree.assert_nothing_left(20)
 
     def request(self, method: str, *parts: str, body: object = None, raw: bytes | None = None, **query: str) -> Answer:
         """Ask over REST."""
-        address = urlsplit(self.url)
+        address = self.address
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=READY_S)
         data = raw if raw is not None else None if body is None else json.dumps(body)
         path = "/".join(("/api/sandboxes", *parts)) + ("?" + "&".join(f"{k}={v}" for k, v in query.items())) * bool(
@@ -95,15 +92,33 @@ class System:
 
     def half_upload(self, sandbox_id: str, name: str, total: int, sent: int) -> None:
         """Begin to write a file, and go away in the middle."""
-        address = urlsplit(self.url)
         head = f"PUT /api/sandboxes/{sandbox_id}/files/{name} HTTP/1.1\r\nHost: localhost\r\n"
         head += f"Authorization: token {TOKEN}\r\nContent-Length: {total}\r\n\r\n"
-        with socket.create_connection((address.hostname, address.port)) as client:
+        with socket.create_connection((self.address.hostname, self.address.port)) as client:
             client.sendall(head.encode() + secrets.token_bytes(sent))
 
+    @property
+    def address(self) -> SplitResult:
+        """Where the server listens."""
+        return urlsplit(self.server.url)
+
+    def start_server(self) -> None:
+        """Start the server, always at the same place, and wait until it answers."""
+        self.server.spawn()
+        info = self.server.runtime / f"jpserver-{self.server.process.pid}.json"
+
+        def answers() -> bool:
+            assert self.server.process.poll() is None, self.server.said()
+            with contextlib.suppress(OSError, ValueError):
+                self.server.url = json.loads(info.read_text())["url"]
+                return self.request("GET", "healthz").status == 200
+            return False
+
+        wait_until(answers, READY_S)
+
     def ready(self) -> None:
-        """Wait until sandboxes can be claimed."""
-        wait_until(lambda: broker_pid() is not None and self.request("GET", "readyz").status == 200, READY_S)
+        """Wait until sandboxes can be claimed; asking starts a broker where nobody else needs one."""
+        wait_until(lambda: self.request("GET", "readyz").status == 200 and broker_pid() is not None, READY_S)
 
     def listed(self) -> set[str]:
         """The sandboxes that the server knows."""
@@ -116,11 +131,27 @@ class System:
                 return found
             query = {"cursor": page["next"]}
 
+    def owned(self) -> set[str]:
+        """The sandboxes that the broker knows; none while there is no broker."""
+        try:
+            return set(sandboxes())
+        except BrokerUnavailableError:
+            return set()
+
+    def orphans(self) -> set[int]:
+        """Workers that no record names."""
+        return set(self.tree.agents()) - {record.get("pid") for record in self.tree.records().values()}
+
     # -- what can be killed
 
     def record(self, sandbox_id: str) -> dict[str, Any]:
         """What the ledger says of a sandbox."""
         return self.tree.records()[sandbox_id]
+
+    def kill_server(self) -> None:
+        """As a crash would; nobody starts another."""
+        self.server.process.kill()
+        self.server.process.wait()
 
     def kill_broker(self) -> None:
         """As a crash would; the server starts another when it notices."""

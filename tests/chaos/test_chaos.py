@@ -57,6 +57,6 @@ def test_whatever_is_done_and_killed_nothing_is_lost_doubled_or_left():
             run_state_machine_as_test(machine(chaos), settings=bounded)
         finally:
             print("the last history:", *chaos.history.steps, sep="\n  ")
-            print("a broker was back after", *(f"{seconds:.1f}" for seconds in chaos.recovered_s), "s")
+            print(chaos.recoveries())
         wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))

@@ -1,0 +1,135 @@
+"""Kill -9 at random points: `python -m tests.chaos.kills --count 200`. What was claimed must be as it was each time.
+
+Beside the sandboxes that are looked at, another client claims, writes, runs and releases all the time, so that server, broker,
+agents and zygote die in the middle of whatever they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import http.client
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from tests.chaos.actions import MOST, TEMPLATE, Chaos
+from tests.chaos.system import System, a_system
+from tests.conftest import wait_until
+
+VICTIMS = (("server",), ("broker",), ("agent",), ("zygote",), ("server", "broker"))
+WEIGHTS = (3, 3, 2, 2, 1)
+UP_TO_S = 0.6
+"""What the other client does takes about that long."""
+ORPHAN_S = 60
+
+
+class Restless:
+    """A client that is always in the middle of something, and takes every answer, or none, as it comes."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.answers: collections.Counter[str] = collections.Counter()
+        self.strangers: set[str] = set()
+        """What it may hold: it was not told, or could not release it."""
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Work in a thread of its own until the end of the block."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._work, args=(over,))
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _work(self, over: threading.Event) -> None:
+        while not over.is_set():
+            try:
+                self._live()
+            except (OSError, http.client.HTTPException) as error:
+                self.answers[type(error).__name__] += 1
+                over.wait(0.1)
+
+    def _live(self) -> None:
+        made = self._asks("POST", body={"template": TEMPLATE})
+        if made.status != 201:
+            time.sleep(0.1)
+            return
+        where = made.body["id"]
+        self._asks("PUT", where, "files", "a", raw=bytes(1 << 20))
+        context = self._asks("POST", where, "contexts", body={})
+        if context.status == 201:
+            self._asks("POST", where, "contexts", context.body["id"], "executions", body={"code": "1", "timeout_s": 5})
+        self._asks("DELETE", where)
+
+    def _asks(self, method: str, *parts: str, **how):
+        answer = self._system.request(method, *parts, **how)
+        self.answers[f"{method} {answer.code or answer.status}"] += 1
+        return answer
+
+
+def one(chaos: Chaos, restless: Restless, victims: tuple[str, ...], chance: random.Random) -> None:
+    """Kill something while everything is busy, and look at everything that must have stayed."""
+    with restless.at_work():
+        streaming = chaos.begin_stream(chance.randrange(1 << 20)) if chance.random() < 0.5 else None
+        time.sleep(chance.uniform(0, UP_TO_S))
+        if victims == ("agent",):
+            chaos.kill_agent(chance.randrange(1 << 20))
+        else:
+            chaos.kill(*victims)
+        if streaming:
+            chaos.end_stream(streaming, {"ok", "unknown", "died"})
+    for number in range(chaos.contexts()):
+        chaos.run(number)
+    for stranger in chaos.system.listed() - set(
+        chaos.history.sandboxes
+    ):  # whose client was not told, or could not go on
+        chaos.system.request("DELETE", stranger)
+    chaos.history.listed(chaos.system.listed())
+    wait_until(lambda: not chaos.system.orphans(), ORPHAN_S)
+
+
+def fill(chaos: Chaos) -> None:
+    """Have as many sandboxes as are looked at, each with a context that counts."""
+    while len(chaos.history.sandboxes) < MOST:
+        chaos.act("claim", 0)
+    for number, sandbox in enumerate(chaos.history.sandboxes.values()):
+        if not sandbox.contexts:
+            chaos.add_context(number)
+
+
+def rounds(chaos: Chaos, count: int, chance: random.Random) -> Restless:
+    """Kill `count` times; raises when something was lost, doubled or left."""
+    restless = Restless(chaos.system)
+    for number in range(count):
+        fill(chaos)
+        victims = VICTIMS[number] if number < len(VICTIMS) else chance.choices(VICTIMS, WEIGHTS)[0]
+        one(chaos, restless, victims, chance)
+    return restless
+
+
+def main() -> int:
+    """Run, and say what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    with a_system() as system:
+        chaos = Chaos(system)
+        restless = rounds(chaos, options.count, random.Random(options.seed))
+        chaos.finish()
+    print(chaos.recoveries())
+    print(f"the other client was answered {dict(restless.answers)}")
+    print("everything that was claimed was as before each time, and nothing is left")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
