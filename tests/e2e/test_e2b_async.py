@@ -107,10 +107,11 @@ async def test_code_that_its_client_gives_up_is_interrupted(sandbox):
     with pytest.raises(TimeoutException):
         await sandbox.run_code("while True: pass", timeout=1)
     assert (await sandbox.run_code("6 * 7", timeout=20)).text == "42"
-    endless = asyncio.create_task(sandbox.run_code("open('begun', 'w').close()\nwhile True: pass"))
+    begun = asyncio.Event()
+    code = "print('begun', flush=True)\nwhile True: pass"
+    endless = asyncio.create_task(sandbox.run_code(code, on_stdout=lambda _: begun.set()))
     async with asyncio.timeout(20):
-        while not await sandbox.files.exists("begun"):
-            await asyncio.sleep(0.05)
+        await begun.wait()
     endless.cancel()
     with pytest.raises(asyncio.CancelledError):
         await endless

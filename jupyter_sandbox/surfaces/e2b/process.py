@@ -6,9 +6,10 @@ import base64
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox.command import CommandOutcome, CommandState, NewCommand
+from jupyter_sandbox.command import CommandState, NewCommand
 from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.errors import InvalidRequestError, UnknownCommandError
+from jupyter_sandbox.events import CommandOutcome
 from jupyter_sandbox.surfaces.e2b import connect, words
 from jupyter_sandbox.surfaces.e2b.keepalives import with_keepalives
 from jupyter_sandbox.surfaces.e2b.rpc import CallHandler
