@@ -47,6 +47,7 @@ _TIMEOUT_S: Final = 3600
 _DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
 _LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _LEFT_IN: Final = ("/usr/share/doc/*/copyright",)
+_ERROR: Final = re.compile(r"\berror: |^E: ")
 _CHANGES: Final = ("ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV LANG=C.UTF-8")
 
 
@@ -227,7 +228,7 @@ def bootstrap_command(suite: str, packages: Sequence[str], archive: Path) -> lis
 
 def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> None:
     say(f"Making a base from the packages of Debian {suite} (half a minute) ...")
-    last = ""
+    said = []
     process = subprocess.Popen(
         bootstrap_command(suite, packages, archive),
         stdin=subprocess.DEVNULL,
@@ -238,11 +239,16 @@ def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> 
     )
     with process:
         for line in process.stderr or ():
-            last = line.strip() or last
+            said.append(line.strip())
             if line.startswith("I: "):
                 say(f"  {line[3:].rstrip()}")
     if process.returncode:
-        raise StartError(f"mmdebstrap failed: {last[-300:]}")
+        raise StartError(f"mmdebstrap failed: {cause(said)}")
+
+
+def cause(said: Sequence[str]) -> str:
+    """Return the line that tells why a program failed, of all that it said: its last one may say only that. Pure."""
+    return next((line for line in said if _ERROR.search(line)), said[-1] if said else "it said nothing")[-300:]
 
 
 def _follow(events: Iterable[Mapping[str, Any]], say: Say) -> None:

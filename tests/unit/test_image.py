@@ -120,6 +120,18 @@ def test_another_base_takes_those_of_java_too():
     assert "mkdir -p /usr/share/man/man1 && " in install
 
 
+def test_why_a_base_cannot_be_made_is_told_and_not_that_it_cannot():
+    said = [
+        "Setting up libgpg-error0:amd64 (1.51-4) ...",
+        "update-alternatives: error: error creating symbolic link 'java.1.gz': No such file or directory",
+        "E: Sub-process env returned an error code (1)",
+        "E: mmdebstrap failed to run",
+    ]
+    assert image_build.cause(said) == said[1]
+    assert image_build.cause(said[:1]) == said[0]
+    assert image_build.cause([]) == "it said nothing"
+
+
 def test_every_requirement_of_the_image_is_pinned():
     lines = image_build.requirements(image_build.Plan(languages=NAMES)).decode().split()
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
