@@ -20,7 +20,13 @@ from tests.conftest import broker_pid, wait_until
 from tests.faults.test_churn import mounts
 from tests.faults.test_disks import loops
 
-FAULTS = ("kill_broker", "kill_broker_of_paused", "kill_zygote", "kill_kernel", "kill_agent")
+FAULTS = {
+    "server": ("kill_server",),
+    "broker": ("kill_broker", "kill_broker_of_paused"),
+    "zygote": ("kill_zygote",),
+    "kernel": ("kill_kernel",),
+    "agent": ("kill_agent",),
+}
 EVERY_S = 10
 
 
@@ -98,18 +104,26 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
     parser.add_argument("--faults", type=float, default=0.05, help="how many of 1 actions kill something")
+    parser.add_argument(
+        "--kill",
+        nargs="+",
+        choices=FAULTS,
+        default=["zygote", "kernel", "agent"],
+        help="what is killed; server and broker live, unless they are named, so that it is seen whether they grow",
+    )
     parser.add_argument("--output", type=Path, default=Path("soak.jsonl"))
     options = parser.parse_args()
     chance = random.Random(options.seed)
     print(f"seed {options.seed}", flush=True)
-    gentle = [action for action in Chaos.ACTIONS if action not in FAULTS]
+    killing = [action for victim in options.kill for action in FAULTS[victim]]
+    gentle = [action for action in Chaos.ACTIONS if not action.startswith("kill_")]
     looks: list[Look] = []
     with a_system() as system, options.output.open("w") as output:
         chaos = Chaos(system)
         began = looked = time.monotonic()
         first = look(system, chaos, began)
         while time.monotonic() - began < options.minutes * 60:
-            kind = FAULTS if chance.random() < options.faults else gentle
+            kind = killing if chance.random() < options.faults else gentle
             chaos.act(chance.choice(kind), chance.randrange(1 << 20))
             del chaos.history.steps[:-200]
             if time.monotonic() - looked > EVERY_S:
