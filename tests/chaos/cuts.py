@@ -138,17 +138,13 @@ class Client:
     def _cut(self, notebook: Notebook) -> None:
         way, stream = self._chance.choice(WAYS), notebook.stream
         self.cuts[way] += 1
-        match way:
-            case "closed":
-                notebook.close()
-            case "reset":
-                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                stream.close()
-            case "ended":
-                stream.close()
-            case "forgotten":  # the other end hears nothing of it
-                self._forgotten.append(os.dup(stream.socket.fileno()))
-                stream.close()
+        if way == "reset":
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if way == "forgotten":  # the other end hears nothing of it
+            self._forgotten.append(os.dup(stream.socket.fileno()))
+        if way != "closed":
+            stream.close()
+        notebook.close()
 
     async def _to_the_end(self, notebook: Notebook, cell: Cell) -> None:
         """Wait for the end of a cell; if the kernel answers a later question first, it never got the cell."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.chaos.actions import Chaos, audited
-from tests.chaos.system import System, a_system, children
+from tests.chaos.system import READY_S, System, a_system, children
 from tests.conftest import broker_pid, wait_until
 from tests.faults.test_churn import mounts
 from tests.faults.test_disks import loops
@@ -28,6 +28,8 @@ FAULTS = {
     "agent": ("kill_agent",),
 }
 EVERY_S = 10
+WARM = 3
+"""Two of the template that is used, and one of `python`."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ def slope(looks: list[Look], name: str) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
 
 
+def settle(chaos: Chaos) -> None:
+    """Give everything back, and wait until nothing is there but warm workers."""
+    chaos.finish()
+    wait_until(lambda: len(chaos.system.tree.records()) == WARM and not chaos.system.orphans(), READY_S)
+
+
 def main() -> int:
     """Run, and say what came of it; 1 when something was lost, doubled or left."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -120,6 +128,8 @@ def main() -> int:
     looks: list[Look] = []
     with a_system() as system, options.output.open("w") as output:
         chaos = Chaos(system)
+        chaos.act("claim", 0)  # from then on there are warm workers of its template
+        settle(chaos)
         began = looked = time.monotonic()
         first = look(system, chaos, began)
         while time.monotonic() - began < options.minutes * 60:
@@ -130,7 +140,7 @@ def main() -> int:
                 looked = time.monotonic()
                 looks.append(look(system, chaos, began))
                 print(json.dumps(asdict(looks[-1])), file=output, flush=True)
-        chaos.finish()
+        settle(chaos)
         wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
         last = look(system, chaos, began)
