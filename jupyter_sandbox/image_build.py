@@ -47,6 +47,7 @@ _TIMEOUT_S: Final = 3600
 _DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
 _LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _LEFT_IN: Final = ("/usr/share/doc/*/copyright",)
+_ERROR: Final = re.compile(r"\berror: |^E: ")
 _CHANGES: Final = ("ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV LANG=C.UTF-8")
 
 
@@ -214,16 +215,22 @@ def _from_debian(client: Any, suite: str, packages: Sequence[str], say: Say) -> 
     return name
 
 
-def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> None:
+def bootstrap_command(suite: str, packages: Sequence[str], archive: Path) -> list[str]:
+    """Return the command that makes an archive of a minimal Debian. Pure."""
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join((*_DEBIAN_PACKAGES, *packages))}"]
     command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     command += [f"--dpkgopt=path-include={pattern}" for pattern in _LEFT_IN]
-    command += ['--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*', suite, str(archive)]
+    command += ['--essential-hook=mkdir -p "$1"/usr/share/man/man1']  # Java's packages fail without it
+    command += ['--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*']
+    return [*command, suite, str(archive)]
+
+
+def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> None:
     say(f"Making a base from the packages of Debian {suite} (half a minute) ...")
-    last = ""
+    said = []
     process = subprocess.Popen(
-        command,
+        bootstrap_command(suite, packages, archive),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -232,11 +239,16 @@ def _bootstrap(suite: str, packages: Sequence[str], archive: Path, say: Say) -> 
     )
     with process:
         for line in process.stderr or ():
-            last = line.strip() or last
+            said.append(line.strip())
             if line.startswith("I: "):
                 say(f"  {line[3:].rstrip()}")
     if process.returncode:
-        raise StartError(f"mmdebstrap failed: {last[-300:]}")
+        raise StartError(f"mmdebstrap failed: {cause(said)}")
+
+
+def cause(said: Sequence[str]) -> str:
+    """Return the line that tells why a program failed, of all that it said: its last one may say only that. Pure."""
+    return next((line for line in said if _ERROR.search(line)), said[-1] if said else "it said nothing")[-300:]
 
 
 def _follow(events: Iterable[Mapping[str, Any]], say: Say) -> None:

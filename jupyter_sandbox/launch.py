@@ -68,21 +68,22 @@ class Ends:
     def __init__(self) -> None:
         """Start with none."""
         self._count = 0
-        self._before_restart: int | None = None
+        self._at_launch = 0
+        self._is_restarting = False
 
     def add(self) -> None:
         """It is ended for good, or until somebody starts it anew."""
         self._count += 1
 
     def note_restart(self) -> None:
-        """It has ended and is about to start again."""
-        self._before_restart = self._count
+        """It has ended and is about to start again: for that it must be the kernel that was launched last."""
+        self._is_restarting = True
 
     @contextlib.contextmanager
     def none_meanwhile(self, kernel_id: str) -> Iterator[None]:
-        """Raise UnknownContextError if an end comes while this is open, or came between the halves of a restart."""
-        ends = self._count if self._before_restart is None else self._before_restart
-        self._before_restart = None
+        """Raise UnknownContextError if an end comes while this is open, or came before what is half of a restart."""
+        ends = self._at_launch if self._is_restarting else self._count
+        self._at_launch, self._is_restarting = ends, False
         if self._count == ends:
             yield
         if self._count != ends:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox import notes
 
+WELCOME_S: Final = 0.02
+"""How long a kernel that welcomes may take to do so before it is asked as stock Jupyter asks. ipykernel may notice a
+subscription only when something else happens, if it came while a message was sent."""
 _POLL_S: Final = 0.01
 """How often to look while the broker is away; else we are told."""
 _FAREWELL_S: Final = 0.5
@@ -81,6 +84,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._place: Place | None = None
         self._resumed: Resumed | None = None
         self._ends = launch.Ends()
+        self._launching = asyncio.Lock()  # two at once, of restarts of a dead kernel, would claim two sandboxes
         self._shutdown_requested = False
         self._asked_when_dead = False
         self._broker_away_since: float | None = None
@@ -164,8 +168,9 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._shutdown_requested = False
         environment = launch.environment(kwargs.get("env") or {}, self._spec.env, self.environment_names)
         try:
-            with self._ends.none_meanwhile(self.kernel_id):
-                prefix = await self._start_or_resume(environment, kwargs.get("cwd"))
+            async with self._launching:
+                with self._ends.none_meanwhile(self.kernel_id):
+                    prefix = await self._start_or_resume(environment, kwargs.get("cwd"))
         except SandboxError as error:
             await self._give_back()
             self.log.error("Kernel %s did not start: %s", self.kernel_id, error)

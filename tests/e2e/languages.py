@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import docker
 
-from jupyter_sandbox import image_build
+from jupyter_sandbox import image_build, languages
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from jupyter_sandbox.engines import daemon, host_languages, image
 
@@ -80,7 +80,7 @@ PROGRAMS = {
 }
 
 
-IMAGE = image_build.tag(image_build.Plan(languages=("javascript", "bash")))
+IMAGE = image_build.tag(image_build.Plan(languages=languages.NAMES))
 """For the engine `docker`; CI makes it."""
 
 

@@ -1,8 +1,7 @@
-"""E2B's SDK, as it is published, against `jupyter sandbox serve`: two settings, and programs for E2B run here."""
+"""E2B's synchronous SDK, as it is published, against `jupyter sandbox serve`: two settings, and programs for E2B run here."""
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import threading
@@ -24,9 +23,8 @@ from e2b import (
     SandboxState,
     TimeoutException,
 )
-from e2b_code_interpreter import AsyncSandbox, Sandbox
+from e2b_code_interpreter import Sandbox
 
-from tests.e2e import e2b_clients
 from tests.e2e.served import served_for_e2b
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/e2b_sandbox.py"
@@ -408,21 +406,3 @@ def test_a_wrong_key_opens_nothing(served):
 def test_the_example_runs(served):
     done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "said: 3 days\nmean: 11.0\nfile: 11.0\nlines: 4\nwrong: IndexError\n")
-
-
-def test_the_asynchronous_sdk_does_the_same(served):
-    async def use():
-        async with await AsyncSandbox.create(timeout=60) as sandbox:
-            ran = await asyncio.gather(*(sandbox.run_code(f"{i} * 2") for i in range(5)))
-            assert [each.text for each in ran] == ["0", "2", "4", "6", "8"]
-            assert (await sandbox.commands.run("echo hi")).stdout == "hi\n"
-            await sandbox.files.write("x", "y")
-            assert await sandbox.files.read("x") == "y"
-            await sandbox.run_code("kept = 41")
-            assert (await sandbox.pause(), await sandbox.pause()) == (True, False)
-            assert not await sandbox.is_running()
-            same = await AsyncSandbox.connect(sandbox.sandbox_id)
-            assert (await same.run_code("kept + 1")).text == "42"
-            assert await same.files.read("x") == "y"
-
-    e2b_clients.in_a_loop(use)

@@ -1,4 +1,4 @@
-"""E2B's SDK for JavaScript, as it is published: the tests are in `javascript/e2b.mjs`, and the example."""
+"""E2B's SDK for JavaScript, as it is published: the tests are in `javascript`, and the example."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.served import Served
 
 HERE = Path(__file__).resolve().parent
+TESTS = ("e2b.mjs", "files.mjs")
 EXAMPLE = HERE.parents[1] / "examples/e2b_sandbox.mjs"
 
 
@@ -33,7 +34,7 @@ pytestmark = [
 def run(tree, tmp_path_factory):
     """Run a program of Node with the published SDK beside it and a server in its environment."""
     folder = tmp_path_factory.mktemp("javascript")
-    for source in (HERE / "javascript/package.json", HERE / "javascript/e2b.mjs", EXAMPLE):
+    for source in (*(HERE / "javascript" / name for name in ("package.json", *TESTS)), EXAMPLE):
         shutil.copy(source, folder)
     install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
     subprocess.run(install, cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -49,11 +50,12 @@ def run(tree, tmp_path_factory):
     server.stop()
 
 
-def test_the_published_sdk_does_what_its_users_do(run):
-    done = run("--test-force-exit", "--test-reporter=tap", "e2b.mjs")  # the SDK leaves timers of a minute behind
+@pytest.mark.parametrize("tests", TESTS)
+def test_the_published_sdk_does_what_its_users_do(run, tests):
+    done = run("--test-force-exit", "--test-reporter=tap", tests)  # the SDK leaves timers of a minute behind
     assert done.returncode == 0, done.stdout + done.stderr
     passed = [line for line in done.stdout.splitlines() if line.startswith("ok ")]
-    assert len(passed) == (HERE / "javascript/e2b.mjs").read_text().count("\ntest(")
+    assert len(passed) == (HERE / "javascript" / tests).read_text().count("\ntest(")
 
 
 def test_the_example_runs(run):

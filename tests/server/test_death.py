@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from jupyter_client.restarter import KernelRestarter
 from tornado.web import HTTPError
@@ -202,6 +204,33 @@ async def test_a_kernel_that_is_ended_between_the_halves_of_its_restart_claims_n
     await provisioner.cleanup()
     with pytest.raises(HTTPError, match="was shut down while it started"):
         await provisioner.launch_kernel(["python"], env={})
+    assert await sandboxes() == []
+
+
+async def test_a_kernel_that_is_ended_when_its_restart_has_begun_claims_nothing(new_notebook, jp_serverapp):
+    notebook = await new_notebook()
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    manager.stop_restarter()
+    provisioner = manager.provisioner
+    await provisioner.shutdown_requested(restart=True)
+    await provisioner.cleanup()
+    await provisioner.cleanup(restart=True)
+    for _ in range(2):
+        with pytest.raises(HTTPError, match="was shut down while it started"):
+            await provisioner.launch_kernel(["python"], env={})
+        await provisioner.cleanup(restart=True)
+    assert await sandboxes() == []
+
+
+async def test_a_kernel_that_is_started_twice_at_once_has_one_sandbox(new_notebook, jp_serverapp):
+    notebook = await new_notebook()
+    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
+    manager.stop_restarter()
+    provisioner = manager.provisioner
+    await provisioner.cleanup()
+    await asyncio.gather(*(provisioner.launch_kernel(["python"], env={}) for _ in range(2)))
+    assert len(await sandboxes()) == 1
+    await provisioner.cleanup()
     assert await sandboxes() == []
 
 

@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,32 @@ def test_languages_bring_their_packages_and_have_a_name_of_their_own():
     assert [line.partition("==")[0] for line in more.split()] == ["deno", "jjava"]
     assert image_build.debian_packages(plan) == ("default-jdk-headless", "r-cran-irkernel")
     assert image_build.build_arguments("b", {}, ("r", "j"))["PACKAGES"] == "r j"
+
+
+def test_a_base_of_debian_packages_takes_those_of_java():
+    """They link into the directory of the manual, which is left out: without it they cannot be installed."""
+    command = image_build.bootstrap_command("trixie", ("default-jdk-headless",), Path("base.tar"))
+    assert "--dpkgopt=path-exclude=/usr/share/man/*" in command
+    assert '--essential-hook=mkdir -p "$1"/usr/share/man/man1' in command
+    assert "--include=python3,python3-venv,ca-certificates,default-jdk-headless" in command
+    assert command[-2:] == ["trixie", "base.tar"]
+
+
+def test_another_base_takes_those_of_java_too():
+    install = image_build._shipped("Dockerfile").decode().partition("apt-get install")[0]
+    assert "mkdir -p /usr/share/man/man1 && " in install
+
+
+def test_why_a_base_cannot_be_made_is_told_and_not_that_it_cannot():
+    said = [
+        "Setting up libgpg-error0:amd64 (1.51-4) ...",
+        "update-alternatives: error: error creating symbolic link 'java.1.gz': No such file or directory",
+        "E: Sub-process env returned an error code (1)",
+        "E: mmdebstrap failed to run",
+    ]
+    assert image_build.cause(said) == said[1]
+    assert image_build.cause(said[:1]) == said[0]
+    assert image_build.cause([]) == "it said nothing"
 
 
 def test_every_requirement_of_the_image_is_pinned():

@@ -31,7 +31,7 @@ from zmq.eventloop.zmqstream import ZMQStream
 
 from sandbox_worker import e2b_results
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
-from sandbox_worker.rehearsal import rehearse
+from sandbox_worker.rehearsal import end_of_output, rehearse
 from sandbox_worker.relay import LOOPBACK
 
 if TYPE_CHECKING:
@@ -294,6 +294,7 @@ def stand_by(app: SandboxKernelApp, listeners: Sequence[int], identity: Identity
     def take_on(descriptor: int, _events: int) -> None:
         loop.remove_handler(descriptor)
         app.attach(identity.receive(), listeners)
+        end_of_output(app)
         identity.confirm()
         app.settle()
 

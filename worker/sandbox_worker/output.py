@@ -22,6 +22,8 @@ _PIPE_BYTES: Final = 1 << 16
 class Output(OutStream):
     """A kernel's stdout or stderr."""
 
+    _is_sending = False
+
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         """As upstream, which starts the thread."""
         self._taking = threading.Lock()
@@ -35,8 +37,20 @@ class Output(OutStream):
         if self._should_watch and self._is_master_process():
             self._take()
         unsent = getattr(self, "_buffers", True)  # an ipykernel that keeps them elsewhere: flush as it does
-        if unsent or getattr(self.pub_thread, "_events", True):
+        if unsent or self._is_sending or getattr(self.pub_thread, "_events", True):
             super().flush()
+
+    def _flush(self) -> None:
+        """Send what is in the buffers: of a flush, or by a timer of the thread that publishes.
+
+        What the timer has taken out of them is not in its queue yet: `idle` would come before it, and who waits for
+        that would miss the rest.
+        """
+        self._is_sending = True
+        try:
+            super()._flush()
+        finally:
+            self._is_sending = False
 
     def _watch_pipe_fd(self) -> None:
         """Run in the thread: take what comes, as it comes."""

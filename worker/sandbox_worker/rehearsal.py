@@ -2,11 +2,13 @@
 
 A fork shares its pages until it writes to them, and the first requests write to many: they took twice as long as later
 ones. These two come from within the process over its own shell channel, signed with a key that nobody else has and that
-goes with the rehearsal. They are silent, in no history, and nobody hears their output: no client can connect yet.
+goes with the rehearsal. They are silent, in no history, and nobody hears their output: no client can connect yet, and
+`end_of_output` waits until what was sent is gone.
 """
 
 from __future__ import annotations
 
+from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -52,3 +54,14 @@ def rehearse(app: SandboxKernelApp, endpoint: str, loop: IOLoop, done: Callable[
     stream.on_recv(hear)
     client.send(stream, "kernel_info_request", {})
     client.send(stream, "execute_request", dict(_EXECUTION))
+
+
+def end_of_output(app: SandboxKernelApp) -> None:
+    """Wait until the thread that publishes has sent all that it was given before.
+
+    What nobody listens to is dropped. On a busy machine the end of the rehearsal could be published so late that the
+    first client heard it, signed with a key that is not this kernel's.
+    """
+    sent = Event()
+    app.iopub_thread.schedule(sent.set)
+    sent.wait()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_sandbox.command import CommandState, NewCommand
 from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.errors import InvalidRequestError, UnknownCommandError
+from jupyter_sandbox.events import CommandOutcome
 from jupyter_sandbox.surfaces.e2b import connect, words
 from jupyter_sandbox.surfaces.e2b.keepalives import with_keepalives
 from jupyter_sandbox.surfaces.e2b.rpc import CallHandler
@@ -30,6 +31,8 @@ class ProcessHandler(CallHandler):
     """Base of the methods."""
 
     operation = "start_command"
+    gave_its_time = False
+    """Whether who asks gave the command its time: to it, the end of that is no end of a command."""
 
     def found(self, message: dict[str, Any]) -> Command:
         """Return the command that a message means; raises UnknownCommandError."""
@@ -42,7 +45,7 @@ class ProcessHandler(CallHandler):
         raise UnknownCommandError("process with this pid or tag not found")
 
     async def followed(self, command: Command) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield what a command says, from what is kept of it to its end."""
+        """Yield what a command says, from what is kept of it to its end; raises TimeIsOverError."""
         follower = command.follow()
         try:
             yield {"event": {"start": {"pid": command.pid}}}
@@ -51,6 +54,8 @@ class ProcessHandler(CallHandler):
                 yield {"event": {"data": {_FIELDS[piece.stream]: data}}}
             view = await command.ended()
             if view.end is not None:
+                if self.gave_its_time and view.end.outcome is CommandOutcome.TIMEOUT:
+                    raise connect.TimeIsOverError
                 yield {"event": {"end": _end(view.end)}}
         finally:
             follower.close()
@@ -75,6 +80,8 @@ class _StreamHandler(ProcessHandler):
 
 class StartHandler(_StreamHandler):
     """`Start`."""
+
+    gave_its_time = True
 
     async def begun(self, message: dict[str, Any]) -> Command:
         """Start a command. It goes on when its client hangs up."""
