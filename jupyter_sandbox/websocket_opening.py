@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
-from jupyter_sandbox.provisioner import WELCOME_S
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_WELCOME_S: Final = 0.02
+"""How long a kernel may take to welcome a subscriber before it is asked as stock Jupyter asks. ipykernel may notice a
+subscription only when something else happens, if it came while a message was sent."""
 _CLOSED_S: Final = 1.0
 
 
@@ -85,7 +86,7 @@ async def _welcomed(
 
     iopub.on_recv_stream(hear)
     try:
-        async with asyncio.timeout(WELCOME_S):
+        async with asyncio.timeout(_WELCOME_S):
             await heard.wait()
     except TimeoutError:
         if is_open():

@@ -114,7 +114,7 @@ async def test_a_start_needs_no_nudge(new_notebook, caplog):
 
 
 async def test_a_kernel_that_welcomes_nobody_is_nudged(new_notebook, caplog, monkeypatch):
-    monkeypatch.setattr(websocket_opening, "WELCOME_S", 0)
+    monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
     caplog.set_level(logging.DEBUG)
     notebook = await new_notebook()
     assert (await notebook.execute("print('said')\n1 + 1")).value == "2"
