@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from io import StringIO
 
 import pytest
+from ipykernel.thread import CONTROL_THREAD_NAME
 
 from sandbox_worker.output import Output
 
@@ -88,3 +90,15 @@ def test_what_a_timer_is_just_sending_is_waited_for(stream):
     timer.join()
     stream.flush()
     assert (stream.session.sent, stream.pub_thread.scheduled) == (("some words",), 2)
+
+
+def test_a_request_on_control_does_not_cut_a_line_in_two(stream):
+    stream._buffers = {frozenset(): StringIO("half a ")}
+    control = threading.Thread(target=stream.flush, name=CONTROL_THREAD_NAME)
+    control.start()
+    control.join()
+    assert stream.session.sent == ()
+    stream._buffers[frozenset()].seek(0, os.SEEK_END)
+    stream._buffers[frozenset()].write("line\n")
+    stream.flush()
+    assert stream.session.sent == ("half a line\n",)
