@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from io import StringIO
 
 import pytest
+from ipykernel.thread import CONTROL_THREAD_NAME
 
 from sandbox_worker.output import Output
 
@@ -63,3 +65,15 @@ def test_what_another_call_gave_the_thread_before_is_waited_for(stream):
     stream.pub_thread._events.append("a plot")
     stream.flush()
     assert stream.pub_thread.scheduled == 2  # its own flush, and the sign that all before it is done
+
+
+def test_a_request_on_control_does_not_cut_a_line_in_two(stream):
+    stream._buffers = {frozenset(): StringIO("half a ")}
+    control = threading.Thread(target=stream.flush, name=CONTROL_THREAD_NAME)
+    control.start()
+    control.join()
+    assert stream.sent == ()
+    stream._buffers[frozenset()].seek(0, os.SEEK_END)
+    stream._buffers[frozenset()].write("line\n")
+    stream.flush()
+    assert stream.sent == ("half a line\n",)
