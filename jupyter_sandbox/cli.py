@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from jupyter_core.paths import jupyter_runtime_dir
 
 from jupyter_sandbox import (
+    cli_certificate,
     cli_files,
     cli_languages,
     cli_logs,
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("argv", nargs="+", metavar="ARGUMENT", help="after `--`: the program and its arguments")
 
-    for part in (cli_serve, cli_files, cli_logs, cli_templates, cli_languages):
+    for part in (cli_serve, cli_certificate, cli_files, cli_logs, cli_templates, cli_languages):
         part.declare(functools.partial(_add, commands))
 
     command = _add(commands, "release", _release, "Destroy sandboxes; their kernels die and their files are gone.")

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from jupyter_core.paths import jupyter_data_dir
 
-from jupyter_sandbox import template_service, template_shape, terminal
+from jupyter_sandbox import certificates, template_service, template_shape, terminal
 from jupyter_sandbox.errors import ConflictError, InvalidRequestError, TokenFileError
+from jupyter_sandbox.guards import domains
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ Clients send the token in the header X-Auth-Token:
     "http://127.0.0.1:3874/api/v1/execute?user_uuid=$(uuidgen)"
 
 Programs for E2B run here with E2B_API_URL=http://127.0.0.1:3874/e2b, E2B_SANDBOX_URL=http://127.0.0.1:3874/e2b/sbx and
-E2B_API_KEY=TOKEN: docs/e2b.md.
+E2B_API_KEY=TOKEN, or with --domain by E2B_DOMAIN=DOMAIN:3874 and the token alone: docs/e2b.md.
 
 /sandbox/try is a page to try it in a browser. All else that this package serves is there, too: JupyterLab, if it is
 installed, Jupyter's own API, and /api/sandboxes, with `Authorization: token TOKEN`. Ctrl-C ends the server and every
@@ -97,21 +98,48 @@ def declare(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="holds the token; made when it is not there (default: in Jupyter's data directory)",
     )
+    command.add_argument(
+        "--domain",
+        default="",
+        help="be there for E2B's SDKs at api.DOMAIN and PORT-ID.DOMAIN, which lead here; they speak TLS, to this "
+        "server or to a proxy in front of it",
+    )
+    command.add_argument(
+        "--certificate",
+        type=Path,
+        metavar="FILE",
+        help="speak TLS, with this; `jupyter sandbox certificate` makes one for a domain",
+    )
+    command.add_argument("--key", type=Path, metavar="FILE", help="the certificate's key")
     command.add_argument("settings", metavar="SETTING", nargs="*", help="after `--`: settings of the Jupyter server")
 
 
 async def _serve(options: argparse.Namespace) -> int:
     if options.min_idle_workers > options.max_total_workers:
         raise InvalidRequestError("--min-idle-workers is more than --max-total-workers")
+    options.domain = domains.domain(options.domain) if options.domain else ""
+    _require_tls(options)
     path = options.token_file or Path(jupyter_data_dir(), "code_interpreter_token")
     _require_free(options.ip, options.port)
     token = kept_token(path)
     await _define(options)
-    url = f"http://{options.ip}:{options.port}"
+    scheme, host = ("https", options.domain or options.ip) if options.certificate else ("http", options.ip)
+    url = f"{scheme}://{host}:{options.port}"
     print(f"Code interpreter: {url}/api/v1")
     print(f"X-Auth-Token: {token}   (kept in {path})")
     print(f"Page to try it: {url}/sandbox/try#token={token}", flush=True)
+    if options.domain:
+        port = f":{options.port}" if options.certificate else ""  # else a proxy's, which is the usual one
+        print(f"E2B's SDKs: E2B_DOMAIN={options.domain}{port} E2B_API_KEY={token}", flush=True)
     _become_server(options, token)
+
+
+def _require_tls(options: argparse.Namespace) -> None:
+    """Raise InvalidRequestError for a certificate with which no server can start, or that clients would not take."""
+    if (options.certificate is None) != (options.key is None):
+        raise InvalidRequestError("--certificate and --key go together")
+    if options.certificate is not None:
+        certificates.require(options.certificate, options.key, options.domain)
 
 
 async def _define(options: argparse.Namespace) -> None:
@@ -184,9 +212,22 @@ def _become_server(options: argparse.Namespace, token: str) -> NoReturn:
         f"--CodeInterpreter.execution_timeout_s={options.execution_timeout}",
         f"--CodeInterpreter.idle_timeout_s={options.idle_timeout}",
         *(("--allow-root",) if os.geteuid() == 0 else ()),
+        *_named(options),
         *options.settings,
     ]
     os.execve(sys.executable, arguments, os.environ | {"JUPYTER_TOKEN": token})
+
+
+def _named(options: argparse.Namespace) -> list[str]:
+    """Return the settings of TLS, and of a domain, which may be asked for pages itself."""
+    named = []
+    if options.certificate is not None:
+        named += [f"--ServerApp.certfile={options.certificate.absolute()}"]
+        named += [f"--ServerApp.keyfile={options.key.absolute()}"]
+    if options.domain:
+        named += [f"--E2b.domain={options.domain}"]
+        named += [f"--ServerApp.local_hostnames={name}" for name in ("localhost", options.domain)]
+    return named
 
 
 def _whole(least: int) -> Callable[[str], int]:

@@ -271,7 +271,9 @@ class SandboxExtension(ExtensionApp):
             self.handlers.extend(handlers.rules(operations.table(times), self._services))
             settings = interpreter.CodeInterpreter(parent=self)
             self.handlers.extend(interpreter.rules(self._services, settings))
-            self.handlers.extend(e2b.rules(self._services, E2b(parent=self)))
+            e2b_settings = E2b(parent=self)
+            self.handlers.extend(e2b.rules(self._services, e2b_settings))
+            e2b.serve_domain(self.serverapp.web_app, e2b_settings)  # type: ignore[union-attr]
             self.handlers.extend(ragflow.rules(self._services, self))
             api = ContextsApi(self._services.named, times.max_output_bytes, parent=self)
             self.handlers.extend(contexts_api.rules(self._services, api))

@@ -27,6 +27,7 @@ CONFIG = """
 c.ServerApp.identity_provider_class = "tests.attacks.people.PeopleWithTokens"
 c.ServerApp.authorizer_class = "jupyter_sandbox.authorizer.OwnerAuthorizer"
 c.OwnerTokens.token_file = {token_file!r}
+c.E2b.domain = "sandbox.example"
 c.Rates.reads_per_minute = c.Rates.writes_per_minute = c.Rates.executions_per_minute = 1_000_000
 c.Quotas.owners = {{
     "three": {{"sandboxes": 3}},

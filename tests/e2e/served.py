@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -34,7 +35,8 @@ class Served:
     def __init__(self, folder: Path, *options: str) -> None:
         self.port, self.log = free_port(), folder / "log"
         self.token_file = folder / "token"
-        self.url = f"http://127.0.0.1:{self.port}"
+        scheme = "https" if any(each.startswith("--certificate") for each in options) else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*COMMAND, f"--port={self.port}", f"--token-file={self.token_file}", *options],
@@ -59,7 +61,9 @@ class Served:
         }
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/sandbox/try") as answer:
+        unjudged = ssl._create_unverified_context()  # a certificate is for names
+        url = f"{self.url}/sandbox/try"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, context=unjudged) as answer:
             return answer.status == 200
         return False
 

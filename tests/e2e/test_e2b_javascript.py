@@ -24,20 +24,23 @@ def has_node() -> bool:
     return tuple(map(int, version.removeprefix("v").split(".")[:2])) >= (20, 18)
 
 
-pytestmark = [
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(not has_node(), reason="needs Node 20.18 or newer with npm"),
-]
+needs_node = pytest.mark.skipif(not has_node(), reason="needs Node 20.18 or newer with npm")
+pytestmark = [pytest.mark.timeout(240), needs_node]
+
+
+def install(folder: Path) -> None:
+    """Put the tests, the example and the published SDK into a folder."""
+    for source in (*(HERE / "javascript" / name for name in ("package.json", *TESTS)), EXAMPLE):
+        shutil.copy(source, folder)
+    npm = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+    subprocess.run(npm, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
 def run(tree, tmp_path_factory):
     """Run a program of Node with the published SDK beside it and a server in its environment."""
     folder = tmp_path_factory.mktemp("javascript")
-    for source in (*(HERE / "javascript" / name for name in ("package.json", *TESTS)), EXAMPLE):
-        shutil.copy(source, folder)
-    install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
-    subprocess.run(install, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    install(folder)
     server = Served(folder, "--min-idle-workers=1", "--max-total-workers=4")
     environment = os.environ | server.for_e2b
 

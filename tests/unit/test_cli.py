@@ -10,7 +10,7 @@ from jupyter_sandbox.errors import BrokerUnavailableError, UnknownSandboxError
 
 pytestmark = pytest.mark.unit
 
-COMMANDS = ["list", "run", "exec", "ls", "cp", "logs", "template", "languages"]
+COMMANDS = ["list", "run", "exec", "ls", "cp", "logs", "template", "languages", "certificate"]
 COMMANDS += ["release", "reap", "status", "doctor", "token"]
 
 
@@ -72,6 +72,7 @@ def test_the_version_is_told(capsys):
         ["cp", "a", "b", "--max-mib", "0"],
         ["ls"],
         ["logs"],
+        ["certificate"],
         ["template"],
         ["template", "explode"],
         ["template", "create", "a"],

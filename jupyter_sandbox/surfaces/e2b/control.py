@@ -42,6 +42,10 @@ class ControlHandler(KeyedHandler):
     key_header = KEY_HEADER
     open_to_pages = True
 
+    def check_host(self) -> bool:
+        """See Jupyter: what is below the domain is ours, wherever the server listens."""
+        return self.surface.is_at(self.request.host) or super().check_host()
+
     def authorization(self) -> str | None:
         """See KeyedHandler."""
         key = self.request.headers.get(KEY_HEADER)

@@ -9,6 +9,7 @@ from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_sandbox import errors, owners
 from jupyter_sandbox.surfaces import keyed
 from jupyter_sandbox.surfaces.e2b import words
+from jupyter_sandbox.surfaces.e2b.domain import ID_HEADER, PORT_HEADER
 from jupyter_sandbox.surfaces.resources import ResourceHandler
 from jupyter_sandbox.web import encoded
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from jupyter_sandbox.errors import SandboxError
     from jupyter_sandbox.surfaces.e2b.held import Held, HeldSandboxes
 
-ID_HEADER: Final = "E2b-Sandbox-Id"
 TOKEN_HEADERS: Final = ("X-Access-Token", "E2B-Traffic-Access-Token")
+_PORTS: Final = ("49983", "49999")
+"""Of files and processes, and of code. All paths are served at both."""
+_OPEN: Final = " and ".join(_PORTS)
 _SCOPES: Final = ("sandboxes:read", "kernels", "files")
 
 
@@ -38,10 +41,17 @@ class DataHandler(ResourceHandler):
         await super().prepare()
         if self.request.method == "OPTIONS":
             return
-        if self.held is None:
+        port = self.request.headers.get(PORT_HEADER, "") or _PORTS[0]
+        if port not in _PORTS:
+            self.refuse(errors.NotSupportedError(f"port {port[:5]!a} is not open; of a sandbox {_OPEN} are"))
+        elif self.held is None:
             self.refuse_stranger(held)
         elif self.username not in words.USERS:
             self.refuse(errors.UnknownUserError(f"invalid username: {self.username[:40]!a}; there is {words.USER!r}"))
+
+    def check_host(self) -> bool:
+        """See Jupyter: what is below the domain is ours, wherever the server listens."""
+        return self.surface.is_at(self.request.host) or super().check_host()
 
     def find_user(self) -> None:
         """See ServiceHandler."""

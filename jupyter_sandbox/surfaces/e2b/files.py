@@ -15,6 +15,7 @@ from tornado import httputil
 from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError
 from jupyter_sandbox.surfaces.e2b import gzips, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
+from jupyter_sandbox.surfaces.e2b.domain import ID_HEADER
 from jupyter_sandbox.web import FILE
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class FilesHandler(DataHandler):
             await self.incoming.served()
 
     def meant(self) -> Held | None:
-        """See DataHandler; a signed URL has no header, and is tried on every sandbox's token."""
-        if "signature" not in self.request.query_arguments:
+        """See DataHandler; a signed URL that names no sandbox is tried on every one's token."""
+        if "signature" not in self.request.query_arguments or ID_HEADER in self.request.headers:
             return super().meant()
         held = next((each for each in self.surface.all_held() if self.shows_token(each)), None)
         return None if held is None else self.surface.find(held.sandbox_id)

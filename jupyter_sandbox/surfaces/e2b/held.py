@@ -12,13 +12,15 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from traitlets import Float, Unicode
+from traitlets import Float, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
 from jupyter_sandbox import notes
 from jupyter_sandbox.contexts import NewContext
-from jupyter_sandbox.errors import ConflictError, SandboxPausedError, UnknownSandboxError
+from jupyter_sandbox.errors import ConflictError, InvalidRequestError, SandboxPausedError, UnknownSandboxError
+from jupyter_sandbox.guards import domains
 from jupyter_sandbox.guards.paths import USER_HOME
+from jupyter_sandbox.surfaces.e2b.domain import place
 
 if TYPE_CHECKING:
     from jupyter_sandbox.contexts import ContextView
@@ -45,6 +47,10 @@ class E2b(Configurable):
     template = Unicode(
         "python", help="The template for the names of E2B's own templates, as base and code-interpreter-v1."
     ).tag(config=True)
+    domain = Unicode(
+        help="The domain by whose names SDKs find this server: api.DOMAIN and PORT-ID.DOMAIN, over TLS that is spoken "
+        "here or in front of the server. Empty: by none.",
+    ).tag(config=True)
     max_timeout_s = Float(86_400, min=1, help="The longest time that a client may ask for, seconds.").tag(config=True)
     max_output_mib = Float(8, min=1, max=256, help="How much output of one execution is sent, MiB; more ends it.").tag(
         config=True
@@ -52,6 +58,13 @@ class E2b(Configurable):
     max_execution_s = Float(86_400, min=1, help="When code is interrupted whose client waits still, seconds.").tag(
         config=True
     )
+
+    @validate("domain")
+    def _judge_domain(self, proposal: dict[str, str]) -> str:
+        try:
+            return domains.domain(proposal["value"]) if proposal["value"] else ""
+        except InvalidRequestError as error:
+            raise TraitError(f"E2b.domain: {error}") from error
 
 
 @dataclass(eq=False, kw_only=True)
@@ -77,6 +90,10 @@ class HeldSandboxes:
         """There are none."""
         self._services, self.settings = services, settings
         self._held: dict[str, Held] = {}
+
+    def is_at(self, host: str) -> bool:
+        """Whether a Host header names the control plane or a sandbox, below the domain."""
+        return place(host, self.settings.domain) is not None
 
     def of(self, owner: Owner, sandbox_id: str, template: str) -> Held:
         """Return what is known of a sandbox of `owner` that lives, from now on if nothing was; raises SandboxError."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_server.utils import url_path_join
+
 from jupyter_sandbox.surfaces.e2b import code, control, data, files, filesystem, metrics, process, watches
+from jupyter_sandbox.surfaces.e2b.domain import Entrance
 from jupyter_sandbox.surfaces.e2b.held import E2b, HeldSandboxes
 from jupyter_sandbox.web import ServiceHandler
 
@@ -45,3 +48,9 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{ROOT}/.*": control.NotSupportedHandler,
     }
     return [(path, handler, {"services": services, "surface": surface}) for path, handler in served.items()]
+
+
+def serve_domain(application: Any, settings: E2b) -> None:
+    """Let a web application that has the routes serve them to the hosts of the domain, too."""
+    base = application.settings["base_url"]
+    Entrance(application, settings.domain, control=url_path_join(base, ROOT), data=url_path_join(base, DATA))
