@@ -660,6 +660,20 @@ async def test_a_reap_leaves_the_sockets_of_what_stands_by(bench):
     await bench.registry.release(sandbox)
 
 
+async def test_a_reap_while_a_standby_becomes_the_kernel_leaves_its_sockets(bench):
+    # once: they were nobody's from the request to the agent on until it had answered, and the start failed
+    sandbox = await bench.claim_warm()
+    bench.engine.answers[protocol.StartKernel] = None
+    starting = asyncio.create_task(bench.registry.start_kernel(sandbox, _kernel(sandbox, 1)))
+    await eventually(lambda: len(bench.engine.descriptors) == 2)
+    assert await bench.registry.reap(dry_run=False) == []
+    await bench.engine.channels[sandbox.id].send(protocol.Started(pid=2))
+    await starting
+    assert len(list(bench.places.run.glob("k/*"))) == 5
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
 async def test_a_claim_with_a_kernel_is_recorded_once_with_its_seat(bench, monkeypatch):
     written = []
     write = bench.ledger.write
