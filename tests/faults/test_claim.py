@@ -816,6 +816,30 @@ async def test_without_a_grace_nothing_waits(bench):
     await bench.assert_nothing_left()
 
 
+async def test_a_claim_whose_client_is_gone_before_the_answer_is_nobodys(bench):
+    # once: it waited for the next start of the server, which had never heard of it, and took a place meanwhile
+    await bench.registry.recover(grace_s=60)
+    bench.engine.answers[protocol.Bind] = None
+    path = bench.places.socket
+    with channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
+        server = Server(listener, bench.registry, bench.engine, None)
+        serving = asyncio.create_task(server.serve())
+        lease = await channel.Channel.connect(path, verbs.ANSWERS)
+        try:
+            await lease.send(verbs.Claim(template="python", workspace_mode="none", workspace_name="", server="0" * 16))
+            await eventually(lambda: len(bench.engine.descriptors) == 1)
+            lease.close()
+            (sandbox,) = bench.registry.claimed()
+            await bench.engine.channels[sandbox.id].send(protocol.Bound())
+            await eventually(lambda: server.is_idle, 5)
+        finally:
+            serving.cancel()
+            lease.close()
+            await asyncio.wait([serving])
+            await server.stop()
+    await bench.assert_nothing_left()
+
+
 async def test_notes_end_with_the_seat_and_the_record_says_so(bench):
     seat, other = f"{1:012x}", f"{2:012x}"
     sandbox = await bench.registry.claim(
