@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_FILE: Final = 1 << 20
-"""Bytes after which it is written anew, with what is under way only: half as many at most, so that is not soon again."""
+"""Bytes after which it is written anew, with what is under way only, which is half of that at most."""
 _MAX_OPEN: Final = 4096
 _MAX_LINE: Final = 4096
 _MAX_ID: Final = 200

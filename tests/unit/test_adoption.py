@@ -291,7 +291,7 @@ async def test_a_kernel_whose_sessions_cannot_be_had_again_costs_no_other_its_pl
     await eventually(lambda: {each.execution_state for each in world.kernels.values()} == {"idle"})
 
 
-@pytest.mark.parametrize("value", ["\"" * 17_000, "\"" * 24_000])
+@pytest.mark.parametrize("value", ['"' * 17_000, '"' * 24_000])
 async def test_a_kernel_starts_though_its_note_is_too_long(monkeypatch, caplog, value):
     # once: what the environment may hold was more than a message about the note can, and the start failed
     async def call(request, *_arguments, **_settings):
