@@ -810,6 +810,21 @@ async def test_each_departure_has_a_grace_of_its_own(bench):
     await eventually(lambda: bench.registry.claimed() == [])
 
 
+async def test_who_comes_back_and_leaves_again_and_again_leaves_one_task(bench):
+    # once: each departure had a task of its own that slept for the whole grace
+    await bench.registry.recover(grace_s=60)
+    sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
+    before = len(asyncio.all_tasks())
+    for _ in range(100):
+        sandbox.holder = bench.heard.append  # adopted
+        await bench.registry.leave(sandbox)
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) <= before + 1
+    await bench.registry.release(sandbox)
+    await eventually(lambda: len(asyncio.all_tasks()) < before)
+    await bench.assert_nothing_left()
+
+
 async def test_without_a_grace_nothing_waits(bench):
     sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
     await bench.registry.leave(sandbox)
