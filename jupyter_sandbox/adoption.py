@@ -190,7 +190,10 @@ class Adoption:
             await self._give_up(resumed.lease, resumed.seat)
             return
         kernel.sandbox_hides_files = note.hides_files
-        await self._sessions.restore(note.kernel_id, note.sessions)
+        try:
+            await self._sessions.restore(note.kernel_id, note.sessions)
+        except Exception:
+            log.exception("kernel %s was adopted, and not all of its sessions", note.kernel_id)
         if resumed.seat not in resumed.lease.exits:
             kernel.execution_state = "busy"
             if session := self._clients.get(note.kernel_id):

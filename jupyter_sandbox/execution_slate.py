@@ -6,6 +6,7 @@ down what was sent to a kernel, so that code whose client has gone with its serv
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -102,7 +103,8 @@ def past(chalked: Chalked) -> Execution | None:
     if not ids.is_execution_id(chalked.id):
         return None
     wanted = NewExecution(code="", timeout_s=chalked.timeout_s, max_output_bytes=_KEPT_BYTES, detached=True)
-    execution = Execution(Owner(chalked.owner), chalked.sandbox_id, chalked.context_id, wanted, 0)
+    deadline = asyncio.get_running_loop().time() + chalked.timeout_s  # how long it waited is told as nothing
+    execution = Execution(Owner(chalked.owner), chalked.sandbox_id, chalked.context_id, wanted, deadline)
     execution.id, execution.accepted_at = chalked.id, accepted_at
     if chalked.began or chalked.ended:
         execution.end(Outcome.UNKNOWN, _LOST if chalked.ended else _RAN)

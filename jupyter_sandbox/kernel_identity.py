@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -10,7 +11,7 @@ import zmq
 
 from jupyter_sandbox import notes, owners
 from jupyter_sandbox.broker import left, verbs
-from jupyter_sandbox.broker.adoption_verbs import MAX_NOTE
+from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.guards import ids
 from sandbox_worker.protocol import PORTS, CurveKeys
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _EARLY_NOTE: Final = 8192
 """Characters of a note that goes along with the request to start a kernel, which holds its environment as well."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +121,17 @@ class Identity:
         )
 
     async def note_late(self, sandbox: str) -> None:
-        """Once it has started, note what was too long to go along with the request. Raises SandboxError."""
-        if self._late_note and len(self._late_note) <= MAX_NOTE:
-            await left.write_note(sandbox, self._late_note, self.seat)
-            self._late_note = ""
+        """Once it has started, note what was too long to go along with the request. Raises SandboxError.
+
+        A kernel whose environment is too long for that, too, starts all the same; the next server ends it.
+        """
+        late, self._late_note = self._late_note, ""
+        if not late:
+            return
+        try:
+            await left.write_note(sandbox, late, self.seat)
+        except InvalidRequestError as error:
+            log.warning("the next start of this server will not find it again, a kernel in %s: %s", sandbox, error)
 
     async def note_sessions(self, sandbox: str, sessions: tuple[notes.Session, ...]) -> None:
         """Note which sessions of Jupyter's have it; quiet when nothing is noted of it. Raises SandboxError."""

@@ -14,7 +14,7 @@ from jupyter_sandbox import notes
 from jupyter_sandbox.broker import left
 from jupyter_sandbox.broker.adoption_verbs import MAX_NOTE
 from jupyter_sandbox.broker.client import NO_KEEPSAKE, Keepsake
-from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError
 from jupyter_sandbox.sandbox import Claim
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class SandboxNotes:
         if sandbox.noting is None:
             sandbox.noting = asyncio.create_task(self._write(sandbox), name=f"note of {sandbox.id}")
 
+    def again(self, sandbox: Sandbox) -> None:
+        """Note what could not be noted while the broker was away; quiet when there is nothing."""
+        if sandbox.is_unnoted and sandbox.noting is None:
+            self.changed(sandbox)
+
     def keep(self, sandbox: Sandbox, name: str, text: str) -> None:
         """Note what the service `name` knows of a claimed sandbox, without waiting for it."""
         if sandbox.parts.get(name) != text:
@@ -102,6 +107,9 @@ class SandboxNotes:
                 note = _note(sandbox.owner, sandbox.claim, sandbox.key, term.length_s, term.ends_at, sandbox.parts)
                 await left.write_note(sandbox.id, notes.text_of(note))
                 sandbox.noted_until = term.ends_at
+        except BrokerUnavailableError as error:
+            sandbox.is_unnoted = True
+            log.warning("sandbox %s: nothing can be noted of it now: %s", sandbox.id, error)
         except SandboxError as error:
             log.warning("sandbox %s: nothing could be noted of it: %s", sandbox.id, error)
         finally:

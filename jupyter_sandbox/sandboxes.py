@@ -235,7 +235,9 @@ class Sandboxes:
         for sandbox in list(self._claimed.values()):
             lease = sandbox.lease
             lease.listen()
-            if not lease.is_connected and lease.loss is None and sandbox.reattaching is None:
+            if lease.is_connected:
+                self.notes.again(sandbox)
+            elif lease.loss is None and sandbox.reattaching is None:
                 sandbox.reattaching = asyncio.create_task(self._reattach(sandbox), name=f"reattach {sandbox.id}")
             if lease.loss is not None:
                 self._end(sandbox, SandboxEnd.LOST, f"is gone. {lease.loss}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_FILE: Final = 1 << 20
-"""Bytes after which it is written anew, with what is under way only."""
+"""Bytes after which it is written anew, with what is under way only, which is half of that at most."""
 _MAX_OPEN: Final = 4096
 _MAX_LINE: Final = 4096
 _MAX_ID: Final = 200
@@ -67,6 +67,8 @@ class Slate:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._path = path
             self._open = _read(path)
+            self._sizes = {execution_id: len(_line(each)) for execution_id, each in self._open.items()}
+            self._open_bytes = sum(self._sizes.values())
             self.left = tuple(self._open.values())
             self._file = -1
             self._begin_anew()
@@ -74,11 +76,13 @@ class Slate:
 
     def write(self, execution: Chalked) -> None:
         """Write an execution down, before it is sent. When there are too many the oldest goes."""
-        line = json.dumps(vars(execution), separators=(",", ":"))
+        line = _line(execution)
         if len(line) <= _MAX_LINE and len(execution.id) <= _MAX_ID:
-            while len(self._open) >= _MAX_OPEN:
+            self._forget(execution.id)
+            while self._open and (len(self._open) >= _MAX_OPEN or self._open_bytes + len(line) > _MAX_FILE // 2):
                 self.wipe(next(iter(self._open)))
-            self._open[execution.id] = execution
+            self._open[execution.id], self._sizes[execution.id] = execution, len(line)
+            self._open_bytes += len(line)
             self._append(line)
 
     def has(self, execution_id: str) -> bool:
@@ -91,36 +95,53 @@ class Slate:
 
     def wipe(self, execution_id: str) -> None:
         """Wipe an execution off: its end was told. Quiet when it is not there."""
-        if self._open.pop(execution_id, None) is not None:
-            self._append(json.dumps(execution_id))
+        if self._forget(execution_id):
+            self._append(json.dumps(execution_id) + "\n")
 
     def close(self) -> None:
         """Let go of it; what is on it is left for the next server. Quiet when done twice."""
+        self._stop_writing()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _stop_writing(self) -> None:
         if self._file >= 0:
             os.close(self._file)
-            os.close(self._lock)
             self._file = -1
+
+    def _forget(self, execution_id: str) -> bool:
+        """Take an execution off the list, whether it was there."""
+        self._open_bytes -= self._sizes.pop(execution_id, 0)
+        return self._open.pop(execution_id, None) is not None
 
     def _append(self, line: str) -> None:
         if self._file < 0:
             return
         try:
-            self._size += os.write(self._file, line.encode() + b"\n")  # into the page cache: some microseconds
+            self._size += os.write(self._file, line.encode())  # into the page cache: some microseconds
             if self._size > _MAX_FILE:
-                os.close(self._file)
                 self._begin_anew()
         except OSError as error:
             log.warning("what is under way cannot be written down any more: %s", error.strerror)
-            self.close()
+            self._stop_writing()  # the name stays ours: what we hold is nobody else's to adopt
 
     def _begin_anew(self) -> None:
         """Write a new file with what is under way, and put it in the place of the old one."""
         fresh = self._path.with_suffix(".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._file = os.open(fresh, flags, 0o600)
-        lines = [json.dumps(vars(each), separators=(",", ":")) for each in self._open.values()]
-        self._size = os.write(self._file, "".join(f"{line}\n" for line in lines).encode())
-        fresh.replace(self._path)
+        with contextlib.ExitStack() as undo:
+            file = os.open(fresh, flags, 0o600)
+            undo.callback(os.close, file)
+            self._size = os.write(file, "".join(map(_line, self._open.values())).encode())
+            fresh.replace(self._path)
+            undo.pop_all()
+        self._stop_writing()
+        self._file = file
+
+
+def _line(execution: Chalked) -> str:
+    return json.dumps(vars(execution), separators=(",", ":")) + "\n"
 
 
 def _read(path: Path) -> dict[str, Chalked]:

@@ -63,7 +63,8 @@ class Admission:
         self._reasons: dict[Template, str] = {}
         """Why the last start of those failed."""
         self._claiming: collections.Counter[tuple[Party, str]] = collections.Counter()
-        self._in_vain: dict[Party, float] = {}
+        self._in_vain: dict[tuple[Party, str], float] = {}
+        """When who was refused a sandbox of which template, the latest last."""
 
     def state(self, template: Template) -> BreakerState:
         """Return whether workers of a template are started."""
@@ -83,9 +84,9 @@ class Admission:
             finally:
                 self._claiming -= collections.Counter([(party, template.name)])
         except CapacityError:
-            self._remember(party)
+            self._remember(party, template.name)
             raise
-        self._in_vain.pop(party, None)
+        self._in_vain.pop((party, template.name), None)
 
     @contextlib.contextmanager
     def start(self, template: Template, *, of_template: int, workers: int) -> Iterator[None]:
@@ -130,17 +131,18 @@ class Admission:
         users: collections.Counter[int] = collections.Counter()
         for (user, _), number in held.items():
             users[user] += number
-        free = template.max_total - of_template
-        if self._marks.max_total:
-            free = min(free, self._marks.max_total - held.total())
         since = self._clock() - _REMEMBERED_S
-        self._in_vain = {who: at for who, at in self._in_vain.items() if at > since}
-        kept = capacity.kept_for_others(party, held, self._in_vain, users)
-        if 0 < free <= kept:
-            raise CapacityError(
-                "the sandboxes that are left are for others, who hold fewer and are waiting; release one, or try again",
-                retry_after_s=RETRY_S,
-            )
+        self._in_vain = {refused: at for refused, at in self._in_vain.items() if at > since}
+        rooms = [(template.max_total - of_template, {who for who, name in self._in_vain if name == template.name})]
+        if self._marks.max_total:
+            rooms.append((self._marks.max_total - held.total(), {who for who, _ in self._in_vain}))
+        for free, in_vain in rooms:
+            if 0 < free <= capacity.kept_for_others(party, held, in_vain, users):
+                raise CapacityError(
+                    "the sandboxes that are left are for others, who hold fewer and are waiting; release one, "
+                    "or try again",
+                    retry_after_s=RETRY_S,
+                )
 
     def _judge_start(self, template: Template, of_template: int, workers: int) -> None:
         if of_template >= template.max_total:
@@ -167,6 +169,11 @@ class Admission:
                 retry_after_s=int(wait_s) + 1,
             )
 
-    def _remember(self, party: Party) -> None:
-        if len(self._in_vain) < _MAX_REMEMBERED:
-            self._in_vain[party] = self._clock()
+    def _remember(self, party: Party, template: str) -> None:
+        """Know who was refused; where there are too many, the oldest of the user who has the most is forgotten."""
+        self._in_vain.pop((party, template), None)
+        self._in_vain[party, template] = self._clock()
+        if len(self._in_vain) > _MAX_REMEMBERED:
+            users = collections.Counter(user for (user, _), _ in self._in_vain)
+            ((greedy, _),) = users.most_common(1)
+            del self._in_vain[next(refused for refused in self._in_vain if refused[0][0] == greedy)]

@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.engines import Remains
+from jupyter_sandbox.guards import ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -32,12 +33,13 @@ log = logging.getLogger(__name__)
 
 
 def owned(sandboxes: Collection[Sandbox], making: Collection[str]) -> Owned:
-    """Return what somebody owns: `sandboxes`, whether claimed or warm, and what is being made."""
+    """Return what somebody owns: `sandboxes`, whether claimed or warm, and what is being made.
+
+    The seat of a standby, too, for as long as there is its sandbox: its sockets move only when it is the kernel.
+    """
     of_all: Owned = {*making}
     for sandbox in sandboxes:
-        of_all |= {sandbox.id, *sandbox.kernels}
-        if sandbox.standby:
-            of_all.add(sandbox.standby.prefix.name)
+        of_all |= {sandbox.id, ids.standby_seat(sandbox.id), *sandbox.kernels}
     return of_all
 
 

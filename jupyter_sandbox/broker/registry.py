@@ -11,7 +11,7 @@ import logging
 import os
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox import lifecycle, templates, workspace
 from jupyter_sandbox.agents import AgentClient
@@ -34,7 +34,7 @@ from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
@@ -170,11 +170,11 @@ class Registry:
         """Its holder has gone: let it wait for the server that may adopt it, or destroy it."""
         sandbox.holder = None
         if sandbox.server and self._grace_s:
-            self._spawn(self._expire(sandbox))
+            self._wait_for_adoption(sandbox)
         else:
             await self._destroy(sandbox)
 
-    # -- kernels and commands
+    # -- kernels, commands, pauses
 
     async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
         """Start a kernel. Raises SandboxError."""
@@ -207,8 +207,6 @@ class Registry:
             sandbox.notes.pop(seat, None)
             self.record(sandbox)
 
-    # -- pausing
-
     async def pause(self, sandbox: Sandbox) -> None:
         """Freeze everything in a sandbox; quiet when it is. Raises SandboxError; it runs on then."""
         await pausing.pause(sandbox, self._engine, self.record)
@@ -238,7 +236,7 @@ class Registry:
                 await self._destroy(sandbox)
                 continue
             log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
-            self._spawn(self._expire(sandbox))
+            self._wait_for_adoption(sandbox)
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
 
@@ -314,12 +312,15 @@ class Registry:
         """Write down what is known of a sandbox."""
         self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
 
+    def _wait_for_adoption(self, sandbox: Sandbox) -> None:
+        """Begin its grace; who takes it over and goes again gives it another."""
+        sandbox.end_grace()
+        sandbox.grace = self._spawn(self._expire(sandbox))
+
     async def _expire(self, sandbox: Sandbox) -> None:
-        """Destroy what nobody takes over in time; who takes it over and goes again gives it another grace."""
-        sandbox.departures += 1
-        departure = sandbox.departures
+        """Destroy what nobody takes over in time."""
         await asyncio.sleep(self._grace_s)
-        if sandbox.holder is None and sandbox.departures == departure:
+        if sandbox.holder is None:
             log.info("sandbox %s ends: nobody took it over within %.0f s", sandbox.id, self._grace_s)
             await self._destroy(sandbox)
 
@@ -370,6 +371,7 @@ class Registry:
     async def _end(self, sandbox: Sandbox) -> None:
         self.pool.discard(sandbox)
         agent, sandbox.agent = sandbox.agent, None
+        sandbox.end_grace()
         commands.lost(sandbox, "The sandbox has ended.")
         try:
             if agent:
@@ -390,7 +392,8 @@ class Registry:
             self.on_gone()
         log.info("sandbox %s destroyed", sandbox.id)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -56,8 +56,8 @@ class Sandbox:
     created_at: str = ""
     cwd: str = HOME
     holder: Holder | None = None
-    departures: int = 0
-    """How often its holder has gone, so that each grace is judged by itself."""
+    grace: asyncio.Task[None] | None = None
+    """Ends it when nobody has adopted it in time since its holder has gone."""
     server: str = ""
     """The name of the server that may adopt it."""
     notes: dict[str, str] = field(default_factory=dict, repr=False)
@@ -87,6 +87,11 @@ class Sandbox:
     def party(self) -> Party:
         """Who has it, as far as places are shared out."""
         return self.owner, self.on_behalf
+
+    def end_grace(self) -> None:
+        """Let nothing wait any more for who adopts it."""
+        if self.grace is not None:
+            self.grace.cancel()
 
     def reach(self) -> AgentClient:
         """Return its agent; raises StartError when it is ending, SandboxPausedError when it cannot answer."""

@@ -147,6 +147,9 @@ class Server:
                     messages.close_all(descriptors)
                 try:
                     await connection.send(answer, passed)
+                except OSError:
+                    await self._disown(connection, answer)
+                    raise
                 finally:
                     messages.close_all(passed)
         except ProtocolError as error:
@@ -168,6 +171,13 @@ class Server:
                 if sandbox.holder is None:
                     await self._registry.leave(sandbox)
             self._settle()
+
+    async def _disown(self, connection: Connection, answer: object) -> None:
+        """Destroy what was claimed for a client that did not hear of it: no start of its server would know it."""
+        claimed = answer.sandbox if isinstance(answer, verbs.Claimed) else None
+        for sandbox in [each for each in connection.held if each.id == claimed]:
+            connection.held.discard(sandbox)
+            await self._registry.release(sandbox)
 
     def _settle(self) -> None:
         if self.is_idle:

@@ -6,12 +6,13 @@ import asyncio
 import base64
 import json
 import struct
+from datetime import datetime
 from urllib.parse import quote
 
 import pytest
 
 from jupyter_sandbox.surfaces.e2b.files import signature
-from tests.attacks.e2b_calls import STREAM, UNARY, ask, envelope, making, of
+from tests.attacks.e2b_calls import STREAM, UNARY, allowed, ask, envelope, making, of
 from tests.attacks.rest_world import as_person, once_refused, watched
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
@@ -71,6 +72,28 @@ async def test_nothing_of_a_sandbox_without_its_token(world, make, case):
         assert box["envdAccessToken"].encode() not in response.body
     right = kind | of(box, **{"X-Access-Token": box["envdAccessToken"]})
     assert (await ask(world, method, f"e2b/sbx/{path}", right, body)).code != 401
+
+
+async def test_who_has_no_token_renews_nothing(world, make):
+    # once: to find out whether it lives counted as a use, whoever asked
+    alice = as_person(world, "alice")
+    claimed = (await alice.post(body={"timeout_s": 600})).body
+    theirs = claimed["id"].removeprefix("sbx_")
+    key = {"X-API-Key": "alice"} | UNARY
+    held = await ask(world, "POST", f"e2b/sandboxes/{theirs}/connect", key, b'{"timeout": 1}')
+    box = json.loads(held.body)
+
+    async def ends():
+        return datetime.fromisoformat((await alice.get(claimed["id"])).body["expires_at"])
+
+    before = await ends()
+    await asyncio.sleep(1.5)
+    for headers in ({}, {"X-Access-Token": "0" * 64}):
+        assert (await ask(world, "GET", "e2b/sbx/health", of(box, **headers))).code == 401
+    assert await ends() == before
+    assert (await ask(world, "GET", "e2b/sbx/health", allowed(box))).code == 204
+    assert (await ends() - before).total_seconds() > 1
+    await alice.delete(claimed["id"])
 
 
 @pytest.mark.parametrize("theirs", ["", "0" * 20, "../x", "sbx_" + "0" * 20, "x" * 5000])

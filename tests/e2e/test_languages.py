@@ -183,7 +183,7 @@ def test_outputs_come_before_the_end_of_their_execution(installed, tmp_path, lan
         def has_ended(message):
             return is_last(message) or said[asked][-1:] == ["idle"]
 
-        last = None
+        last = ""
         for _ in range(EXECUTIONS):
             asked = kernel.client.execute(f"{program.prints}\n{program.asks}")
             said[asked] = []

@@ -660,6 +660,20 @@ async def test_a_reap_leaves_the_sockets_of_what_stands_by(bench):
     await bench.registry.release(sandbox)
 
 
+async def test_a_reap_while_a_standby_becomes_the_kernel_leaves_its_sockets(bench):
+    # once: they were nobody's from the request to the agent on until it had answered, and the start failed
+    sandbox = await bench.claim_warm()
+    bench.engine.answers[protocol.StartKernel] = None
+    starting = asyncio.create_task(bench.registry.start_kernel(sandbox, _kernel(sandbox, 1)))
+    await eventually(lambda: len(bench.engine.descriptors) == 2)
+    assert await bench.registry.reap(dry_run=False) == []
+    await bench.engine.channels[sandbox.id].send(protocol.Started(pid=2))
+    await starting
+    assert len(list(bench.places.run.glob("k/*"))) == 5
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
 async def test_a_claim_with_a_kernel_is_recorded_once_with_its_seat(bench, monkeypatch):
     written = []
     write = bench.ledger.write
@@ -796,9 +810,48 @@ async def test_each_departure_has_a_grace_of_its_own(bench):
     await eventually(lambda: bench.registry.claimed() == [])
 
 
+async def test_who_comes_back_and_leaves_again_and_again_leaves_one_task(bench):
+    # once: each departure had a task of its own that slept for the whole grace
+    await bench.registry.recover(grace_s=60)
+    sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
+    before = len(asyncio.all_tasks())
+    for _ in range(100):
+        sandbox.holder = bench.heard.append  # adopted
+        await bench.registry.leave(sandbox)
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) <= before + 1
+    await bench.registry.release(sandbox)
+    await eventually(lambda: len(asyncio.all_tasks()) < before)
+    await bench.assert_nothing_left()
+
+
 async def test_without_a_grace_nothing_waits(bench):
     sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
     await bench.registry.leave(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_a_claim_whose_client_is_gone_before_the_answer_is_nobodys(bench):
+    # once: it waited for the next start of the server, which had never heard of it, and took a place meanwhile
+    await bench.registry.recover(grace_s=60)
+    bench.engine.answers[protocol.Bind] = None
+    path = bench.places.socket
+    with channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
+        server = Server(listener, bench.registry, bench.engine, None)
+        serving = asyncio.create_task(server.serve())
+        lease = await channel.Channel.connect(path, verbs.ANSWERS)
+        try:
+            await lease.send(verbs.Claim(template="python", workspace_mode="none", workspace_name="", server="0" * 16))
+            await eventually(lambda: len(bench.engine.descriptors) == 1)
+            lease.close()
+            (sandbox,) = bench.registry.claimed()
+            await bench.engine.channels[sandbox.id].send(protocol.Bound())
+            await eventually(lambda: server.is_idle, 5)
+        finally:
+            serving.cancel()
+            lease.close()
+            await asyncio.wait([serving])
+            await server.stop()
     await bench.assert_nothing_left()
 
 

@@ -65,7 +65,7 @@ async def test_whatever_a_client_does_in_it_renews_a_sandbox(rest, clock):
         await rest.services.sandboxes.tick()
         assert left_s(rest, sandbox_id) > 590
     clock.ahead_s += 500
-    for looking in ((sandbox_id,), (), (sandbox_id, "contexts")):
+    for looking in ((sandbox_id,), (), (sandbox_id, "contexts"), (sandbox_id, "usage")):
         assert (await rest.get(*looking)).status == 200
     await rest.services.sandboxes.tick()
     assert left_s(rest, sandbox_id) < 150, "who only looks does not use it"

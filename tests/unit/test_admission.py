@@ -145,3 +145,28 @@ def test_claims_under_way_count_as_held(admission):
             stack.enter_context(admission.claim(ALICE, SMALL, []))
         with pytest.raises(CapacityError, match="for others"):
             claim(admission, ALICE, [])
+
+
+def refuse(admission, party, template=SMALL):
+    with pytest.raises(CapacityError), admission.claim(party, template, []):
+        raise CapacityError("there is no room")
+
+
+def test_a_place_of_a_template_is_not_kept_for_who_waits_for_another(clock):
+    # once: who asked again and again for what was full kept the last place of everything else from all others
+    admission = Admission(memory=lambda: PLENTY, clock=clock)
+    refuse(admission, BOB, Template(name="other"))
+    claim(admission, ALICE, [of(ALICE)] * 3)
+    limited = Admission(Marks(max_total=4), memory=lambda: PLENTY, clock=clock)
+    refuse(limited, BOB, Template(name="other"))
+    with pytest.raises(CapacityError, match="for others"):
+        claim(limited, ALICE, [of(ALICE)] * 3)  # the last place of all may be his
+
+
+def test_who_makes_up_owners_does_not_make_us_forget_his_neighbours(admission):
+    # once: when there were too many nobody else was remembered
+    for number in range(2000):
+        refuse(admission, (1000, str(number)))
+    refuse(admission, (2000, ""))
+    with pytest.raises(CapacityError, match="for others"):
+        claim(admission, (1000, "again"), [of((1000, "more"))] * 3)

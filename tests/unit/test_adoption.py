@@ -12,8 +12,11 @@ from jupyter_client.session import Session
 from jupyter_sandbox import adoption, notes, offline
 from jupyter_sandbox.adoption import Adoption
 from jupyter_sandbox.broker import client, left, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, UnknownSandboxError
+from jupyter_sandbox.broker.adoption import judged
+from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, InvalidRequestError, UnknownSandboxError
 from jupyter_sandbox.host import places
+from jupyter_sandbox.kernel_identity import Identity
+from sandbox_worker import messages
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.unit
@@ -274,3 +277,33 @@ async def test_a_broker_that_comes_late_is_waited_for(world, monkeypatch):
     with pytest.raises(BrokerUnavailableError):
         await world.adoption.go_on(-1)
     world.adoption.stop()
+
+
+async def test_a_kernel_whose_sessions_cannot_be_had_again_costs_no_other_its_place(world, monkeypatch):
+    # once: those that came after it in the same sandbox ran on where nobody could reach or end them
+    async def restore(kernel_id, sessions):
+        raise OSError("database or disk is full")
+
+    monkeypatch.setattr(world.adoption._sessions, "restore", restore)
+    world.leave(ONE, SANDBOX, one=KERNEL, two=replace(KERNEL, kernel_id="a-b-c-d-2"))
+    assert await world.adoption.run() == 1
+    assert sorted(world.kernels) == ["a-b-c-d-1", "a-b-c-d-2"]
+    await eventually(lambda: {each.execution_state for each in world.kernels.values()} == {"idle"})
+
+
+@pytest.mark.parametrize("value", ['"' * 17_000, '"' * 24_000])
+async def test_a_kernel_starts_though_its_note_is_too_long(monkeypatch, caplog, value):
+    # once: what the environment may hold was more than a message about the note can, and the start failed
+    async def call(request, *_arguments, **_settings):
+        judged(request.text)  # as the broker does
+        try:
+            messages.encode(request)
+        except messages.MessageError as error:
+            raise InvalidRequestError(str(error)) from error
+
+    monkeypatch.setattr(client, "call", call)
+    manager = SimpleNamespace(sandbox_server="s", kernel_id="a-b-c-d-1", kernel_name="sandbox-python")
+    identity = Identity()
+    identity.kernel(argv=None, environment={"A": value}, cwd=None, place=None, manager=manager)
+    await identity.note_late(ONE)
+    assert "will not find it again" in caplog.text

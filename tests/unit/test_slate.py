@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -109,6 +110,35 @@ def test_the_oldest_goes_when_there_are_too_many(path, monkeypatch):
     monkeypatch.setattr(slate, "_MAX_OPEN", 3)
     steps = [lambda now, number=number: now.write(replace(CELL, id=str(number))) for number in range(5)]
     assert [each.id for each in left_after(path, *steps)] == ["2", "3", "4"]
+
+
+def test_it_is_written_anew_now_and_then_and_not_with_each_line(path, monkeypatch):
+    # once: what was under way alone was more than the file may have, so that each line cost a whole file
+    monkeypatch.setattr(slate, "_MAX_FILE", 10_000)
+    now, files = Slate(path), set()
+    for number in range(400):
+        now.write(replace(DETACHED, id=str(number)))
+        files.add(path.stat().st_ino)
+        assert path.stat().st_size <= 11_000
+    assert len(files) < 40
+    now.close()
+    after = Slate(path)
+    after.close()
+    assert [each.id for each in after.left][-10:] == [str(number) for number in range(390, 400)]
+
+
+def test_a_file_that_cannot_be_written_anew_costs_no_execution(path, monkeypatch):
+    # once: its descriptor was closed twice, the second time that of whoever had got the number
+    monkeypatch.setattr(slate, "_MAX_FILE", 1000)
+    before = len(os.listdir("/proc/self/fd"))
+    now = Slate(path)
+    path.with_suffix(".new").mkdir()
+    for number in range(20):
+        now.write(replace(CELL, id=str(number)))
+    with pytest.raises(BlockingIOError):
+        Slate(path)
+    now.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("header", [{"x": "y" * 5000}])

@@ -21,6 +21,7 @@ from jupyter_sandbox.execution_slate import ExecutionSlate
 from jupyter_sandbox.owners import EVERYBODY
 from jupyter_sandbox.sandbox import Claim, Sandbox
 from jupyter_sandbox.sandbox_notes import SandboxNotes
+from jupyter_sandbox.sandboxes import Sandboxes
 from jupyter_sandbox.session_notes import SessionNotes
 from jupyter_sandbox.slate import Chalked, Slate
 from jupyter_sandbox.terms import Term
@@ -187,6 +188,25 @@ async def test_a_broker_that_is_away_is_no_failure(written, known):
     assert len(written.notes) == 1
 
 
+async def test_what_could_not_be_noted_is_noted_when_the_broker_is_back(written, known):
+    # once: a token that was revoked meanwhile was good again for the next start of the server
+    sandboxes = Sandboxes(SimpleNamespace(list_kernel_ids=list), lambda: 0.0)
+    sandboxes.notes.server = "s"
+    nothing = {"listen": lambda: None, "close": lambda: None}
+    lease = SimpleNamespace(sandbox="sbx_" + "0" * 20, template="python", loss=None, is_connected=True, **nothing)
+    sandboxes.take_back(lease, notes.sandbox(known.keepsake(EVERYBODY, CLAIM, None, 1000.0).note))
+    sandbox = sandboxes.find(EVERYBODY, lease.sandbox)
+    written.is_away = True
+    sandboxes.notes.keep(sandbox, "tokens", "none")
+    await sandboxes.noted(sandbox.id)
+    written.is_away = False
+    for _ in range(2):
+        await sandboxes.tick()
+        await sandboxes.noted(sandbox.id)
+        assert [note.parts for note in written.notes] == [{"tokens": "none"}]
+    await sandboxes.leave()
+
+
 async def test_a_server_without_a_name_notes_nothing(written):
     nameless, sandbox = SandboxNotes(), claimed()
     nameless.keep(sandbox, "part", "text")
@@ -331,7 +351,8 @@ async def test_an_execution_of_the_past_says_what_is_known(change, outcome, word
     view = execution.view()
     assert (view.id, view.outcome, view.detached, view.accepted_at.year) == (DETACHED.id, outcome, True, 2026)
     assert words in view.message
-    assert execution.end_event().outcome == outcome
+    told = execution.end_event()
+    assert (told.outcome, round(told.waited_s, 1)) == (outcome, 0.0), "how long it waited is not known"
 
 
 @pytest.mark.parametrize(

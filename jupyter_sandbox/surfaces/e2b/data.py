@@ -37,6 +37,7 @@ class DataHandler(ResourceHandler):
         held = self.meant()
         if held is not None and self.shows_token(held):
             self.held = held
+            self.surface.use(held)
         self._token_authenticated = self.held is not None
         await super().prepare()
         if self.request.method == "OPTIONS":

@@ -17,9 +17,10 @@ from traitlets.config import Configurable
 
 from jupyter_sandbox import notes
 from jupyter_sandbox.contexts import NewContext
-from jupyter_sandbox.errors import ConflictError, InvalidRequestError, SandboxPausedError, UnknownSandboxError
+from jupyter_sandbox.errors import InvalidRequestError, UnknownSandboxError
 from jupyter_sandbox.guards import domains
 from jupyter_sandbox.guards.paths import USER_HOME
+from jupyter_sandbox.sandbox import SandboxState
 from jupyter_sandbox.surfaces.e2b.domain import place
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class HeldSandboxes:
         return self._held[sandbox.id]
 
     def find(self, sandbox_id: str) -> Held | None:
-        """Return what is known of a sandbox, whoever asks: who asks has to show its token.
+        """Return what is known of a sandbox, whoever asks: who asks has to show its token, so this is no use of it.
 
         None when it has gone, or is paused, which to E2B is the same until it is resumed.
         """
@@ -116,13 +117,16 @@ class HeldSandboxes:
         if held is None:
             return None
         try:
-            self._services.sandboxes.find_running(held.owner, sandbox_id)
-        except SandboxPausedError:
-            return None
-        except (UnknownSandboxError, ConflictError):
+            state = self._services.sandboxes.get(held.owner, sandbox_id).state
+        except UnknownSandboxError:
+            state = SandboxState.ENDING
+        if state is SandboxState.ENDING:
             self._held.pop(sandbox_id, None)
-            return None
-        return held
+        return held if state is SandboxState.READY else None
+
+    def use(self, held: Held) -> None:
+        """Note that who has its token uses a sandbox."""
+        self._services.sandboxes.terms.use(held.sandbox_id)
 
     def all_held(self) -> list[Held]:
         """Return all, for who must find one by a signature."""

@@ -112,8 +112,8 @@ async def release_sandbox(services: Services, call: Call) -> Answer:
 
 
 async def get_usage(services: Services, call: Call) -> Answer:
-    """What the sandbox uses."""
-    sandbox = services.sandboxes.find_ready(call.owner, *call.ids)
+    """What the sandbox uses. Who only looks does not use it."""
+    sandbox = services.sandboxes.get(call.owner, *call.ids)
     return Answer(model=models.usage(await usage_service.get(sandbox.id)))
 
 

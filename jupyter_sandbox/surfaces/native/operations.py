@@ -117,7 +117,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             summary="What a sandbox uses now, and the most it may.",
             serve=answers.get_usage,
             model="Usage",
-            refusals=(*no_sandbox, errors.ConflictError, errors.BrokerUnavailableError),
+            refusals=(*no_sandbox, errors.BrokerUnavailableError),
         ),
         Operation(
             name="pause_sandbox",
