@@ -49,8 +49,8 @@ test: $(VENV)/.test ## all tests; one of them: make test ARGS='-k name'
 	@python -m pytest $(ARGS)
 
 .PHONY: test-containers
-test-containers: $(VENV)/.test ## attacks, server and clients with the engine docker; needs its images (.ci/docker)
-	@JUPYTER_SANDBOX_ENGINE=docker python -m pytest tests/attacks tests/server tests/e2e tests/faults/test_network.py -k 'not unprivileged' $(ARGS)
+test-containers: $(VENV)/.test ## attacks, chaos, server and clients with the engine docker; needs its images (.ci/docker)
+	@JUPYTER_SANDBOX_ENGINE=docker python -m pytest tests/attacks tests/server tests/e2e tests/chaos tests/faults/test_network.py -k 'not unprivileged' $(ARGS)
 
 .PHONY: check
 check: ## style, types, layers, dependencies, spelling

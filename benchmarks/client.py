@@ -18,7 +18,7 @@ from uuid import uuid4
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 EXECUTE_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 120.0
@@ -200,6 +200,10 @@ class ServerClient:
         """Send a request of the REST surface; return the answer. Raises KernelFailedError."""
         return await self._sent(method, path, json=body)
 
+    async def text(self, method: str, path: str, body: object | None, headers: Mapping[str, str]) -> str:
+        """Send a request of another API, with its headers; return the answer as it came. Raises KernelFailedError."""
+        return await self._answer(method, path, json=body, headers=headers)
+
     async def upload(self, path: str, pieces: AsyncIterator[bytes]) -> Any:
         """Write a file; return the answer. Raises KernelFailedError."""
         return await self._sent("PUT", path, data=pieces)
@@ -214,14 +218,18 @@ class ServerClient:
             raise KernelFailedError(f"GET {path}: {error!r}") from error
 
     async def _sent(self, method: str, path: str, **body: Any) -> Any:
+        text = await self._answer(method, path, **body)
+        return json.loads(text) if text else None
+
+    async def _answer(self, method: str, path: str, **more: Any) -> str:
         try:
-            async with self._http.request(method, f"{self._url}{path}", **body) as response:
+            async with self._http.request(method, f"{self._url}{path}", **more) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise KernelFailedError(f"{method} {path}: {error!r}") from error
         if response.status >= 300:
             raise KernelFailedError(f"{method} {path} answered {response.status}: {text[:200]}")
-        return json.loads(text) if text else None
+        return text
 
     @asynccontextmanager
     async def kernel(self, kernel_name: str) -> AsyncIterator[Channel]:

@@ -50,6 +50,8 @@ _REST_LOAD = "25 users × 100 requests over REST, beside the same over websocket
 _INTERPRETER = "25 users × 100 requests over the code interpreter's API, sessions made in the run"
 _CONTEXT = "a context over the contexts API, warm pool"
 _CONTEXT_EXECUTE = "one execution over the contexts API"
+_E2B = "E2B's SDK: Sandbox.create to the first result of run_code, warm pool"
+_E2B_RUN = "E2B's SDK: one run_code"
 _TRANSFER = "1 GiB over HTTP"
 _CHURN = "create, run, destroy, 3 at a time"
 
@@ -83,6 +85,10 @@ GOALS: Sequence[Goal] = (
     Goal(what=_CONTEXT, metric="contexts.create", system="docker", limit=100.0, statistic="p95"),
     Goal(what=_CONTEXT_EXECUTE, metric="contexts.execute", system="embedded", limit=10.0),
     Goal(what=_CONTEXT_EXECUTE, metric="contexts.execute", system="docker", limit=10.0),
+    Goal(what=_E2B, metric="e2b.first", system="embedded", limit=60.0),
+    Goal(what=_E2B, metric="e2b.first", system="docker", limit=60.0),
+    Goal(what=_E2B_RUN, metric="e2b.run_code", system="embedded", limit=8.0),
+    Goal(what=_E2B_RUN, metric="e2b.run_code", system="docker", limit=8.0),
     Goal(what=f"{_TRANSFER}, into a sandbox", metric="transfer.up", system="embedded", limit=500.0),
     Goal(what=f"{_TRANSFER}, out of it", metric="transfer.down", system="embedded", limit=500.0),
     Goal(what=f"{_TRANSFER}, memory of the server", metric="transfer.memory", system="embedded", limit=64.0),

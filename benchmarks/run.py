@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import contexts, idle, interpreter, latency, load, memory, programs, rest, scale, transfer
+from benchmarks import contexts, e2b, idle, interpreter, latency, load, memory, programs, rest, scale, transfer
 from benchmarks.containers import EngineError
 from benchmarks.machine import condition, quiet
 from benchmarks.metrics import Results
@@ -37,6 +37,7 @@ TOGETHER: Mapping[str, Callable[[Sequence[Server], Plan, Results], Awaitable[Non
     "rest": rest.measure_rest,
     "interpreter": interpreter.measure_interpreter,
     "contexts": contexts.measure_contexts,
+    "e2b": e2b.measure_e2b,
     "transfer": transfer.measure_transfer,
     "notebook": programs.measure_notebook,
     "context": programs.measure_context,
@@ -53,6 +54,7 @@ METRICS: Sequence[Metric] = (
     *rest.METRICS,
     *interpreter.METRICS,
     *contexts.METRICS,
+    *e2b.METRICS,
     *transfer.METRICS,
     *programs.METRICS,
     *idle.METRICS,

@@ -111,7 +111,7 @@ def _pool_of(size: int) -> Mapping[str, str]:
 
 _PRELOADED = {_TEMPLATE: 'preload = ["numpy", "pandas", "matplotlib.pyplot"]\n'}
 _WITHOUT_SERVER = frozenset({"notebook", "context"})
-_OUR_REST = frozenset({"rest", "transfer", "interpreter", "contexts"})
+_OUR_REST = frozenset({"rest", "transfer", "interpreter", "contexts", "e2b"})
 
 
 def _ours(

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from jupyter_client.session import Session
 
 from jupyter_sandbox.guards.kernel_messages import Reason
-from jupyter_sandbox.provisioner import WELCOME_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +52,6 @@ class Conversation:
         self._heard_launch = -1
         self._listener: Listener | None = None
         self._msg_id = self._asked = ""
-        self._questions: set[str] = set()
         self._abandoned: dict[str, None] = {}
         self._pursuit: asyncio.Task[None] | None = None
         self.last_words: str | None = None
@@ -80,30 +78,22 @@ class Conversation:
     async def open(self, give_up: Callable[[], bool]) -> bool:
         """Wait until the kernel is heard on iopub; return False when `give_up` says so, or the kernel has gone.
 
-        A kernel that was restarted must be waited for anew: what it says before we are connected is lost. One that
-        welcomes is asked nothing if that comes in time: a question on control flushes its streams when it is answered,
-        and a line that code prints meanwhile would come in two pieces.
+        A kernel that was restarted must be waited for anew: what it says before we are connected is lost.
         """
         if not self._streams:
             self._connect()
         while self._heard_launch != self.launch or not await self._is_alive():
             launch, self._asked = self.launch, ""
-            self._questions.clear()
             self._heard.clear()
-            if self._context.provisioner.welcomes:
-                await self._hear(WELCOME_S)
             while not self._heard.is_set():
                 if give_up() or not await self._may_come():
                     return False
                 self._ask()
-                await self._hear(_ASK_AGAIN_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_ASK_AGAIN_S):
+                        await self._heard.wait()
             self._heard_launch = launch
         return True
-
-    async def _hear(self, timeout_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._heard.wait()
 
     def execute(self, code: str, listener: Listener) -> None:
         """Send a request; `listener` gets what is said in answer to it, until `end` or the next one."""
@@ -186,10 +176,8 @@ class Conversation:
 
     def _ask(self) -> None:
         """Make the kernel publish something. Some do not for a request on control; on shell one waits for its turn."""
-        question = self._send("control", "kernel_info_request", {})
-        if self._context.provisioner.welcomes:
-            self._questions.add(question)
-        elif not self._asked:
+        self._send("control", "kernel_info_request", {})
+        if not (self._asked or self._context.provisioner.welcomes):
             self._asked = self._send("shell", "kernel_info_request", {})
 
     def _send(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> str:
@@ -202,9 +190,9 @@ class Conversation:
             judged: Judged | None = stream.judged
             if judged is None:
                 return
-            answered = judged.parent.get("msg_id")
-            if channel == "iopub" and (not self._questions or _is_end(judged, self._questions)):
+            if channel == "iopub":
                 self._heard.set()
+            answered = judged.parent.get("msg_id")
             if channel == "shell" and answered == self._asked:
                 self._asked = ""
             if self._listener is not None and answered == self._msg_id:
@@ -236,10 +224,3 @@ class Conversation:
 
     def _note_death(self) -> None:
         self.last_words = self._context.provisioner.last_words() or self.last_words
-
-
-def _is_end(judged: Judged, questions: set[str]) -> bool:
-    """Whether a kernel says that it is done with one of the questions."""
-    if judged.msg_type != "status" or judged.content["execution_state"] != "idle":
-        return False
-    return judged.parent.get("msg_id") in questions

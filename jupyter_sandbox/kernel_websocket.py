@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_client.jsonutil import json_default
@@ -26,25 +27,30 @@ from jupyter_sandbox import (
     open_requests,
     owners,
     request_ids,
+    websocket_opening,
     websocket_words,
     wire_formats,
 )
 from jupyter_sandbox.events import ExecutionEnd
-from jupyter_sandbox.guards import kernel_messages
-from jupyter_sandbox.guards.kernel_messages import Reason, RefusedMessageError
+from jupyter_sandbox.guards.kernel_messages import Reason
 from jupyter_sandbox.open_requests import Header, OpenRequests
 from jupyter_sandbox.outlets import Outlet, OutputLimits
-from jupyter_sandbox.provisioner import WELCOME_S, SandboxProvisioner
+from jupyter_sandbox.provisioner import SandboxProvisioner
+from jupyter_sandbox.receipts import Receipts
 from jupyter_sandbox.websocket_executions import WebsocketExecutions
 from jupyter_sandbox.websocket_slate import WebsocketSlate
 
 if TYPE_CHECKING:
+    from jupyter_client.session import Session
+
     from jupyter_sandbox.guards.kernel_messages import Channel, Judged
     from jupyter_sandbox.kernel_streams import Refusal
 
 _END_WITHIN_S: Final = 5.0
 """An execution ends with a reply on shell and idle on iopub. When one came and the other channel has been silent for so
 long, the other is not waited for any more, whatever the kernel does."""
+_RECEIPT_S: Final = 0.05
+"""How long after a message its receipt is asked for: with those that came meanwhile, so that a flood costs no more."""
 _TOO_SLOW: Final = 1008
 
 
@@ -55,6 +61,9 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     _executions: OpenRequests | None = None  # of a sandbox kernel only
     _told: WebsocketExecutions
     _outlet: Outlet
+    _receipts: Receipts
+    _left: Session | None = None  # what the client will come back with, when the websocket is closed
+    ended: asyncio.Event  # when it is
     _stall: asyncio.TimerHandle | None = None
     _slate: WebsocketSlate
     _aftermath: aftermath.Aftermath | None = None
@@ -67,6 +76,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     async def pre_get(self) -> None:
         """Begin as usual; a kernel that is paused is refused at once, where stock Jupyter waits for it for a minute."""
         await kernel_pauses.refuse_websocket(self)
+        await websocket_opening.end_stale(self.kernel_id, self.get_argument("session_id", None))
         await super().pre_get()
 
     async def open(self, kernel_id: str) -> None:
@@ -85,6 +95,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             context_id=kernel_id,
         )
         self._executions, self._outlet = OpenRequests(), Outlet(self._limits.max_unsent_bytes)
+        self._receipts, self.ended = Receipts(), asyncio.Event()
+        websocket_opening.on_farewell(self.ws_connection, self._receipts.take)
         slate = getattr(self._manager, "sandbox_slate", None)
         self._slate = WebsocketSlate(slate, kernel_id, self.get_argument("session_id", ""))
         self._aftermath = self._slate.aftermath(self.connection.session, self._executions)
@@ -117,7 +129,9 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if self._executions:
             self._told.all_ended(ExecutionEnd.UNWATCHED)
             limit = self._limits.max_offline_bytes
-            offline.bound(self.kernel_manager, self.kernel_id, connection.session, streams, limit)
+            offline.bound(self.kernel_manager, self.kernel_id, connection.session, streams, limit, self._receipts)
+            self._left = connection.session
+            self.ended.set()
 
     def on_message(self, ws_message: str | bytes) -> None:
         """Pass a message to the kernel."""
@@ -157,6 +171,12 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             self._told.sent(str(header.get("msg_id")), content.get("code") if isinstance(content, dict) else None)
         return True
 
+    def on_pong(self, data: bytes) -> None:
+        """What came before the ping is there."""
+        super().on_pong(data)
+        if self._executions:
+            self._receipts.pong(data)
+
     def write_message(self, message: Any, binary: bool = False) -> asyncio.Future[None]:
         """Pass a message to the client; when too much waits for it, stop to read from the kernel."""
         written: asyncio.Future[None] = super().write_message(message, binary)
@@ -169,66 +189,36 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             written.add_done_callback(lambda done: self._written(done, size, ended))
         return written
 
-    # -- the start
-
     def _until_subscribed(self) -> asyncio.Future[None]:
-        """Return what is done once nothing can be missed on iopub.
-
-        Stock Jupyter asks the kernel for its info each 0.5 s until something comes there, and looks each 50 ms whether
-        the kernel's state is known. A kernel that welcomes its subscribers is known to have us by that.
-        """
+        """Return what is done once nothing can be missed on iopub."""
         iopub, provisioner = self.connection.channels["iopub"], self._provisioner()
-        if iopub.receiving():  # a tab that came back never stopped to listen; a nudge would swallow what comes now
-            listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            listening.set_result(None)
-            return listening
-        if isinstance(provisioner, SandboxProvisioner) and provisioner.welcomes:
-            return asyncio.ensure_future(self._hear_from(iopub))
-        nudged: asyncio.Future[None] = self._nudge()
-        return nudged
-
-    async def _hear_from(self, iopub: Any) -> None:
-        heard = asyncio.Event()
-
-        def hear(stream: Any, parts: list[bytes]) -> None:
-            heard.set()
-            self._outgoing(stream, parts)
-
-        iopub.on_recv_stream(hear)
-        try:
-            async with asyncio.timeout(WELCOME_S):
-                await heard.wait()
-        except TimeoutError:
-            if self.connection:
-                iopub.on_recv(None)
-                await self._nudge()
+        welcomes = isinstance(provisioner, SandboxProvisioner) and provisioner.welcomes
+        return websocket_opening.until_subscribed(
+            iopub, self._outgoing, self._nudge, welcomes=welcomes, is_open=lambda: bool(self.connection)
+        )
 
     # -- what came from the kernel
 
     def _outgoing(self, stream: Any, parts: list[bytes]) -> None:
         """A judged message, or one that was kept while no client was there."""
-        judged: Judged | None = getattr(stream, "judged", None) or self._judged_again(stream, parts)
+        if self._left:
+            offline.keep(self.kernel_manager, self.kernel_id, self._left, (stream.channel, parts))
+            return
+        judged: Judged | None = getattr(stream, "judged", None)
+        if judged is None and self.connection:
+            judged = offline.judged(self.connection.session, stream.channel, parts, self._limits.max_message_bytes)
         if judged and judged.msg_type == "iopub_welcome":
             return  # said to all when somebody comes; stock Jupyter keeps it from clients, too
         if judged:
             if self._aftermath and self._is_of_aftermath(self._aftermath, stream.channel, judged):
                 return
             self._note(stream.channel, judged)
+            self._expect_receipt(stream.channel, judged.msg_type, judged.parent, parts)
         try:
             if not (judged and self._is_stock and self._pass_on_judged(stream, judged)):
                 self._pass_on(stream, parts)
         except WebSocketClosedError:
             self.log.debug("A message came for a websocket that was just closed")
-
-    def _judged_again(self, stream: Any, parts: list[bytes]) -> Judged | None:
-        """Return a message that was kept, with what was known of it when it came."""
-        if self.connection is None:
-            return None
-        sign, most = self.connection.session.sign, self._limits.max_message_bytes
-        try:
-            return kernel_messages.judge(stream.channel, parts, sign, most)
-        except RefusedMessageError:
-            return None
 
     def _pass_on_judged(self, stream: Any, judged: Judged) -> bool:
         """Do what `handle_outgoing_message` does, without reading what was read; whether that can be done."""
@@ -346,6 +336,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         """Send a message of our own in the kernel's name."""
         session = self.connection.session
         message = session.msg(msg_type, content, parent=open_requests.plain(parent))
+        self._expect_receipt(channel, msg_type, parent, session.serialize(message, ident=b""))
         try:
             if self.connection.subprotocol:  # there is one, and the format without a name
                 self.write_message(serialize_msg_to_ws_v1(message, channel, session.pack), binary=True)
@@ -353,6 +344,15 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
                 self.write_message(json.dumps(message | {"channel": channel, "buffers": []}, default=json_default))
         except WebSocketClosedError:
             self.log.debug("The websocket was closed before its client could be told something")
+
+    def _expect_receipt(self, channel: Any, msg_type: str, parent: Header, parts: list[bytes]) -> None:
+        if self._receipts.passed_on(channel, msg_type, parent, parts):
+            asyncio.get_running_loop().call_later(_RECEIPT_S, self._ask_for_receipt)
+
+    def _ask_for_receipt(self) -> None:
+        if not self._left:
+            with suppress(WebSocketClosedError):
+                self.ping(self._receipts.ping())
 
     def _written(self, done: asyncio.Future[None], size_bytes: int, ended: list[str]) -> None:
         if not done.cancelled() and done.exception() is None:  # a closed websocket is told by on_close

@@ -9,34 +9,77 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_client.session import Session
 
-from jupyter_sandbox import open_requests
+from jupyter_sandbox import open_requests, websocket_words
+from jupyter_sandbox.guards import kernel_messages
+from jupyter_sandbox.guards.kernel_messages import RefusedMessageError
 from jupyter_sandbox.outlets import Item, OfflineBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from jupyter_sandbox.guards.kernel_messages import Channel, Judged
     from jupyter_sandbox.open_requests import Header
+    from jupyter_sandbox.receipts import Receipts
 
 _CHANNELS: Final = ("iopub", "shell", "control", "stdin")
 
 
-def bound(multi_manager: Any, kernel_id: str, session: Session, streams: Iterable[Any], max_bytes: int) -> None:
-    """Give what is kept of a kernel for `session` an end; quiet when nothing is. `streams`: where it comes from."""
-    kept = getattr(multi_manager, "_kernel_buffers", {})
-    if kernel_id not in kept or kept[kernel_id]["session_key"] != f"{kernel_id}:{session.session}":
+def bound(
+    multi_manager: Any,
+    kernel_id: str,
+    session: Session,
+    streams: Iterable[Any],
+    max_bytes: int,
+    receipts: Receipts | None = None,
+) -> None:
+    """Give what is kept of a kernel for `session` an end; quiet when nothing is. `streams`: where it comes from.
+
+    It begins with what the client may not have got, as far as there are `receipts` of that.
+    """
+    kept = _kept(multi_manager, kernel_id, session)
+    if kept is None:
         return
 
-    def marker(count: int, size_bytes: int, parent: Header) -> Item:
-        words = f"{count} messages with {size_bytes:,} bytes were dropped while this notebook was closed.\n"
-        message = session.msg("stream", {"name": "stderr", "text": words}, parent=open_requests.plain(parent))
+    def say(words: str, parent: Header) -> Item:
+        content = {"name": "stderr", "text": words + "\n"}
+        message = session.msg("stream", content, parent=open_requests.plain(parent))
         return "iopub", session.serialize(message, ident=b"stream")
 
+    def marker(count: int, size_bytes: int, parent: Header) -> Item:
+        return say(f"{count} messages with {size_bytes:,} bytes were dropped while this notebook was closed.", parent)
+
     buffer = OfflineBuffer(max_bytes, marker)
-    kept[kernel_id]["buffer"] = buffer
+    missing, ends = receipts.take() if receipts else ([], [])
+    for each in missing:
+        words = websocket_words.CUT.format(messages=each.messages, size_bytes=each.size_bytes)
+        buffer.append(say(words, each.parent))
+    for item in ends:
+        buffer.append(item)
+    kept["buffer"] = buffer
     for stream in streams:
         if not stream.closed():
             stream.on_refusal(lambda refusal: buffer.drop(refusal.size_bytes, refusal.parent))
             stream.resume()
+
+
+def keep(multi_manager: Any, kernel_id: str, session: Session, item: Item) -> None:
+    """Keep a message that came for a websocket that is closed, if its client's messages are kept."""
+    kept = _kept(multi_manager, kernel_id, session)
+    if kept is not None:
+        kept["buffer"].append(item)
+
+
+def judged(session: Session, channel: Channel, parts: list[bytes], max_bytes: int) -> Judged | None:
+    """Return a message that was kept, with what was known of it when it came; None if it is none of the kernel's."""
+    try:
+        return kernel_messages.judge(channel, parts, session.sign, max_bytes)
+    except RefusedMessageError:
+        return None
+
+
+def _kept(multi_manager: Any, kernel_id: str, session: Session) -> Any:
+    kept = getattr(multi_manager, "_kernel_buffers", {}).get(kernel_id)
+    return kept if kept and kept["session_key"] == f"{kernel_id}:{session.session}" else None
 
 
 def expect(multi_manager: Any, kernel_id: str, session_id: str, max_bytes: int) -> None:

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox import notes
 
-WELCOME_S: Final = 0.02
-"""How long a kernel that welcomes may take to do so before it is asked as stock Jupyter asks. ipykernel may notice a
-subscription only when something else happens, if it came while a message was sent."""
 _POLL_S: Final = 0.01
 """How often to look while the broker is away; else we are told."""
 _FAREWELL_S: Final = 0.5

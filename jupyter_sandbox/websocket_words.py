@@ -9,6 +9,7 @@ from jupyter_sandbox.guards.kernel_messages import Reason
 if TYPE_CHECKING:
     from jupyter_sandbox.kernel_streams import Refusal
 
+CUT: Final = "The connection was cut: {messages:,} messages with {size_bytes:,} bytes of output may be missing here."
 NO_ANSWER: Final = "The kernel became idle and did not answer."
 
 

@@ -92,6 +92,10 @@ class History:
         else:
             sandbox.files.setdefault(name, {None})
 
+    def may_have_written(self, sandbox: Sandbox, name: str, content: bytes) -> None:
+        """All of a file was sent, and nobody answered: it is the old one or the new one."""
+        sandbox.files.setdefault(name, {None}).add(content)
+
     def read(self, sandbox: Sandbox, name: str, content: bytes | None) -> None:
         """A file was read; None: there is none."""
         if content not in sandbox.files.get(name, {None}):

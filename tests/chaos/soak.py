@@ -15,13 +15,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.chaos.actions import Chaos, audited
-from tests.chaos.system import System, a_system, children
+from tests.chaos.system import READY_S, System, a_system, children
 from tests.conftest import broker_pid, wait_until
 from tests.faults.test_churn import mounts
 from tests.faults.test_disks import loops
 
-FAULTS = ("kill_broker", "kill_broker_of_paused", "kill_zygote", "kill_kernel", "kill_agent")
+FAULTS = {
+    "server": ("kill_server",),
+    "broker": ("kill_broker", "kill_broker_of_paused"),
+    "zygote": ("kill_zygote",),
+    "kernel": ("kill_kernel",),
+    "agent": ("kill_agent",),
+}
 EVERY_S = 10
+WARM = 3
+"""Two of the template that is used, and one of `python`."""
 
 
 @dataclass(frozen=True)
@@ -92,31 +100,47 @@ def slope(looks: list[Look], name: str) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
 
 
+def settle(chaos: Chaos) -> None:
+    """Give everything back, and wait until nothing is there but warm workers."""
+    chaos.finish()
+    wait_until(lambda: len(chaos.system.tree.records()) == WARM and not chaos.system.orphans(), READY_S)
+
+
 def main() -> int:
     """Run, and say what came of it; 1 when something was lost, doubled or left."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
     parser.add_argument("--faults", type=float, default=0.05, help="how many of 1 actions kill something")
+    parser.add_argument(
+        "--kill",
+        nargs="+",
+        choices=FAULTS,
+        default=["zygote", "kernel", "agent"],
+        help="what is killed; server and broker live, unless they are named, so that it is seen whether they grow",
+    )
     parser.add_argument("--output", type=Path, default=Path("soak.jsonl"))
     options = parser.parse_args()
     chance = random.Random(options.seed)
     print(f"seed {options.seed}", flush=True)
-    gentle = [action for action in Chaos.ACTIONS if action not in FAULTS]
+    killing = [action for victim in options.kill for action in FAULTS[victim]]
+    gentle = [action for action in Chaos.ACTIONS if not action.startswith("kill_")]
     looks: list[Look] = []
     with a_system() as system, options.output.open("w") as output:
         chaos = Chaos(system)
+        chaos.act("claim", 0)  # from then on there are warm workers of its template
+        settle(chaos)
         began = looked = time.monotonic()
         first = look(system, chaos, began)
         while time.monotonic() - began < options.minutes * 60:
-            kind = FAULTS if chance.random() < options.faults else gentle
+            kind = killing if chance.random() < options.faults else gentle
             chaos.act(chance.choice(kind), chance.randrange(1 << 20))
             del chaos.history.steps[:-200]
             if time.monotonic() - looked > EVERY_S:
                 looked = time.monotonic()
                 looks.append(look(system, chaos, began))
                 print(json.dumps(asdict(looks[-1])), file=output, flush=True)
-        chaos.finish()
+        settle(chaos)
         wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
         last = look(system, chaos, began)

@@ -1,23 +1,50 @@
-"""A bounded run of chaos against the real system; `make soak` runs as long as one likes."""
+"""Bounded runs of chaos against the real system, one for all; `make soak` and the modules run as long as one likes."""
 
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from tests.chaos import cuts, kills, uploads
 from tests.chaos.actions import Chaos, audited
 from tests.chaos.system import a_system
 from tests.conftest import stop_broker, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_root, pytest.mark.slow, pytest.mark.timeout(600)]
 
-EXAMPLES = int(os.environ.get("JUPYTER_SANDBOX_CHAOS_EXAMPLES", "3"))
-STEPS = int(os.environ.get("JUPYTER_SANDBOX_CHAOS_STEPS", "12"))
+EXAMPLES = int(os.environ.get("JUPYTER_SANDBOX_CHAOS_EXAMPLES", "2"))
+STEPS = int(os.environ.get("JUPYTER_SANDBOX_CHAOS_STEPS", "8"))
 picks = some.integers(0, 1 << 20)
+
+
+@pytest.fixture(scope="module")
+def system():
+    """A system; when it ends, nothing of it may be left."""
+    stop_broker()  # the session's, if there is one: it comes back when it is needed, and would disturb counting
+    with a_system() as system:
+        yield system
+
+
+@pytest.fixture
+def chaos(system):
+    """A history of its own; whatever it claimed is given back."""
+    chaos = Chaos(system)
+    yield chaos
+    chaos.finish()
+    print(chaos.recoveries())
+
+
+@pytest.fixture
+def chance():
+    """Chance that pytest shows when a test fails."""
+    seed = random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}")
+    return random.Random(seed)
 
 
 def machine(chaos: Chaos) -> type[RuleBasedStateMachine]:
@@ -40,23 +67,31 @@ def machine(chaos: Chaos) -> type[RuleBasedStateMachine]:
     return Machine
 
 
-def test_whatever_is_done_and_killed_nothing_is_lost_doubled_or_left():
-    stop_broker()  # the session's, if there is one: it comes back when it is needed, and would disturb counting
-    with a_system() as system:
-        chaos = Chaos(system)
-        bounded = settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],  # a history is not made shorter: it takes minutes, and faults come when they like
-            suppress_health_check=list(HealthCheck),
-            print_blob=True,
-        )
-        try:
-            run_state_machine_as_test(machine(chaos), settings=bounded)
-        finally:
-            print("the last history:", *chaos.history.steps, sep="\n  ")
-            print(chaos.recoveries())
-        wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
-        chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
+def test_whatever_is_done_and_killed_nothing_is_lost_doubled_or_left(system, chaos):
+    bounded = settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],  # a history is not made shorter: it takes minutes, and faults come when they like
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+    try:
+        run_state_machine_as_test(machine(chaos), settings=bounded)
+    finally:
+        print("the last history:", *chaos.history.steps, sep="\n  ")
+    wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
+    chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
+
+
+def test_what_is_claimed_is_as_before_after_a_kill_at_any_moment(chaos, chance):
+    kills.rounds(chaos, 4, chance)  # each of the four once
+
+
+def test_output_comes_once_or_its_gap_is_told_whenever_a_websocket_is_cut(chaos, chance):
+    print(cuts.run(chaos, 50, chance))
+
+
+def test_an_upload_that_is_killed_leaves_the_old_file_or_the_new_one(chaos, chance):
+    print(uploads.run(chaos, 50, chance, server_each=40))

@@ -32,9 +32,9 @@ START_TIMEOUT_S = 60
 ORPHAN_TIMEOUT_S = 60
 """A worker that no broker knows of ends by itself after half a minute (sandbox_worker.agent)."""
 _UIDS = 0x10000
-_FIRST_UID = 0x71000000 + os.getpid() % 500 * 64 * _UIDS
+_FIRST_UID = 0x40000000 + os.getpid() % 200 * 64 * _UIDS
 _UID_BASES = itertools.cycle(range(_FIRST_UID, _FIRST_UID + 64 * _UIDS, _UIDS))
-"""Ranges of this test session's own: processes are counted, and killed at the end, by their uid."""
+"""Ranges of this test session's own: processes are counted, and killed at the end, by their uid. Docker's end at 2^31."""
 
 CLAIM_AND_WAIT = """
 import asyncio, sys

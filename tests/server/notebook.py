@@ -53,6 +53,19 @@ class Notebook:
         self.received: list[dict[str, Any]] = []
         self._session = Session(key=b"")  # not the server's session: its message ids would be the same as ours
 
+    @property
+    def stream(self):
+        """The connection below, to do it violence."""
+        return self._websocket.protocol.stream
+
+    async def pinged(self) -> None:
+        """Have the server ask whether all came that it has sent so far; the answer is on its way then."""
+        asked = asyncio.Event()
+        self._websocket.on_ping = lambda _data: asked.set()
+        await self.finish(self.send("kernel_info_request", {}, "control"))
+        async with asyncio.timeout(TIMEOUT_S):
+            await asked.wait()
+
     def close(self) -> None:
         self._websocket.close()
 

@@ -11,7 +11,7 @@ import socket
 import pytest
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
-from jupyter_sandbox import kernel_websocket
+from jupyter_sandbox import websocket_opening
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.notebook import FORMATS, LEGACY
@@ -114,7 +114,7 @@ async def test_a_start_needs_no_nudge(new_notebook, caplog):
 
 
 async def test_a_kernel_that_welcomes_nobody_is_nudged(new_notebook, caplog, monkeypatch):
-    monkeypatch.setattr(kernel_websocket, "WELCOME_S", 0)
+    monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
     caplog.set_level(logging.DEBUG)
     notebook = await new_notebook()
     assert (await notebook.execute("print('said')\n1 + 1")).value == "2"

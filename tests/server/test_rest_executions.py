@@ -9,8 +9,6 @@ import time
 import nbformat
 import pytest
 
-from jupyter_sandbox import conversations
-from jupyter_sandbox.conversations import Conversation
 from jupyter_sandbox.executions import Bounds
 from tests.conftest import eventually
 
@@ -27,51 +25,6 @@ async def test_code_runs_and_its_outputs_are_those_of_a_notebook(rest):
         {"output_type": "stream", "name": "stdout", "text": "a\nb\n"},
         {"output_type": "execute_result", "data": {"text/plain": "42"}, "metadata": {}, "execution_count": 1},
     ]
-
-
-@pytest.fixture
-def said_and_heard(monkeypatch):
-    """What our connections to kernels ask on control, which code they send, and which answers on control have ended."""
-    told, stock_send, stock_hearer = [], Conversation._send, Conversation._hearer
-
-    def send(self, channel, msg_type, content):
-        msg_id = stock_send(self, channel, msg_type, content)
-        told.append((msg_type, msg_id))
-        return msg_id
-
-    def hearer(self, channel, stream):
-        hear = stock_hearer(self, channel, stream)
-
-        def note(parts):
-            if (judged := stream.judged) and judged.content.get("execution_state") == "idle":
-                told.append(("idle", judged.parent.get("msg_id")))
-            hear(parts)
-
-        return note
-
-    monkeypatch.setattr(Conversation, "_send", send)
-    monkeypatch.setattr(Conversation, "_hearer", hearer)
-    return told
-
-
-async def test_a_kernel_that_welcomes_is_asked_nothing_before_its_first_code(rest, said_and_heard):
-    """What it is asked on control flushes what code prints meanwhile. A loaded machine gets five tries."""
-    for _ in range(5):
-        said_and_heard.clear()
-        await (await rest.context()).execute("print('said')")
-        if "kernel_info_request" not in dict(said_and_heard):
-            return
-    pytest.fail("every kernel was asked")
-
-
-async def test_code_is_sent_when_what_was_asked_is_answered(rest, said_and_heard, monkeypatch):
-    monkeypatch.setattr(conversations, "WELCOME_S", 0)
-    execution = await (await rest.context()).execute("print('said')")
-    assert [output["text"] for output in execution["outputs"]] == ["said\n"]
-    sent = [kind for kind, _ in said_and_heard].index("execute_request")
-    asked = {msg_id for kind, msg_id in said_and_heard[:sent] if kind == "kernel_info_request"}
-    assert asked
-    assert asked & {msg_id for kind, msg_id in said_and_heard[:sent] if kind == "idle"}
 
 
 RICH = """

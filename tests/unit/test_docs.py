@@ -41,7 +41,7 @@ PRODUCT = [
 MAX_LINES = 400
 
 _NAMED_TEST = re.compile(r"tests/[\w/]+\.py(?:::\w+)?")
-_PROOF = re.compile(r"tests/|benchmark `|make conformance|pending|the same \|$")
+_PROOF = re.compile(r"tests/|benchmark `|make (?:conformance|soak)|pending|the same \|$")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -160,7 +160,9 @@ def test_every_promise_names_its_proof_or_is_pending(name):
         proof = head.strip("| ").split("|")[-1].strip()
         assert proof in ("shown by", "test"), head
         unproven += [
-            row for row in rows if not re.search(r"tests/|benchmark `|make conformance|pending|the same \|$", row)
+            row
+            for row in rows
+            if not re.search(r"tests/|benchmark `|make (?:conformance|soak)|pending|the same \|$", row)
         ]
     assert unproven == []
 

@@ -11,6 +11,7 @@ from jupyter_client.session import Session
 from jupyter_sandbox import aftermath, events
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.open_requests import OpenRequests
+from jupyter_sandbox.receipts import Receipts
 from jupyter_sandbox.slate import Slate
 from jupyter_sandbox.websocket_executions import WebsocketExecutions
 from jupyter_sandbox.websocket_slate import WebsocketSlate
@@ -30,6 +31,7 @@ class Handler(SandboxKernelWebsocketHandler):
         self.sent = []
         self._is_stock = True
         self._executions, self._heard_at = OpenRequests(), {}
+        self._receipts = Receipts()
         self._told = WebsocketExecutions(
             emit=events.ignore, owner="*", request_id="r", sandbox_id=lambda: "sbx", context_id="k"
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from io import StringIO
 
 import pytest
+from ipykernel.thread import CONTROL_THREAD_NAME
 
 from sandbox_worker.output import Output
 
@@ -28,18 +30,28 @@ class Publisher:
         event()
 
 
-class Recorded(Output):
-    """A stream that tells what it sent, not to a session but to us."""
+class Session:
+    """Stands for ipykernel's session: tells what is sent, which takes until `going`."""
 
-    sent: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        self.sent: tuple[str, ...] = ()
+        self.sending, self.going = threading.Event(), threading.Event()
+        self.going.set()
 
-    def _flush(self) -> None:
-        self.sent += tuple(data for _, data in self._flush_buffers())
+    def msg(self, _kind, content, parent):
+        return content["text"]
+
+    def send(self, _thread, message, ident):
+        self.sending.set()
+        self.going.wait(5)
+        self.sent += (message,)
 
 
 @pytest.fixture
 def stream():
-    made = Recorded.__new__(Recorded)
+    made = Output.__new__(Output)
+    made.session, made.topic, made.name, made.echo = Session(), b"", "stdout", None
+    made._local = threading.local()
     made.pub_thread = Publisher()
     made._buffers = {}
     made._should_watch = False
@@ -56,10 +68,37 @@ def test_what_was_written_is_sent_once(stream):
     stream._buffers = {frozenset(): StringIO("some words")}
     stream.flush()
     stream.flush()
-    assert stream.sent == ("some words",)
+    assert stream.session.sent == ("some words",)
 
 
 def test_what_another_call_gave_the_thread_before_is_waited_for(stream):
     stream.pub_thread._events.append("a plot")
     stream.flush()
     assert stream.pub_thread.scheduled == 2  # its own flush, and the sign that all before it is done
+
+
+def test_what_a_timer_is_just_sending_is_waited_for(stream):
+    """Once: the end of a large output came after `idle` when the machine was busy, and nobody heard it."""
+    stream._buffers = {frozenset(): StringIO("some words")}
+    stream.session.going.clear()
+    timer = threading.Thread(target=stream._flush)
+    timer.start()
+    assert stream.session.sending.wait(5)
+    stream.flush()
+    assert stream.pub_thread.scheduled == 2
+    stream.session.going.set()
+    timer.join()
+    stream.flush()
+    assert (stream.session.sent, stream.pub_thread.scheduled) == (("some words",), 2)
+
+
+def test_a_request_on_control_does_not_cut_a_line_in_two(stream):
+    stream._buffers = {frozenset(): StringIO("half a ")}
+    control = threading.Thread(target=stream.flush, name=CONTROL_THREAD_NAME)
+    control.start()
+    control.join()
+    assert stream.session.sent == ()
+    stream._buffers[frozenset()].seek(0, os.SEEK_END)
+    stream._buffers[frozenset()].write("line\n")
+    stream.flush()
+    assert stream.session.sent == ("half a line\n",)

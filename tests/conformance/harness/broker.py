@@ -8,7 +8,6 @@ names of variables that kernels get, in a kernelspec. Foreign files stay as they
 import contextlib
 import json
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from harness.environments import VirtualEnvironment
 from harness.errors import ConformanceError
+from harness.processes import stop
 from harness.provisioners import Provisioner
 
 START_TIMEOUT_S = 60.0
@@ -42,11 +42,12 @@ def serving_broker(
     shares: Sequence[Share],
     kernel_variables: Sequence[str],
     log: Path,
+    settings: Sequence[str] = (),
 ) -> Iterator[dict[str, str]]:
     """Yield more variables for the client's process; none for the stock provisioner.
 
-    `kernel_variables` are names of variables of the client's process that kernels of `python3` get. The broker's output
-    is in `log`.
+    `kernel_variables` are names of variables of the client's process that kernels of `python3` get. `settings` are more
+    arguments of the broker, its output is in `log`.
     """
     if environment.provisioner is not Provisioner.SANDBOX:
         yield {}
@@ -67,6 +68,7 @@ def serving_broker(
                     environment.python,
                     *("-P", "-m", "jupyter_sandbox.broker", f"--BrokerApp.idle_exit_s={IDLE_EXIT_S}"),
                     f"--BrokerApp.template_directories={templates}",
+                    *settings,
                 ],
                 env={**variables, **more},
                 stdin=subprocess.DEVNULL,
@@ -78,7 +80,7 @@ def serving_broker(
                 _wait_until_it_serves(process, directory, log)
                 yield more
             finally:
-                _stop(process)
+                stop(process, STOP_TIMEOUT_S)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -106,13 +108,3 @@ def _wait_until_it_serves(process: "subprocess.Popen[bytes]", directory: Path, l
         if process.poll() is not None or time.monotonic() > deadline:
             raise ConformanceError(f"the broker does not serve\n{log.read_text(errors='replace')[-3000:]}")
         time.sleep(0.05)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """SIGINT: it destroys all sandboxes and ends."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

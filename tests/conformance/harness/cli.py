@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.e2b import COMMIT, E2B_SUITES, REPOSITORY, run_e2b
 from harness.environments import (
     CONFORMANCE,
     Cache,
@@ -19,9 +20,11 @@ from harness.errors import ConformanceError
 from harness.notebooks import Kinds, Notebook, read_notebooks, run_notebooks
 from harness.provisioners import Provisioner
 from harness.results import Exceptions, SuiteResult, Verdict, describe, judge, read_exceptions, table
+from harness.server import Engine
 from harness.suites import SUITES, run_suite
 
 NOTEBOOKS = "notebooks"
+E2B = "e2b"
 EXCEPTIONS_FILE = CONFORMANCE / "exceptions.toml"
 
 DESCRIPTION = """\
@@ -29,12 +32,15 @@ Run other people's test suites and notebooks, unchanged, on the stock kernel pro
 
 Each suite is fetched at run time as the sdist of a pinned release, unpacked, run in a virtual environment of
 its own and thrown away. JUPYTER_DEFAULT_PROVISIONER_NAME in the environment chooses who starts the kernels.
+
+E2B's suites come from a clone of its repository instead, and run against `jupyter sandbox serve`: on ours only.
 """
 
 EPILOG = """\
 {suites}
   {notebooks:<20} notebooks.toml: real notebooks by nbclient, papermill, jupyter execute and nbconvert
-  {all:<20} all of these, in this order
+{e2b}
+  {all:<20} all of these, in this order; E2B's if --e2b is given
 
 Failures are held against exceptions.toml. The exit code is
   0  no suite failed otherwise than expected there
@@ -50,6 +56,7 @@ examples:
   run nbclient papermill                  both provisioners, side by side
   run --provisioner local all             the reference counts; the project need not be installable
   run --provisioner sandbox --keep nbclient
+  run --e2b ../code-interpreter --docker-image jupyter-sandbox-worker:all e2b-python e2b-javascript
 """
 
 
@@ -62,6 +69,8 @@ class Session:
     keep: bool
     exceptions: Exceptions
     notebooks: Sequence[Notebook]
+    clone: Path | None  # of E2B's repository
+    engine: Engine  # for its suites
     environments: dict[tuple[str, Provisioner], VirtualEnvironment] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     stock_kinds: dict[str, Kinds] = field(default_factory=dict)
@@ -80,7 +89,7 @@ class Session:
 
     def run(self, name: str, provisioner: Provisioner) -> None:
         """One suite on one provisioner, told about at once and kept for the table."""
-        environment = self.environment(NOTEBOOKS if name == NOTEBOOKS else "suites", provisioner)
+        environment = self.environment(_kind(name), provisioner)
         print(f"running {name} on {provisioner} ...", flush=True)
         result = self._run(name, environment)
         expected = self.exceptions.of(name, provisioner)
@@ -95,6 +104,8 @@ class Session:
         return [test for result in stock if result.suite == name for test in result.failed_ids]
 
     def _run(self, name: str, environment: VirtualEnvironment) -> SuiteResult:
+        if name in E2B_SUITES:
+            return run_e2b(E2B_SUITES[name], self.clone, self.engine, self.cache, environment, keep=self.keep)
         if name != NOTEBOOKS:
             return run_suite(SUITES[name], self.cache, environment, keep=self.keep)
         result, kinds = run_notebooks(self.notebooks, self.cache, environment, self.stock_kinds, keep=self.keep)
@@ -107,19 +118,24 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code, see EPILOG."""
     options = _parse(arguments)
     cache = Cache(root=options.cache.absolute())
-    names = list(dict.fromkeys([*SUITES, NOTEBOOKS] if "all" in options.suites else options.suites))
+    all_names = [*SUITES, NOTEBOOKS, *(E2B_SUITES if options.e2b else ())]
+    names = list(dict.fromkeys(all_names if "all" in options.suites else options.suites))
     provisioners = list(Provisioner) if options.provisioner == "both" else [Provisioner(options.provisioner)]
     try:
         session = Session(
             cache=cache,
             python=options.python,
             keep=options.keep,
-            exceptions=read_exceptions(EXCEPTIONS_FILE, [*SUITES, NOTEBOOKS]),
+            exceptions=read_exceptions(EXCEPTIONS_FILE, [*SUITES, NOTEBOOKS, *E2B_SUITES]),
             notebooks=read_notebooks(),
+            clone=options.e2b,
+            engine=Engine(image=options.docker_image),
         )
         for name in names:
-            for provisioner in provisioners:
+            for provisioner in (each for each in provisioners if name not in E2B_SUITES or each is Provisioner.SANDBOX):
                 session.run(name, provisioner)
+        if not session.verdicts:
+            raise ConformanceError("E2B's suites have no stock side: nothing was run")
     except ConformanceError as error:
         print(f"conformance: {error}", flush=True)
         return 2
@@ -135,13 +151,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     suites = "suites:\n" + "\n".join(f"  {suite.name:<20} {_title(suite.name)}" for suite in SUITES.values())
+    e2b = "\n".join(f"  {suite.name:<20} {suite.about}" for suite in E2B_SUITES.values())
     parser = argparse.ArgumentParser(
         prog="tests/conformance/run",
         description=DESCRIPTION,
-        epilog=EPILOG.format(suites=suites, notebooks=NOTEBOOKS, all="all"),
+        epilog=EPILOG.format(suites=suites, notebooks=NOTEBOOKS, e2b=e2b, all="all"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    choices = [*SUITES, NOTEBOOKS, "all"]
+    choices = [*SUITES, NOTEBOOKS, *E2B_SUITES, "all"]
     parser.add_argument("suites", nargs="+", metavar="SUITE", choices=choices, help="what to run, see below")
     parser.add_argument(
         "--provisioner",
@@ -149,6 +166,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default="both",
         help="who starts the kernels: jupyter_client's own, ours (the project is installed from this checkout), "
         "or one after the other (default)",
+    )
+    parser.add_argument(
+        "--e2b", type=Path, metavar="DIR", help=f"a clone of {REPOSITORY} that has the commit {COMMIT[:12]}"
+    )
+    parser.add_argument(
+        "--docker-image",
+        default="",
+        metavar="NAME",
+        help="E2B's suites: run on the engine docker, with this image of all languages (default: engine embedded)",
     )
     parser.add_argument("--keep", action="store_true", help="leave the unpacked suites in the cache, in work/")
     parser.add_argument(
@@ -165,6 +191,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="interpreter of the virtual environments (default: the one running this)",
     )
     return parser.parse_args(arguments)
+
+
+def _kind(name: str) -> str:
+    """The environment that a suite runs in."""
+    return E2B if name in E2B_SUITES else NOTEBOOKS if name == NOTEBOOKS else "suites"
 
 
 def _title(name: str) -> str:

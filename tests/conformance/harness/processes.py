@@ -76,6 +76,16 @@ def run_or_raise(
     return finished.output
 
 
+def stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
+    """SIGINT: it destroys all that it owns and ends; what does not end in time is killed."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     """Kill what is left of the group, then reap its leader."""
     with contextlib.suppress(ProcessLookupError):

@@ -151,16 +151,17 @@ def run_suite(suite: PytestSuite, cache: Cache, environment: VirtualEnvironment,
             log=cache.log(f"{suite.name}-broker"),
         )
         with broker as more:
-            return _run_pytest(suite, cache, environment, work=work, variables={**variables, **more})
+            return run_pytest(suite, cache, environment, work=work, variables={**variables, **more})
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if not keep:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _run_pytest(
+def run_pytest(
     suite: PytestSuite, cache: Cache, environment: VirtualEnvironment, *, work: Path, variables: dict[str, str]
 ) -> SuiteResult:
+    """Run what is unpacked in `work`, and read what it recorded."""
     provisioner = environment.provisioner
     results = cache.log(f"{suite.name}-{provisioner}").with_suffix(".jsonl")
     results.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""How a kernel's websocket begins: nothing that the kernel says from then on is missed.
+
+Nor is what it said to the websocket that the same client had before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WELCOME_S: Final = 0.02
+"""How long a kernel may take to welcome a subscriber before it is asked as stock Jupyter asks. ipykernel may notice a
+subscription only when something else happens, if it came while a message was sent."""
+_CLOSED_S: Final = 1.0
+
+
+async def end_stale(kernel_id: str, session_id: str | None) -> None:
+    """End the websocket with which a client was here before, if it is open still: nobody is there any more.
+
+    Stock Jupyter bids it farewell and waits for 5 s; what the kernel says until then is lost with it.
+    """
+    stale = ZMQChannelsWebsocketConnection._open_sessions.get(f"{kernel_id}:{session_id}")  # noqa: SLF001
+    ended: asyncio.Event | None = getattr(stale, "ended", None)
+    if stale is None or ended is None or stale.ws_connection is None or stale.ws_connection.stream is None:
+        return
+    stale.ws_connection.stream.close()
+    try:
+        async with asyncio.timeout(_CLOSED_S):
+            await ended.wait()
+    except TimeoutError:
+        stale.log.warning("A websocket of kernel %s does not end", kernel_id)
+
+
+def on_farewell(websocket: Any, note: Callable[[], object]) -> None:
+    """Have it noted when a client closes its websocket as one should: it has what came before, and wants nothing more.
+
+    Tornado tells who listens for the end the same then as when the connection is lost. `websocket`: its own end of it.
+    """
+    close = websocket.close
+
+    def noting(code: int | None = None, reason: str | None = None) -> None:
+        if websocket.client_terminated and websocket.stream and not websocket.stream.closed():
+            note()
+        close(code, reason)
+
+    websocket.close = noting
+
+
+def until_subscribed(
+    iopub: Any,
+    pass_on: Callable[[Any, list[bytes]], None],
+    nudge: Callable[[], asyncio.Future[None]],
+    *,
+    welcomes: bool,
+    is_open: Callable[[], bool],
+) -> asyncio.Future[None]:
+    """Return what is done once nothing can be missed on `iopub`. `welcomes`: whether the kernel greets who subscribes.
+
+    Stock Jupyter asks the kernel for its info each 0.5 s until something comes there, and looks each 50 ms whether
+    the kernel's state is known (`nudge`). A kernel that welcomes its subscribers is known to have us by that.
+    """
+    if iopub.receiving():  # a tab that came back never stopped to listen; a nudge would swallow what comes now
+        listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        listening.set_result(None)
+        return listening
+    return asyncio.ensure_future(_welcomed(iopub, pass_on, nudge, is_open)) if welcomes else nudge()
+
+
+async def _welcomed(
+    iopub: Any,
+    pass_on: Callable[[Any, list[bytes]], None],
+    nudge: Callable[[], asyncio.Future[None]],
+    is_open: Callable[[], bool],
+) -> None:
+    """Pass on what the kernel says at once; if that is nothing, nudge it."""
+    heard = asyncio.Event()
+
+    def hear(stream: Any, parts: list[bytes]) -> None:
+        heard.set()
+        pass_on(stream, parts)
+
+    iopub.on_recv_stream(hear)
+    try:
+        async with asyncio.timeout(_WELCOME_S):
+            await heard.wait()
+    except TimeoutError:
+        if is_open():
+            iopub.on_recv(None)
+            await nudge()

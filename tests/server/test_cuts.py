@@ -1,0 +1,115 @@
+"""A websocket is cut while a cell runs: its client comes back, and is told what it may have missed."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tests.server.notebook import LEGACY, V1, Notebook
+
+CELL = """
+import os, time
+print('before', flush=True)
+while not os.path.exists('/sandbox/go'): time.sleep(0.01)
+print('after', flush=True)
+print('the end')
+"""
+
+
+@pytest.fixture
+def come(jp_ws_fetch, start_kernel, jp_asyncio_loop):
+    """Open the websocket of one kernel, each time with the same session: `notebook = await come(protocol)`."""
+    kernel_ids, opened = [], []
+
+    async def connect(protocol=LEGACY):
+        if not kernel_ids:
+            kernel_ids.append(await start_kernel())
+        parts = ("api", "kernels", kernel_ids[0], "channels")
+        subprotocols = [protocol] if protocol else None
+        websocket = await jp_ws_fetch(*parts, params={"session_id": "tab"}, subprotocols=subprotocols)
+        notebook = Notebook(websocket, protocol)
+        notebook.kernel_id = kernel_ids[0]
+        opened.append(notebook)
+        return notebook
+
+    yield connect
+    for notebook in opened:
+        jp_asyncio_loop.run_until_complete(notebook.closed())
+
+
+@pytest.fixture
+def forget():
+    """Leave a websocket open that nobody reads any more, as a laptop does that is put to sleep."""
+    descriptors = []
+
+    def leave(notebook):
+        descriptors.append(os.dup(notebook.stream.socket.fileno()))
+        notebook.stream.close()
+
+    yield leave
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def go_on(jp_fetch):
+    """Let the cell end, and wait for that."""
+
+    async def go(notebook):
+        (sandbox,) = json.loads((await jp_fetch("api", "sandboxes")).body)["sandboxes"]
+        await jp_fetch("api", "sandboxes", sandbox["id"], "files", "go", method="PUT", body="")
+        while json.loads((await jp_fetch("api", "kernels", notebook.kernel_id)).body)["execution_state"] != "idle":
+            pass
+
+    return go
+
+
+@pytest.mark.parametrize("protocol", [LEGACY, V1])
+async def test_output_that_went_to_a_websocket_that_nobody_read_is_told_and_the_end_comes_again(
+    come, forget, go_on, protocol
+):
+    first = await come(protocol)
+    cell = first.start(CELL)
+    await first.printed(cell, "before")
+    await first.pinged()  # and has answered: what came before that is there
+    forget(first)
+    await go_on(first)
+    second = await come(protocol)
+    result = await second.finish(cell)
+    assert (result.status, result.text()) == ("ok", "")
+    assert "2 messages with" in result.text("stderr"), "the others are known to have come"
+    assert result.text("stderr").count("may be missing here") == 1
+    await second.pinged()
+    await second.closed()
+    third = await come(protocol)
+    assert await third.run("print('well')") == "well\n"
+    assert [message for message in third.received if message["parent_id"] == cell] == []
+
+
+async def test_a_mark_that_was_lost_with_the_next_cut_is_told_again(come, forget, go_on):
+    first = await come()
+    cell = first.start(CELL)
+    await first.printed(cell, "before")
+    await first.pinged()
+    forget(first)
+    await go_on(first)
+    for _ in range(3):
+        forget(await come())
+    last = await come()
+    result = await last.finish(cell)
+    assert (result.status, result.text()) == ("ok", "")
+    assert "may be missing here" in result.text("stderr")
+
+
+async def test_what_comes_while_nobody_is_there_comes_once_and_nothing_is_told(come, go_on):
+    first = await come()
+    cell = first.start(CELL)
+    await first.printed(cell, "before")
+    await first.pinged()
+    await first.closed()
+    await go_on(first)
+    second = await come()
+    result = await second.finish(cell)
+    assert (result.status, result.text(), result.text("stderr")) == ("ok", "after\nthe end\n", "")
