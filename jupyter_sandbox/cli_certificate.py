@@ -7,6 +7,7 @@ one certificate.
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,17 +74,9 @@ async def _certificate(options: argparse.Namespace) -> int:
     until = datetime.now(UTC) + timedelta(days=DAYS)
     made = make(domain, until)
     write(folder, made, replace=options.replace)
-    print(
-        _NEXT.format(
-            folder=folder,
-            domain=domain,
-            until=until,
-            authority=folder / AUTHORITY,
-            certificate=folder / CERTIFICATE,
-            key=folder / KEY,
-        ),
-        end="",
-    )
+    authority, certificate, key = (shlex.quote(str(folder / name)) for name in (AUTHORITY, CERTIFICATE, KEY))
+    values = {"authority": authority, "certificate": certificate, "key": key}
+    print(_NEXT.format(folder=folder, domain=domain, until=until, **values), end="")
     return 0
 
 

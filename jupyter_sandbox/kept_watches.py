@@ -100,7 +100,7 @@ class KeptWatches:
             found, kept.waiting = tuple(kept.waiting), []
             return found
         kept.told.set()
-        del self._kept[watch_id]
+        self._kept.pop(watch_id, None)
         raise kept.end
 
     async def end(self, sandbox: str, watch_id: str) -> None:
