@@ -76,7 +76,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
     async def pre_get(self) -> None:
         """Begin as usual; a kernel that is paused is refused at once, where stock Jupyter waits for it for a minute."""
         await kernel_pauses.refuse_websocket(self)
-        await websocket_opening.end_stale(self.kernel_id, self.get_argument("session_id", None))
+        await websocket_opening.end_stale(self)
         await super().pre_get()
 
     async def open(self, kernel_id: str) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_core.utils import ensure_async
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 
 _WELCOME_S: Final = 0.02
 """How long a kernel may take to welcome a subscriber before it is asked as stock Jupyter asks. ipykernel may notice a
@@ -19,21 +22,25 @@ subscription only when something else happens, if it came while a message was se
 _CLOSED_S: Final = 1.0
 
 
-async def end_stale(kernel_id: str, session_id: str | None) -> None:
-    """End the websocket with which a client was here before, if it is open still: nobody is there any more.
+async def end_stale(handler: KernelWebsocketHandler) -> None:
+    """End the websocket with which a client was here before, if it is open still and he may use the kernel.
 
-    Stock Jupyter bids it farewell and waits for 5 s; what the kernel says until then is lost with it.
+    Nobody is there any more. Stock Jupyter bids it farewell and waits for 5 s; what the kernel says until then is lost.
     """
-    stale = ZMQChannelsWebsocketConnection._open_sessions.get(f"{kernel_id}:{session_id}")  # noqa: SLF001
+    key = f"{handler.kernel_id}:{handler.get_argument('session_id', None)}"
+    stale = ZMQChannelsWebsocketConnection._open_sessions.get(key)  # noqa: SLF001
     ended: asyncio.Event | None = getattr(stale, "ended", None)
-    if stale is None or ended is None or stale.ws_connection is None or stale.ws_connection.stream is None:
+    if stale is None or ended is None:
         return
-    stale.ws_connection.stream.close()
+    if not await ensure_async(handler.authorizer.is_authorized(handler, handler.current_user, "execute", "kernels")):
+        return
+    if stale.ws_connection and stale.ws_connection.stream:
+        stale.ws_connection.stream.close()
     try:
         async with asyncio.timeout(_CLOSED_S):
             await ended.wait()
     except TimeoutError:
-        stale.log.warning("A websocket of kernel %s does not end", kernel_id)
+        stale.log.warning("A websocket of kernel %s does not end", handler.kernel_id)
 
 
 def on_farewell(websocket: Any, note: Callable[[], object]) -> None:
