@@ -12,6 +12,10 @@ c = get_config()  # noqa: F821 - given by Jupyter
 # Refuse to start while one of the ways round the sandbox below is open.
 c.SandboxExtension.exclusive = True
 
+# Jupyter goes on without an extension that cannot be set up, because of a wrong setting for example: without ours it
+# would run on the host what it is asked to.
+c.ServerApp.reraise_server_extension_failures = True
+
 # Stock Jupyter starts any kernelspec whose name a client knows, the native Python kernel first of all. This one knows
 # sandbox kernels only.
 c.ServerApp.kernel_spec_manager_class = "jupyter_sandbox.kernel_specs.SandboxKernelSpecManager"

@@ -8,6 +8,7 @@ import os
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - given by Jupyter
 
 c.SandboxExtension.exclusive = True
+c.ServerApp.reraise_server_extension_failures = True  # or Jupyter would go on without the extension
 c.ServerApp.kernel_spec_manager_class = "jupyter_sandbox.kernel_specs.SandboxKernelSpecManager"
 c.MultiKernelManager.default_kernel_name = "sandbox-python"
 c.ServerApp.terminals_enabled = False

@@ -27,6 +27,8 @@ from tests.conftest import wait_until
 from tests.e2e.served import COMMAND, Served
 from tests.server.brokers import nothing_is_claimed
 
+EXAMPLE = Path(__file__).parents[2] / "jupyter_server_config.py"
+
 
 class Store(BaseHTTPRequestHandler):
     """An object store with presigned URLs, in memory."""
@@ -179,6 +181,16 @@ def test_wrong_options_are_told_before_anything_starts(tree, tmp_path, options, 
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_exclusive_server_whose_extension_cannot_be_set_up_does_not_start(tree, tmp_path):
+    """Jupyter goes on without an extension that fails, and would then run whatever it is asked to, on the host."""
+    command = [sys.executable, "-m", "jupyter_server", f"--config={EXAMPLE}", "--allow-root", "--ServerApp.port=0"]
+    ended = subprocess.run(
+        [*command, "--E2b.max_timeout_s=0"], cwd=tmp_path, capture_output=True, text=True, timeout=40, check=False
+    )
+    assert ended.returncode != 0
+    assert "max_timeout_s" in ended.stderr
 
 
 def test_a_port_that_is_taken_is_told_before_the_template_is_changed(served, tmp_path):
