@@ -14,6 +14,7 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import hypothesis
 import pytest
 
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
@@ -21,6 +22,9 @@ from jupyter_sandbox.engines import container, daemon
 from jupyter_sandbox.host import places
 
 LEAK_TIMEOUT_S = 15
+
+hypothesis.settings.register_profile("ours", deadline=None, database=None)  # no test measures time
+hypothesis.settings.load_profile("ours")
 
 os.environ.setdefault(ENGINE_VARIABLE, "embedded")  # not whatever this machine offers: name it to test another engine
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed (pip install hypothesis)")
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from jupyter_sandbox import launch, workspace
@@ -26,9 +26,6 @@ from jupyter_sandbox.templates import parse
 from sandbox_worker import messages
 
 pytestmark = pytest.mark.unit
-
-settings.register_profile("ours", deadline=None, database=None, max_examples=60)
-settings.load_profile("ours")
 
 COUNT = some.integers(0, 10_000)
 JSON = some.recursive(
