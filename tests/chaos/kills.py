@@ -26,6 +26,8 @@ UP_TO_S = 0.6
 """What the other client does takes about that long."""
 ORPHAN_S = 60
 
+CLEAN_LOOKS, LOOK_S = 3, 0.3
+
 
 class Restless:
     """A client that is always in the middle of something, and takes every answer, or none, as it comes."""
@@ -87,12 +89,20 @@ def one(chaos: Chaos, restless: Restless, victims: tuple[str, ...], chance: rand
             chaos.end_stream(streaming, {"ok", "unknown", "died"})
     for number in range(chaos.contexts()):
         chaos.run(number)
-    for stranger in chaos.system.listed() - set(
-        chaos.history.sandboxes
-    ):  # whose client was not told, or could not go on
-        chaos.system.request("DELETE", stranger)
+    _release_strangers(chaos)
     chaos.history.listed(chaos.system.listed())
     wait_until(lambda: not chaos.system.orphans(), ORPHAN_S)
+
+
+def _release_strangers(chaos: Chaos) -> None:
+    """Release what the other client was not told of, or could not release: also what is still under way to it."""
+    clean = 0
+    while clean < CLEAN_LOOKS:
+        strangers = chaos.system.listed() - set(chaos.history.sandboxes)
+        for stranger in strangers:
+            chaos.system.request("DELETE", stranger)
+        clean = 0 if strangers else clean + 1
+        time.sleep(LOOK_S)
 
 
 def fill(chaos: Chaos) -> None:

@@ -22,7 +22,7 @@ STEPS = int(os.environ.get("JUPYTER_SANDBOX_CHAOS_STEPS", "8"))
 picks = some.integers(0, 1 << 20)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def system():
     """A system; when it ends, nothing of it may be left."""
     stop_broker()  # the session's, if there is one: it comes back when it is needed, and would disturb counting
