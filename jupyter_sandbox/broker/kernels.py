@@ -54,12 +54,16 @@ async def start(
             standby, sandbox.standby = sandbox.standby, None
             listeners = standby or Listeners(prefix, owner)
             undo.callback(listeners.remove)
+            if standby:
+                sandbox.is_handed_over = True
+                undo.callback(setattr, sandbox, "is_handed_over", False)
             sandbox.kernels[seat] = sandbox.worker.out_of_memory_kills()
             sandbox.ending.discard(seat)
             undo.callback(sandbox.kernels.pop, seat, None)
             await sandbox.reach().ask(start, protocol.Started, listeners.descriptors())
             if standby:
                 listeners.move(prefix, owner)
+                sandbox.is_handed_over = False
             undo.pop_all()
     except OSError as error:
         raise StartError(f"the sockets of kernel {seat} cannot be made: {error}") from error

@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 def owned(sandboxes: Collection[Sandbox], making: Collection[str]) -> Owned:
     """Return what somebody owns: `sandboxes`, whether claimed or warm, and what is being made.
 
-    The seat of a standby, too: its sockets move when it is the kernel, a moment after it is one of the sandbox's.
-    What a broker that died held of one is nobody's, since only that could have handed it over.
+    The seat of a standby, too, until its sockets are those of a kernel. What a broker that died held of one is
+    nobody's, since only that could have handed it over.
     """
     of_all: Owned = {*making}
     for sandbox in sandboxes:
         of_all |= {sandbox.id, *sandbox.kernels}
-        if sandbox.standby or sandbox.kernels:
+        if sandbox.standby or sandbox.is_handed_over:
             of_all.add(ids.standby_seat(sandbox.id))
     return of_all
 

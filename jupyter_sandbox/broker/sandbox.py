@@ -69,6 +69,8 @@ class Sandbox:
     commands: dict[str, Command] = field(default_factory=dict)
     standby: Listeners | None = None
     """Where the process of its first kernel listens until there is one."""
+    is_handed_over: bool = False
+    """Whether its standby is just becoming a kernel, whose sockets are at the old place still."""
     ending: set[str] = field(default_factory=set)
     """Kernels and commands that we were asked to end."""
     kills: set[str] = field(default_factory=set)

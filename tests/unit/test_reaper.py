@@ -17,18 +17,20 @@ def thing(made_for, remove=lambda: None, **more) -> Remains:
     return Remains(what=f"thing of {made_for}", made_for=made_for, remove=remove, **more)
 
 
-def sandbox(name, kernels=(), standby=None):
-    return SimpleNamespace(id=name, kernels=dict.fromkeys(kernels, 0), standby=standby)
+def sandbox(name, kernels=(), standby=None, *, is_handed_over=False):
+    return SimpleNamespace(id=name, kernels=dict.fromkeys(kernels, 0), standby=standby, is_handed_over=is_handed_over)
 
 
 def test_what_somebody_owns_or_makes_is_no_stray():
-    somebodys = reaper.owned([sandbox("sbx_a", ["seat1"]), sandbox("sbx_b", standby=object())], ["sbx_c"])
+    somebodys = reaper.owned(
+        [sandbox("sbx_a", ["seat1"], is_handed_over=True), sandbox("sbx_b", standby=object())], ["sbx_c"]
+    )
     found = [thing(each) for each in ("sbx_a", "sbx_b", "sbx_c", "sbx_d", "seat1", "a", "b", "seat3")]
     assert [each.made_for for each in reaper.strays(found, somebodys)] == ["sbx_d", "seat3"]
 
 
 def test_what_a_dead_broker_held_of_a_standby_is_a_stray():
-    assert reaper.strays([thing("a")], reaper.owned([sandbox("sbx_a")], [])) != []
+    assert reaper.strays([thing("a")], reaper.owned([sandbox("sbx_a", ["seat1"])], [])) != []
 
 
 async def test_one_that_cannot_be_destroyed_does_not_keep_the_others():
