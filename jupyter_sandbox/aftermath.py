@@ -26,6 +26,7 @@ class Aftermath:
         """`headers`: those of the requests, by their ids. `question`: the message that will be sent on shell."""
         self._open = dict(headers)
         self._unheard = dict(headers)
+        self._is_answered = self._is_heard_out = False
         self.question = question
 
     def is_answer(self, channel: Channel, judged: Judged) -> bool:
@@ -41,12 +42,24 @@ class Aftermath:
         begins_now = judged.msg_type == "status" and judged.content["execution_state"] == "busy"
         return None if begins_now else header
 
+    def is_first_reply(self, channel: Channel, judged: Judged) -> bool:
+        """Note an answer to our question; whether it is the reply, which comes behind those of all these requests."""
+        if channel == "iopub":
+            self._is_heard_out |= judged.content.get("execution_state") == "idle"
+            return False
+        was_answered, self._is_answered = self._is_answered, True
+        return not was_answered
+
+    def is_over(self) -> bool:
+        """Whether nothing more comes of these requests: replies may overtake what was said on iopub before them."""
+        return self._is_answered and (self._is_heard_out or not self.unheard())
+
     def answered(self, msg_id: str) -> None:
         """The client has the reply of an execution. Quiet when it is none of these."""
         self._open.pop(msg_id, None)
 
     def unheard(self) -> list[Header]:
-        """Return the requests that were answered and of which nothing else came: our question was answered."""
+        """Return the requests that were answered and of which nothing else has come."""
         return [header for msg_id, header in self._unheard.items() if msg_id not in self._open]
 
     def unanswered(self) -> list[Header]:

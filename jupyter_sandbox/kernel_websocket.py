@@ -303,13 +303,14 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         is_answer = after.is_answer(channel, judged)
         if judged.msg_type == "execute_reply":
             after.answered(str(judged.parent.get("msg_id")))
-        elif is_answer and channel == "shell":
-            self._aftermath = None
-            for header in after.unheard():
-                self._say(aftermath.GAP, header)
+        elif is_answer and after.is_first_reply(channel, judged):
             for header in after.unanswered():
                 self._say(aftermath.UNKNOWN, header)
                 self._end(header, websocket_words.error(aftermath.UNKNOWN, "UnknownOutcome"))
+        if is_answer and after.is_over():
+            self._aftermath = None
+            for header in after.unheard():
+                self._say(aftermath.GAP, header)
         return is_answer
 
     def _end(self, header: Header, reply: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ async def test_a_cell_that_still_runs_ends_once_and_its_gap_is_told(server):
     assert written(told_of(again, msg_id), "stdout") == "done\n"
     assert written(told_of(again, msg_id), "stderr").count("anew while this ran") == 1
     assert written(told_of(again, waiting), "stdout") == "next\n"
-    assert written(told_of(again, waiting), "stderr").count("\n") <= 1, "of what waited a gap may be told, but once"
+    assert written(told_of(again, waiting), "stderr") == ""
     await again.closed()
 
 

@@ -117,9 +117,24 @@ async def test_what_ended_meanwhile_is_unknown_once(handler, slate):
 
 
 async def test_a_reply_without_what_was_written_has_a_gap(handler):
+    question = handler._aftermath.question["header"]
     handler.hear("shell", "execute_reply", OK)
-    handler.hear("shell", "kernel_info_reply", INFO, parent=handler._aftermath.question["header"])
+    handler.hear("shell", "kernel_info_reply", INFO, parent=question)
+    handler.hear("iopub", "status", {"execution_state": "idle"}, parent=question)
     assert handler.told() == [("execute_reply", "ok"), GAP]
+    assert handler._aftermath is None
+
+
+async def test_replies_that_overtake_what_was_written_make_no_gap(handler):
+    """Once: on a busy machine a cell that began after the adoption was told to have one."""
+    question = handler._aftermath.question["header"]
+    handler.hear("shell", "execute_reply", OK)
+    handler.hear("shell", "kernel_info_reply", INFO, parent=question)
+    for state in ("busy", "idle"):
+        handler.hear("iopub", "status", {"execution_state": state})
+    handler.hear("iopub", "status", {"execution_state": "idle"}, parent=question)
+    assert handler.told() == [("execute_reply", "ok"), ("status", "busy"), ("status", "idle")]
+    assert handler._aftermath is None
 
 
 async def test_what_was_kept_of_an_execution_that_this_server_let_begin_is_wiped_off(slate):
