@@ -10,12 +10,15 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.guards import ids, keys, processes
 from sandbox_worker import messages
 from sandbox_worker.protocol import CurveKeys  # noqa: TC001 - the decoder looks it up
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MAX_SESSIONS: Final = 16
 """Of one kernel, that are noted."""
@@ -79,17 +82,15 @@ class SandboxNote:
     parts: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def text_of(note: KernelNote | SandboxNote | object) -> str:
+def text_of(note: DataclassInstance) -> str:
     """Return a note as text."""
-    return json.dumps(asdict(cast("KernelNote", note)), separators=(",", ":"))
+    return json.dumps(asdict(note), separators=(",", ":"))
 
 
 def kernel(text: str) -> KernelNote | None:
     """Return the judged note of a kernel; None when that is none."""
     note = read(KernelNote, text)
-    if note is None or not _is_kernel(note):
-        return None
-    return note
+    return note if note is not None and _is_kernel(note) else None
 
 
 def sandbox(text: str) -> SandboxNote | None:

@@ -77,14 +77,14 @@ class Succession:
             self.slate.close()  # as it is: what is under way now, the next start will tell
         if is_leaving:
             services.executions.leave()
-            await services.commands.stop()
-            await services.kept_watches.stop()
+        else:
+            await services.executions.stop()
+        await services.commands.stop()
+        await services.kept_watches.stop()
+        if is_leaving:
             await services.sandboxes.leave()
             self._adoption.leave()
         else:
-            await services.executions.stop()
-            await services.commands.stop()
-            await services.kept_watches.stop()
             await services.sandboxes.stop()
         if self.slate is not None:
             self.slate.close()
