@@ -6,7 +6,6 @@ and goes on until it has the cell's end. What it had read before a cut, it has; 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import contextlib
@@ -15,15 +14,15 @@ import random
 import socket
 import struct
 import sys
-import time
 import uuid
 
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
+from tests.chaos import by_hand
 from tests.chaos.actions import Chaos
 from tests.chaos.history import Violation
-from tests.chaos.system import System, a_system
+from tests.chaos.system import System
 from tests.faults.servers import TOKEN
 from tests.server.notebook import Notebook
 
@@ -189,21 +188,5 @@ def run(chaos: Chaos, count: int, chance: random.Random) -> str:
     return f"{ways.total()} cuts {dict(ways)} in {cells} cells, {told} of them with a gap that was told; {unsent} were never sent"
 
 
-def main() -> int:
-    """Run, and say what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    with a_system() as system:
-        chaos = Chaos(system)
-        said = run(chaos, options.count, random.Random(options.seed))
-        chaos.finish()
-    print(said)
-    print("each output came once, or a gap was told")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(by_hand.counted(__doc__, 1000, run, "each output came once, or a gap was told"))

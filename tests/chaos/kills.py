@@ -6,7 +6,6 @@ agents and zygote die in the middle of whatever they do.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import http.client
@@ -16,8 +15,9 @@ import threading
 import time
 from collections.abc import Iterator
 
+from tests.chaos import by_hand
 from tests.chaos.actions import MOST, TEMPLATE, Chaos
-from tests.chaos.system import System, a_system
+from tests.chaos.system import System
 from tests.conftest import wait_until
 
 VICTIMS = (("server",), ("broker",), ("agent",), ("zygote",), ("server", "broker"))
@@ -35,8 +35,6 @@ class Restless:
     def __init__(self, system: System) -> None:
         self._system = system
         self.answers: collections.Counter[str] = collections.Counter()
-        self.strangers: set[str] = set()
-        """What it may hold: it was not told, or could not release it."""
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -114,32 +112,16 @@ def fill(chaos: Chaos) -> None:
             chaos.add_context(number)
 
 
-def rounds(chaos: Chaos, count: int, chance: random.Random) -> Restless:
-    """Kill `count` times; raises when something was lost, doubled or left."""
+def rounds(chaos: Chaos, count: int, chance: random.Random) -> str:
+    """Kill `count` times; raises when something was lost, doubled or left. Returns what is to be said of it."""
     restless = Restless(chaos.system)
     for number in range(count):
         fill(chaos)
         victims = VICTIMS[number] if number < len(VICTIMS) else chance.choices(VICTIMS, WEIGHTS)[0]
         one(chaos, restless, victims, chance)
-    return restless
-
-
-def main() -> int:
-    """Run, and say what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    with a_system() as system:
-        chaos = Chaos(system)
-        restless = rounds(chaos, options.count, random.Random(options.seed))
-        chaos.finish()
-    print(chaos.recoveries())
-    print(f"the other client was answered {dict(restless.answers)}")
-    print("everything that was claimed was as before each time, and nothing is left")
-    return 0
+    return f"the other client was answered {dict(restless.answers)}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    promise = "everything that was claimed was as before each time, and nothing is left"
+    sys.exit(by_hand.counted(__doc__, 200, rounds, promise))

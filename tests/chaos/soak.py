@@ -5,7 +5,6 @@ A line of JSON for each look, at the end a table: what grew for each 1 000 execu
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -14,6 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.chaos import by_hand
 from tests.chaos.actions import Chaos, audited
 from tests.chaos.system import READY_S, System, a_system, children
 from tests.conftest import broker_pid, wait_until
@@ -108,9 +108,8 @@ def settle(chaos: Chaos) -> None:
 
 def main() -> int:
     """Run, and say what came of it; 1 when something was lost, doubled or left."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = by_hand.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
     parser.add_argument("--faults", type=float, default=0.05, help="how many of 1 actions kill something")
     parser.add_argument(
         "--kill",

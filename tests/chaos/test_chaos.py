@@ -71,8 +71,6 @@ def test_whatever_is_done_and_killed_nothing_is_lost_doubled_or_left(system, cha
     bounded = settings(
         max_examples=EXAMPLES,
         stateful_step_count=STEPS,
-        deadline=None,
-        database=None,
         phases=[Phase.generate],  # a history is not made shorter: it takes minutes, and faults come when they like
         suppress_health_check=list(HealthCheck),
         print_blob=True,

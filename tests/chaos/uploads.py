@@ -6,7 +6,6 @@ all of it is there.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import os
@@ -17,9 +16,10 @@ import subprocess
 import sys
 import time
 
+from tests.chaos import by_hand
 from tests.chaos.actions import MARKER, Chaos
 from tests.chaos.history import Violation
-from tests.chaos.system import System, a_system
+from tests.chaos.system import System
 from tests.conftest import wait_until
 from tests.faults.servers import TOKEN
 
@@ -135,22 +135,6 @@ def run(chaos: Chaos, count: int, chance: random.Random, *, server_each: int = S
     return f"{uploads.ways.total()} uploads {dict(uploads.ways)}"
 
 
-def main() -> int:
-    """Run, and say what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=time.time_ns() & 0xFFFFFFFF)
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    with a_system() as system:
-        chaos = Chaos(system)
-        said = run(chaos, options.count, random.Random(options.seed))
-        chaos.finish()
-    print(said)
-    print(chaos.recoveries())
-    print("each file was the old one or the new one, whole, and nothing is left")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    promise = "each file was the old one or the new one, whole, and nothing is left"
+    sys.exit(by_hand.counted(__doc__, 1000, run, promise))

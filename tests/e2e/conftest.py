@@ -16,6 +16,7 @@ import pytest
 
 from jupyter_sandbox.host import places
 from tests.e2e import kernels
+from tests.e2e.served import served_for_e2b
 from tests.server.brokers import Tree, nothing_is_claimed
 
 OURS = "test_browser.py"
@@ -51,6 +52,13 @@ def tree(kept_tree, tmp_path_factory):
         kept_tree.kernelspecs = scratch / "share" / "kernels"
         yield kept_tree
         asyncio.run(nothing_is_claimed())
+
+
+@pytest.fixture(scope="module")
+def served(tree, tmp_path_factory):
+    """A server, and the settings that lead E2B's SDK to it; modules that want another one say so."""
+    with served_for_e2b(tmp_path_factory.mktemp("e2b"), "--min-idle-workers=1", "--max-total-workers=6") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

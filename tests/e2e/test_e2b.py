@@ -25,18 +25,9 @@ from e2b import (
 )
 from e2b_code_interpreter import Sandbox
 
-from tests.e2e.served import served_for_e2b
-
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/e2b_sandbox.py"
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(scope="module")
-def served(tree, tmp_path_factory):
-    """A server, and the settings that lead E2B's SDK to it."""
-    with served_for_e2b(tmp_path_factory.mktemp("e2b"), "--min-idle-workers=1", "--max-total-workers=6") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

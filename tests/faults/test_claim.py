@@ -831,27 +831,34 @@ async def test_without_a_grace_nothing_waits(bench):
     await bench.assert_nothing_left()
 
 
-async def test_a_claim_whose_client_is_gone_before_the_answer_is_nobodys(bench):
-    # once: it waited for the next start of the server, which had never heard of it, and took a place meanwhile
-    await bench.registry.recover(grace_s=60)
-    bench.engine.answers[protocol.Bind] = None
+@contextlib.asynccontextmanager
+async def served(bench):
+    """A server of the bench's registry, and a client's connection to it."""
     path = bench.places.socket
     with channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
         server = Server(listener, bench.registry, bench.engine, None)
         serving = asyncio.create_task(server.serve())
         lease = await channel.Channel.connect(path, verbs.ANSWERS)
         try:
-            await lease.send(verbs.Claim(template="python", workspace_mode="none", workspace_name="", server="0" * 16))
-            await eventually(lambda: len(bench.engine.descriptors) == 1)
-            lease.close()
-            (sandbox,) = bench.registry.claimed()
-            await bench.engine.channels[sandbox.id].send(protocol.Bound())
-            await eventually(lambda: server.is_idle, 5)
+            yield server, lease
         finally:
             serving.cancel()
             lease.close()
             await asyncio.wait([serving])
             await server.stop()
+
+
+async def test_a_claim_whose_client_is_gone_before_the_answer_is_nobodys(bench):
+    # once: it waited for the next start of the server, which had never heard of it, and took a place meanwhile
+    await bench.registry.recover(grace_s=60)
+    bench.engine.answers[protocol.Bind] = None
+    async with served(bench) as (server, lease):
+        await lease.send(verbs.Claim(template="python", workspace_mode="none", workspace_name="", server="0" * 16))
+        await eventually(lambda: len(bench.engine.descriptors) == 1)
+        lease.close()
+        (sandbox,) = bench.registry.claimed()
+        await bench.engine.channels[sandbox.id].send(protocol.Bound())
+        await eventually(lambda: server.is_idle, 5)
     await bench.assert_nothing_left()
 
 
@@ -900,23 +907,13 @@ async def test_a_recovered_sandbox_that_nobody_takes_over_ends(bench):
 
 async def test_a_client_that_is_dropped_for_not_reading_loses_its_sandbox(bench):
     # once: Channel.close() removes the socket from under a task that waits for it, and nobody wakes that task
-    path = bench.places.socket
-    with channel.listen(path, kind=socket.SOCK_SEQPACKET, mode=0o600) as listener:
-        server = Server(listener, bench.registry, bench.engine, None)
-        serving = asyncio.create_task(server.serve())
-        lease = await channel.Channel.connect(path, verbs.ANSWERS)
-        try:
-            await lease.send(verbs.Claim(template="python", workspace_mode="none", workspace_name=""))
-            assert await lease.receive() is not None
-            (sandbox,) = bench.registry.claimed()
-            gone = verbs.SandboxGone(sandbox=sandbox.id, message="x")
-            for _ in range(1000):  # more than a connection's queue holds, before it can deliver one
-                sandbox.holder(gone)
-            await eventually(lambda: bench.registry.claimed() == [], 5)
-            await eventually(lambda: server.is_idle, 5)
-        finally:
-            serving.cancel()
-            lease.close()
-            await asyncio.wait([serving])
-            await server.stop()
+    async with served(bench) as (server, lease):
+        await lease.send(verbs.Claim(template="python", workspace_mode="none", workspace_name=""))
+        assert await lease.receive() is not None
+        (sandbox,) = bench.registry.claimed()
+        gone = verbs.SandboxGone(sandbox=sandbox.id, message="x")
+        for _ in range(1000):  # more than a connection's queue holds, before it can deliver one
+            sandbox.holder(gone)
+        await eventually(lambda: bench.registry.claimed() == [], 5)
+        await eventually(lambda: server.is_idle, 5)
     await bench.assert_nothing_left()

@@ -104,13 +104,14 @@ def open_notebook(jp_ws_fetch, jp_asyncio_loop):
     """Open a kernel's websocket: `notebook = await open_notebook(kernel_id, protocol)`."""
     opened = []
 
-    async def connect(kernel_id, protocol=None):
-        session_id = f"test-{len(opened)}"
+    async def connect(kernel_id, protocol=None, session_id=None):
+        session_id = session_id or f"test-{len(opened)}"
         subprotocols = [protocol] if protocol else None
         parts = ("api", "kernels", kernel_id, "channels")
         websocket = await jp_ws_fetch(*parts, params={"session_id": session_id}, subprotocols=subprotocols)
         assert websocket.selected_subprotocol == protocol
         notebook = Notebook(websocket, protocol)
+        notebook.kernel_id = kernel_id
         opened.append(notebook)
         return notebook
 
@@ -125,9 +126,7 @@ def new_notebook(start_kernel, open_notebook):
 
     async def make(name="sandbox-python", protocol=None):
         kernel_id = await start_kernel(name)
-        notebook = await open_notebook(kernel_id, protocol)
-        notebook.kernel_id = kernel_id
-        return notebook
+        return await open_notebook(kernel_id, protocol)
 
     return make
 

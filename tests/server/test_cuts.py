@@ -7,36 +7,31 @@ import os
 
 import pytest
 
-from tests.server.notebook import LEGACY, V1, Notebook
+from tests.server.notebook import LEGACY, V1
 
 CELL = """
-import os, time
-print('before', flush=True)
+import os, sys, time
+def say(line):  # in one piece: what print writes in two can be sent in two messages
+    sys.stdout.write(line + '\\n')
+    sys.stdout.flush()
+say('before')
 while not os.path.exists('/sandbox/go'): time.sleep(0.01)
-print('after', flush=True)
-print('the end')
+say('after')
+say('the end')
 """
 
 
 @pytest.fixture
-def come(jp_ws_fetch, start_kernel, jp_asyncio_loop):
+def come(open_notebook, start_kernel):
     """Open the websocket of one kernel, each time with the same session: `notebook = await come(protocol)`."""
-    kernel_ids, opened = [], []
+    kernel_ids = []
 
     async def connect(protocol=LEGACY):
         if not kernel_ids:
             kernel_ids.append(await start_kernel())
-        parts = ("api", "kernels", kernel_ids[0], "channels")
-        subprotocols = [protocol] if protocol else None
-        websocket = await jp_ws_fetch(*parts, params={"session_id": "tab"}, subprotocols=subprotocols)
-        notebook = Notebook(websocket, protocol)
-        notebook.kernel_id = kernel_ids[0]
-        opened.append(notebook)
-        return notebook
+        return await open_notebook(kernel_ids[0], protocol, session_id="tab")
 
-    yield connect
-    for notebook in opened:
-        jp_asyncio_loop.run_until_complete(notebook.closed())
+    return connect
 
 
 @pytest.fixture

@@ -194,11 +194,16 @@ async def test_nobody_restarts_a_kernel_that_was_deleted(new_notebook, jp_server
     assert await sandboxes() == []
 
 
-async def test_a_kernel_that_is_ended_between_the_halves_of_its_restart_claims_nothing(new_notebook, jp_serverapp):
+async def unwatched(new_notebook, jp_serverapp):
+    """The provisioner of a kernel that nobody restarts."""
     notebook = await new_notebook()
     manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
     manager.stop_restarter()
-    provisioner = manager.provisioner
+    return manager.provisioner
+
+
+async def test_a_kernel_that_is_ended_between_the_halves_of_its_restart_claims_nothing(new_notebook, jp_serverapp):
+    provisioner = await unwatched(new_notebook, jp_serverapp)
     await provisioner.shutdown_requested(restart=True)
     await provisioner.cleanup(restart=True)
     await provisioner.cleanup()
@@ -208,10 +213,7 @@ async def test_a_kernel_that_is_ended_between_the_halves_of_its_restart_claims_n
 
 
 async def test_a_kernel_that_is_ended_when_its_restart_has_begun_claims_nothing(new_notebook, jp_serverapp):
-    notebook = await new_notebook()
-    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
-    manager.stop_restarter()
-    provisioner = manager.provisioner
+    provisioner = await unwatched(new_notebook, jp_serverapp)
     await provisioner.shutdown_requested(restart=True)
     await provisioner.cleanup()
     await provisioner.cleanup(restart=True)
@@ -223,10 +225,7 @@ async def test_a_kernel_that_is_ended_when_its_restart_has_begun_claims_nothing(
 
 
 async def test_a_kernel_that_is_started_twice_at_once_has_one_sandbox(new_notebook, jp_serverapp):
-    notebook = await new_notebook()
-    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
-    manager.stop_restarter()
-    provisioner = manager.provisioner
+    provisioner = await unwatched(new_notebook, jp_serverapp)
     await provisioner.cleanup()
     await asyncio.gather(*(provisioner.launch_kernel(["python"], env={}) for _ in range(2)))
     assert len(await sandboxes()) == 1
@@ -235,10 +234,7 @@ async def test_a_kernel_that_is_started_twice_at_once_has_one_sandbox(new_notebo
 
 
 async def test_a_kernel_that_is_ended_while_it_starts_gives_its_sandbox_back(new_notebook, jp_serverapp, monkeypatch):
-    notebook = await new_notebook()
-    manager = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)
-    manager.stop_restarter()
-    provisioner, claim = manager.provisioner, client.Lease.claim
+    provisioner, claim = await unwatched(new_notebook, jp_serverapp), client.Lease.claim
     await provisioner.cleanup()
 
     async def overtaken(*arguments, **named):

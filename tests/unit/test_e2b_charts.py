@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from e2b_code_interpreter.charts import _deserialize_chart
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from IPython.core.pylabtools import select_figure_formats
@@ -253,7 +253,6 @@ def _paths(value, path=()):
 
 @pytest.mark.parametrize("kind", [*PLOTS, "superchart"])
 @given(data=st.data())
-@settings(deadline=None)
 def test_whatever_a_sandbox_says_is_a_chart_is_one_for_the_client_or_is_none(made, kind, data):
     """A part of a real chart is another value, or is not there."""
     lie = copy.deepcopy(made[kind])
@@ -270,7 +269,6 @@ def test_whatever_a_sandbox_says_is_a_chart_is_one_for_the_client_or_is_none(mad
 
 
 @given(JSON)
-@settings(deadline=None)
 def test_no_json_value_but_a_chart_is_a_chart(value):
     if charts.is_chart(value):
         assert _deserialize_chart(value) is not None
