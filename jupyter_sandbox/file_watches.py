@@ -44,11 +44,13 @@ class FileWatch:
         fold: Callable[[bytes], Changes],
         silence_s: float | None,
         until: asyncio.Future[None],
+        turn: asyncio.Lock,
     ) -> None:
         """Use `FileWatches.watching`."""
         self._sandbox, self._path, self._descriptor = sandbox, path, descriptor
-        self._fold, self._silence_s, self._until = fold, silence_s, until
+        self._fold, self._silence_s, self._until, self._turn = fold, silence_s, until, turn
         self._end: SandboxError | None = None
+        self._is_closed = False
 
     async def __aiter__(self) -> AsyncIterator[tuple[Change, ...]]:
         """Yield changes as they happen."""
@@ -58,11 +60,23 @@ class FileWatch:
                     yield ()
                     continue
                 await asyncio.sleep(_GATHER_S)  # what happens together is told together
-            if found := self.now():
+            if found := await self.now():
                 yield found
 
-    def now(self) -> tuple[Change, ...]:
-        """Return changes that have not been told yet, none when there are none, without waiting. Raises as above."""
+    async def now(self) -> tuple[Change, ...]:
+        """Return changes that have not been told yet, none when there are none. Raises as above.
+
+        One watch of all has its turn at a time, and the loop one of its own before: what each tells takes milliseconds.
+        """
+        async with self._turn:
+            await asyncio.sleep(0)
+            return () if self._is_closed else self._now()
+
+    def close(self) -> None:
+        """Use the descriptor no more."""
+        self._is_closed = True
+
+    def _now(self) -> tuple[Change, ...]:
         if self._end is not None:
             raise self._end
         try:
@@ -96,6 +110,7 @@ class FileWatches:
         """Watch in sandboxes that `files` reaches."""
         self._files = files
         self._counts: collections.Counter[str] = collections.Counter()
+        self._turn = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def watching(
@@ -121,7 +136,12 @@ class FileWatches:
                 async with self._files.view(sandbox) as view:
                     descriptor = await tasks.take(undo, asyncio.to_thread(changes.start, view, names), os.close)
                 until = asyncio.get_running_loop().create_future() if until is None else until
-                yield FileWatch(sandbox, paths.text(names), descriptor, fold=fold, silence_s=silence_s, until=until)
+                path = paths.text(names)
+                watch = FileWatch(
+                    sandbox, path, descriptor, fold=fold, silence_s=silence_s, until=until, turn=self._turn
+                )
+                undo.callback(watch.close)
+                yield watch
         finally:
             self._counts[sandbox] -= 1
             self._counts += collections.Counter()  # forget sandboxes of which none is watched

@@ -29,13 +29,10 @@ _MAX_READS: Final = 128
 
 @dataclass(eq=False, kw_only=True)
 class _Kept:
-    """One watch, and what waits for its client. `watch` is None when it must not be asked any more.
-
-    `end`: the directory was moved or deleted.
-    """
+    """One watch, and what waits for its client. `end`: the directory was moved or deleted."""
 
     sandbox: str
-    watch: FileWatch | None
+    watch: FileWatch
     fetched_at_s: float
     waiting: list[Change] = field(default_factory=list)
     is_lost: bool = False
@@ -87,10 +84,9 @@ class KeptWatches:
         kept.fetched_at_s = asyncio.get_running_loop().time()
         try:
             for _ in range(_MAX_READS):
-                if kept.watch is None or not (found := kept.watch.now()):
+                if not (found := await kept.watch.now()):
                     break
                 kept.add(found)
-                await asyncio.sleep(0)
         except UnknownFileError as error:
             kept.end = error
         if kept.is_lost:
@@ -125,11 +121,10 @@ class KeptWatches:
                         if clock() - kept.fetched_at_s > FORGOTTEN_S:
                             return
                 except UnknownFileError as error:
-                    kept.watch, kept.end = None, error
+                    kept.end = error
                     async with asyncio.timeout(FORGOTTEN_S):
                         await kept.told.wait()
-                finally:  # before its descriptor is closed
-                    kept.watch = None
+                finally:
                     self._kept.pop(watch_id, None)
         except (SandboxError, TimeoutError):
             if not begun.done():

@@ -36,9 +36,8 @@ class Watch:
     def put(self, happened):
         self.queue.append(happened)
 
-    def now(self):
-        assert self.is_open, "it is asked after its end"
-        if not self.queue:
+    async def now(self):
+        if not self.queue or not self.is_open:
             return ()
         if isinstance(self.queue[0], Exception):
             raise self.queue[0]
@@ -48,7 +47,7 @@ class Watch:
         while True:
             await self.news.wait()
             self.news.clear()
-            yield self.now()
+            yield await self.now()
 
 
 class Watches:

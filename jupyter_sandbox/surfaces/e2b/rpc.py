@@ -23,6 +23,8 @@ _STATUS: Final = {
     "conflict": 400,
     "no_capacity": 429,
 }
+_MAX_OF_TURN: Final = 32
+"""More events than that, if there are, are sent in another turn of the loop: a client that reads never stops it."""
 
 
 class CallHandler(DataHandler):
@@ -87,7 +89,11 @@ class CallHandler(DataHandler):
         if len(found) != 1:
             raise errors.InvalidRequestError("the request is one message")
         async with contextlib.aclosing(self.events(found[0])) as events:
+            count = 0
             async for event in events:
                 self.write(connect.envelope(event))
                 async with asyncio.timeout(self.patience_s):
                     await self.flush()
+                count += 1
+                if count % _MAX_OF_TURN == 0:
+                    await asyncio.sleep(0)
