@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -341,3 +342,17 @@ def test_maps_for_views_that_are_made_at_once_do_not_wait_for_each_other():
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for done in [pool.submit(make, number) for number in range(200)]:
             done.result()
+
+
+KILLED = """
+import os, signal
+from jupyter_sandbox.host import idmaps
+idmaps.linux.write_id_maps = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+idmaps.user_namespace("0 0 1", "0 0 1")
+"""
+
+
+def test_who_holds_a_namespace_ends_with_its_broker_and_holds_nothing_for_the_next():
+    """Its child has copies of all descriptors: here of standard output, in a broker of the lock."""
+    ended = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, timeout=5)
+    assert ended.returncode == -signal.SIGKILL
