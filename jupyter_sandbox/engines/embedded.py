@@ -13,18 +13,18 @@ import functools
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import Remains, host_languages
 from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, recovered_disk, remains
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
-from jupyter_sandbox.errors import NotSupportedError, StartError
+from jupyter_sandbox.errors import NotSupportedError, SandboxError, StartError
 from jupyter_sandbox.host import channel, processes, tasks
 from jupyter_sandbox.ledger import Ledger, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from jupyter_sandbox.cgroups import Group, Hierarchy
     from jupyter_sandbox.disks import Disks
@@ -101,16 +101,21 @@ class EmbeddedEngine:
         self._zygotes: dict[str, Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._slots = Slots()
-        self._renewals: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """See Engine."""
-        await self._zygote(self._default)
+        """See Engine. Where a dead broker left sandboxes, these need not wait for a zygote, of which they need nothing."""
+        if any(record.owner is not None for record in self._ledger.records()):
+            self._begin(self._warm_up())
+        else:
+            await self._zygote(self._default)
 
     async def stop(self) -> None:
         """See Engine."""
-        for task in self._renewals:
+        for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         for zygote in self._zygotes.values():
             await zygote.stop()
         self._zygotes.clear()
@@ -283,11 +288,21 @@ class EmbeddedEngine:
             if zygote is None or not zygote.is_alive():
                 zygote = await Zygote.start(template, self._uid_base)
                 self._zygotes[template.name] = zygote
-            elif zygote.is_old() and not self._renewals:
-                task = asyncio.create_task(self._renew(template, zygote))
-                self._renewals.add(task)
-                task.add_done_callback(self._renewals.discard)
+            elif zygote.is_old() and not self._tasks:
+                self._begin(self._renew(template, zygote))
             return zygote
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _warm_up(self) -> None:
+        """Have the zygote that is needed first; who claims learns why there is none."""
+        try:
+            await self._zygote(self._default)
+        except SandboxError as error:
+            log.warning("no zygote of template %s: %s", self._default.name, error)
 
     async def _renew(self, template: Template, old: Zygote) -> None:
         """Replace an old zygote without making anybody wait."""

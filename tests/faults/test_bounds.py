@@ -20,7 +20,9 @@ from jupyter_sandbox.broker.app import BrokerApp
 from jupyter_sandbox.engines import zygotes
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.errors import BrokerUnavailableError
+from jupyter_sandbox.guards.ids import new_sandbox_id
 from jupyter_sandbox.host import channel, places
+from jupyter_sandbox.ledger import Ledger, Record
 from jupyter_sandbox.specs import Template
 from sandbox_worker import messages, protocol
 from sandbox_worker.agent import Agent, Confinement
@@ -129,9 +131,33 @@ async def test_an_old_zygote_is_replaced_and_nobody_waits_for_it(monkeypatch):
     ready.set()
     await eventually(lambda: old.stopped)
     assert await engine._zygote(TEMPLATE) is fresh
-    for task in engine._renewals:
+    for task in engine._tasks:
         task.cancel()
-    await asyncio.gather(*engine._renewals, return_exceptions=True)
+    await asyncio.gather(*engine._tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("owner", [None, 1000])
+async def test_what_a_dead_broker_left_waits_for_no_zygote(owner, monkeypatch, tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.write(Record(id=new_sandbox_id(), template=TEMPLATE.name, slot=1, owner=owner))
+    engine = EmbeddedEngine(places=None, ledger=ledger, disks=None, hierarchy=None, uid_base=None, default=TEMPLATE)
+    fresh, ready = OldZygote(), asyncio.Event()
+    fresh.is_old = lambda: False
+
+    async def start(_template, _uid_base):
+        await ready.wait()
+        return fresh
+
+    monkeypatch.setattr(zygotes.Zygote, "start", start)
+    starting = asyncio.create_task(engine.start())
+    await asyncio.wait([starting], timeout=0.1)
+    assert starting.done() is (owner is not None)
+    claiming = asyncio.create_task(engine._zygote(TEMPLATE))
+    ready.set()
+    assert await claiming is fresh, "who claims waits for it"
+    await starting
+    await engine.stop()
+    assert fresh.stopped
 
 
 async def test_a_zygote_ends_with_its_template_and_with_one_of_the_same_name_that_it_does_not_serve(monkeypatch):
