@@ -104,10 +104,15 @@ async def new_sandbox(client: ServerClient, **claim: object) -> AsyncIterator[st
 async def _context(client: ServerClient) -> AsyncIterator[Context]:
     """Yield a context, in which x is 0."""
     async with new_sandbox(client) as sandbox:
-        made = await client.ask("POST", f"{sandbox}/contexts", {})
-        context = Context(client=client, path=f"{sandbox}/contexts/{made['id']}")
+        context = await new_context(client, sandbox)
         await context.execute("x = 0")
         yield context
+
+
+async def new_context(client: ServerClient, sandbox: str) -> Context:
+    """Make a context of the sandbox at a path. Raises KernelFailedError."""
+    made = await client.ask("POST", f"{sandbox}/contexts", {})
+    return Context(client=client, path=f"{sandbox}/contexts/{made['id']}")
 
 
 async def _block(way: Way, metric: Metric, name: str, numbers: range, results: Results) -> int:
