@@ -104,7 +104,7 @@ class EmbeddedEngine:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """See Engine. Where a dead broker left sandboxes, these need not wait for a zygote, of which they need nothing."""
+        """See Engine. What a dead broker left needs nothing of a zygote, and does not wait for it."""
         if any(record.owner is not None for record in self._ledger.records()):
             self._begin(self._warm_up())
         else:
