@@ -30,7 +30,16 @@ from jupyter_sandbox.host.beneath import Entry, View
 from jupyter_sandbox.host.deletion import deletion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterable,
+        Iterator,
+    )
     from contextlib import AbstractContextManager
 
     from jupyter_sandbox.events import Emit
@@ -76,7 +85,7 @@ class Reading:
         end = self.start + self.size
         for offset in range(self.start, end, BLOCK):
             part = min(BLOCK, end - offset)
-            block = await _whole(beneath.read, self._view, self._names, self._descriptor, part, offset)
+            block = await whole(beneath.read, self._view, self._names, self._descriptor, part, offset)
             self.taken += len(block)
             yield block
 
@@ -107,7 +116,17 @@ class Files(Configurable):
         """Return what is at `path`; a symlink is told as one."""
         names = paths.names(path)
         async with self.view(sandbox) as view:
-            return await _whole(beneath.stat, view, names)
+            return await whole(beneath.stat, view, names)
+
+    async def entries(self, sandbox: str, path: str, below: Iterable[str]) -> dict[str, tuple[str, Entry]]:
+        """Return, by paths below `path`, the whole path and what is there; of those where something is."""
+        names = paths.names(path)
+        found = {each: (*names, *each.split("/")) for each in below if paths.is_usable(each)}
+        if not found:
+            return {}
+        async with self.view(sandbox) as view:
+            entries = await whole(beneath.entries, view, found)
+        return {each: (paths.text(found[each]), entry) for each, entry in entries.items()}
 
     async def listing(self, sandbox: str, path: str, *, after: str = "", limit: int = MAX_PAGE) -> Page:
         """Return a page of a directory: at most `limit` entries whose names are greater than `after`."""
@@ -115,7 +134,7 @@ class Files(Configurable):
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidRequestError(f"a page has 1 to {MAX_PAGE} entries")
         async with self.view(sandbox) as view:
-            entries, following = await _whole(beneath.listing, view, names, after=after, limit=limit)
+            entries, following = await whole(beneath.listing, view, names, after=after, limit=limit)
         return Page(entries=tuple(entries), after=following)
 
     @contextlib.asynccontextmanager
@@ -166,7 +185,7 @@ class Files(Configurable):
         limit = min(self.max_file_mib << 20, self.max_file_mib << 20 if max_bytes is None else max_bytes)
         async with self.view(sandbox) as view, contextlib.AsyncExitStack() as undo:
             if parents and names[1:]:
-                await _whole(beneath.make_directory, view, names[:-1], parents=True)
+                await whole(beneath.make_directory, view, names[:-1], parents=True)
             beginning = _thread(beneath.Draft, view, names)
             draft = await tasks.take(undo, beginning, lambda draft: _thread(draft.close))
             blocks = await undo.enter_async_context(contextlib.aclosing(_blocks(content)))
@@ -176,8 +195,8 @@ class Files(Configurable):
                 limit -= len(block)
                 if limit < 0:
                     raise FileTooLargeError(f"{paths.text(names)!a} in sandbox {sandbox} would be too large")
-                await _whole(draft.write, block)
-            entry = await _whole(draft.publish, replace=replace)
+                await whole(draft.write, block)
+            entry = await whole(draft.publish, replace=replace)
         self._emit(_transfer(sandbox, names, Direction.IN, entry.size_bytes, host))
         return entry
 
@@ -185,13 +204,13 @@ class Files(Configurable):
         """Make a directory, with `parents` all that are missing on the way; return whether it was new."""
         names = paths.entry(path)
         async with self.view(sandbox) as view:
-            return await _whole(beneath.make_directory, view, names, parents=parents)
+            return await whole(beneath.make_directory, view, names, parents=parents)
 
     async def move(self, sandbox: str, source: str, target: str, *, replace: bool = False) -> None:
         """Give a file or directory another path in the same sandbox."""
         old, new = paths.entry(source), paths.entry(target)
         async with self.view(sandbox) as view:
-            await _whole(beneath.move, view, old, new, replace=replace)
+            await whole(beneath.move, view, old, new, replace=replace)
         self._emit(FileMoved(sandbox_id=sandbox, path=paths.text(old), target=paths.text(new)))
 
     async def delete(self, sandbox: str, path: str, *, recursive: bool = False) -> None:
@@ -201,11 +220,11 @@ class Files(Configurable):
             steps = deletion(view, names, recursive=recursive)
             is_whole = False
             try:
-                while await _whole(_advance, steps):
+                while await whole(_advance, steps):
                     pass
                 is_whole = True
             finally:
-                await _whole(steps.close)
+                await whole(steps.close)
                 if is_whole or recursive:
                     path = paths.text(names)
                     self._emit(FileDeleted(sandbox_id=sandbox, path=path, recursive=recursive, whole=is_whole))
@@ -236,7 +255,7 @@ async def _thread(function: Callable[Arguments, Result], *args: Arguments.args, 
     return await asyncio.get_running_loop().run_in_executor(_threads, functools.partial(function, *args, **kwargs))
 
 
-async def _whole(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+async def whole(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
     """Call in a thread; a cancelled caller leaves when that has ended, and so may close what it used."""
     return await tasks.whole(_thread(function, *args, **kwargs))
 

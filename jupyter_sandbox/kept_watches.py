@@ -16,7 +16,10 @@ from jupyter_sandbox.host import changes, processes
 from jupyter_sandbox.host.changes import What
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from jupyter_sandbox.file_watches import FileWatch, FileWatches
+    from jupyter_sandbox.host.beneath import Entry
     from jupyter_sandbox.host.changes import Change
 
 MAX_CHANGES: Final = 1024
@@ -33,6 +36,7 @@ class _Kept:
 
     sandbox: str
     watch: FileWatch
+    with_entries: bool
     fetched_at_s: float
     waiting: list[Change] = field(default_factory=list)
     is_lost: bool = False
@@ -58,11 +62,15 @@ class KeptWatches:
         self._kept: dict[str, _Kept] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def begin(self, sandbox: str, path: str) -> str:
-        """Watch the names in a directory from now on; return the id of the watch. Raises SandboxError."""
+    async def begin(self, sandbox: str, path: str, *, recursive: bool = False, with_entries: bool = False) -> str:
+        """Watch a directory from now on; return the id of the watch. Raises SandboxError.
+
+        `recursive`: also those below it; `with_entries`: its client wants to know what is at the names, too.
+        """
         watch_id = secrets.token_hex(10)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(self._keep(watch_id, sandbox, path, begun), name=f"watch {watch_id}")
+        kept = self._keep(watch_id, sandbox, path, begun, recursive=recursive, with_entries=with_entries)
+        task = asyncio.create_task(kept, name=f"watch {watch_id}")
         self._tasks[watch_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(watch_id, None))
         try:
@@ -99,6 +107,11 @@ class KeptWatches:
         self._kept.pop(watch_id, None)
         raise kept.end
 
+    async def entries(self, sandbox: str, watch_id: str, found: Iterable[Change]) -> dict[str, tuple[str, Entry]]:
+        """See FileWatch, of names that were fetched; nothing if the client does not want to know."""
+        kept = self._find(sandbox, watch_id)
+        return await kept.watch.entries(found) if kept.with_entries else {}
+
     async def end(self, sandbox: str, watch_id: str) -> None:
         """End a watch. Raises UnknownWatchError."""
         self._find(sandbox, watch_id)
@@ -108,12 +121,26 @@ class KeptWatches:
         """End all."""
         await self._stop(list(self._tasks.values()))
 
-    async def _keep(self, watch_id: str, sandbox: str, path: str, begun: asyncio.Future[None]) -> None:
+    async def _keep(
+        self,
+        watch_id: str,
+        sandbox: str,
+        path: str,
+        begun: asyncio.Future[None],
+        *,
+        recursive: bool,
+        with_entries: bool,
+    ) -> None:
         """Be one watch, from its beginning to its end."""
+        watching = self._watches.watching(
+            sandbox, path, recursive=recursive, fold=changes.separately, silence_s=_LOOK_S
+        )
         try:
-            async with self._watches.watching(sandbox, path, fold=changes.separately, silence_s=_LOOK_S) as watch:
+            async with watching as watch:
                 clock = asyncio.get_running_loop().time
-                kept = self._kept[watch_id] = _Kept(sandbox=sandbox, watch=watch, fetched_at_s=clock())
+                kept = self._kept[watch_id] = _Kept(
+                    sandbox=sandbox, watch=watch, with_entries=with_entries, fetched_at_s=clock()
+                )
                 processes.resolve(begun)
                 try:
                     async for found in watch:

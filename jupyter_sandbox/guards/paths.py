@@ -82,8 +82,13 @@ def text(found: Iterable[str]) -> str:
 
 def is_nameable(name: str) -> bool:
     """Whether a name that a sandbox chose can be part of a path; if not, it is deleted with its directory only."""
+    return "/" not in name and is_usable(name)
+
+
+def is_usable(path: str) -> bool:
+    """Whether a path of names that a sandbox chose, `a/b`, can be asked for."""
     try:
-        return names(name) == (name,)
+        return names(path) == tuple(path.split("/"))
     except InvalidRequestError:
         return False
 

@@ -37,7 +37,7 @@ from jupyter_sandbox.guards import paths
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from jupyter_sandbox.guards.paths import Names
 
@@ -116,6 +116,15 @@ def stat(view: View, names: Names) -> Entry:
             return _entry("", os.fstat(view.directory))
         with parent(view, names) as place:
             return _entry(names[-1], os.stat(names[-1], dir_fd=place, follow_symlinks=False))
+
+
+def entries(view: View, wanted: Mapping[str, Names]) -> dict[str, Entry]:
+    """Return what is at each of the paths where something is, by what they are called."""
+    found = {}
+    for called, names in wanted.items():
+        with contextlib.suppress(SandboxError):
+            found[called] = stat(view, names)
+    return found
 
 
 def listing(view: View, names: Names, *, after: str, limit: int) -> tuple[list[Entry], str | None]:

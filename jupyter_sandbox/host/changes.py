@@ -6,8 +6,6 @@ told that changes were lost, and looks at the directory again. Sources: inotify(
 
 from __future__ import annotations
 
-import os
-import struct
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -16,18 +14,17 @@ from jupyter_sandbox.host import beneath
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from jupyter_sandbox.guards.paths import Names
-    from jupyter_sandbox.host.beneath import View
-
-READ_BYTES: Final = 64 * 1024
-_HEAD: Final = struct.Struct("iIII")
-_CREATED: Final = linux.IN_CREATE | linux.IN_MOVED_TO
-_DELETED: Final = linux.IN_DELETE | linux.IN_MOVED_FROM
+Happening = tuple[int, str]
+"""What the kernel said, as a mask of inotify(7), and of which name: a path relative to what is watched."""
+MORE: Final[Happening] = (linux.IN_Q_OVERFLOW, "")
+"""More than could be told."""
+CREATED: Final = linux.IN_CREATE | linux.IN_MOVED_TO
+DELETED: Final = linux.IN_DELETE | linux.IN_MOVED_FROM
+AWAY: Final = linux.IN_DELETE_SELF | linux.IN_MOVE_SELF
+MASK: Final = CREATED | DELETED | linux.IN_MODIFY | linux.IN_ATTRIB | AWAY | linux.IN_ONLYDIR | linux.IN_EXCL_UNLINK
 _CHANGED: Final = linux.IN_MODIFY | linux.IN_ATTRIB
-_AWAY: Final = linux.IN_DELETE_SELF | linux.IN_MOVE_SELF
-_MASK: Final = _CREATED | _DELETED | _CHANGED | _AWAY | linux.IN_ONLYDIR | linux.IN_EXCL_UNLINK
 
 
 class What(StrEnum):
@@ -44,6 +41,10 @@ class What(StrEnum):
     LOST = "lost"
 
 
+STAYING: Final = frozenset({What.CREATED, What.CHANGED, What.ALTERED})
+"""After which something is at the name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """One name, and what became of it; a move is a deletion and a creation."""
@@ -54,7 +55,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What one read of the kernel's queue told."""
+    """What one read of the kernel's queue told. The names are paths relative to what is watched."""
 
     changes: tuple[Change, ...]
     is_gone: bool
@@ -63,39 +64,47 @@ class Changes:
     """The whole disk is gone."""
 
 
-def start(view: View, names: Names) -> int:
-    """Return a descriptor to read changes from, which keeps neither view nor disk alive. Raises as `beneath` does."""
-    directory = beneath.open_directory(view, names)
-    try:
-        with beneath.told(view, names):
-            return linux.inotify(f"/proc/self/fd/{directory}", _MASK)
-    finally:
-        os.close(directory)
+def together(happened: Iterable[Happening]) -> Changes:
+    """Put together what the kernel said: each name once, in the order in which they came, went or changed. Pure.
 
-
-def together(data: bytes) -> Changes:
-    """Put together what the kernel said: each name once, in the order of their first change. Pure."""
+    What came or changed in a directory that then went is not told: it may be elsewhere, and is looked for there. A
+    directory that went is told as created if something came in its place, and then so is what is in it.
+    """
     found: dict[str, What] = {}
     seen = 0
-    for mask, name in _events(data):
+    last: dict[str, int] = {}
+    new: set[str] = set()
+    went: dict[str, int] = {}
+    for number, (mask, name) in enumerate(happened):
         seen |= mask
-        before = found.get(name)
         if mask & linux.IN_Q_OVERFLOW:
             found[""] = What.LOST
-        elif not name:
-            continue
-        elif mask & _DELETED and before is What.CREATED:
-            del found[name]  # it came and went
-        elif mask & _DELETED:
-            found[name] = What.DELETED
-        elif mask & _CREATED:
-            found[name] = What.CHANGED if before is What.DELETED else What.CREATED
-        elif mask & _CHANGED:
-            found[name] = before or What.CHANGED
-    return _changes([Change(what=what, name=name) for name, what in found.items()], seen)
+        elif name:
+            if mask & linux.IN_CREATE and name not in last:
+                new.add(name)
+            last[name] = number
+            if mask & DELETED:
+                found.pop(name, None)
+                if name not in new:  # else it came and went
+                    found[name] = What.DELETED
+                if mask & linux.IN_ISDIR:
+                    went[name] = number
+            elif mask & CREATED:
+                is_file = not mask & linux.IN_ISDIR and name not in went
+                found[name] = What.CHANGED if found.pop(name, None) is What.DELETED and is_file else What.CREATED
+            elif mask & _CHANGED:
+                found.setdefault(name, What.CHANGED)
+    return _changes(
+        [
+            Change(what=what, name=name)
+            for name, what in found.items()
+            if what is What.DELETED or not any(went.get(above, -1) > last.get(name, 0) for above in _above(name))
+        ],
+        seen,
+    )
 
 
-def separately(data: bytes) -> Changes:
+def separately(happened: Iterable[Happening]) -> Changes:
     """Tell what the kernel said in its order, the same of a name not twice in a row. Pure.
 
     A new file is told as changed, too: the kernel does not say with what it was made. The name that a draft has for a
@@ -104,12 +113,14 @@ def separately(data: bytes) -> Changes:
     found: list[Change] = []
     last: dict[str, What] = {}
     seen = 0
-    for mask, name in _events(data):
+    for mask, name in happened:
         seen |= mask
         if mask & linux.IN_Q_OVERFLOW:
             name = ""
-        elif not name or beneath.is_moment(name):
+        elif not name or beneath.is_moment(name.rpartition("/")[2]):
             continue
+        if mask & DELETED and mask & linux.IN_ISDIR:
+            last.clear()  # the same name below another directory is another thing
         for what in _told(mask):
             if last.get(name) is not what:
                 last[name] = what
@@ -117,10 +128,16 @@ def separately(data: bytes) -> Changes:
     return _changes(found, seen)
 
 
+def _above(name: str) -> Iterator[str]:
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
 def _told(mask: int) -> tuple[What, ...]:
     if mask & linux.IN_Q_OVERFLOW:
         return (What.LOST,)
-    if mask & _CREATED:
+    if mask & CREATED:
         return (What.CREATED,) if mask & linux.IN_ISDIR else (What.CREATED, What.CHANGED)
     kinds = {
         linux.IN_MODIFY: What.CHANGED,
@@ -132,13 +149,4 @@ def _told(mask: int) -> tuple[What, ...]:
 
 
 def _changes(found: list[Change], seen: int) -> Changes:
-    return Changes(changes=tuple(found), is_gone=bool(seen & _AWAY), is_unmounted=bool(seen & linux.IN_UNMOUNT))
-
-
-def _events(data: bytes) -> Iterator[tuple[int, str]]:
-    offset = 0
-    while offset + _HEAD.size <= len(data):
-        _, mask, _, length = _HEAD.unpack_from(data, offset)
-        offset += _HEAD.size
-        yield mask, os.fsdecode(data[offset : offset + length].rstrip(b"\0"))
-        offset += length
+    return Changes(changes=tuple(found), is_gone=bool(seen & AWAY), is_unmounted=bool(seen & linux.IN_UNMOUNT))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import struct
 
 from tornado.httpclient import AsyncHTTPClient
+
+from tests.server.raw_http import opened
 
 UNARY = {"Content-Type": "application/json"}
 STREAM = {"Content-Type": "application/connect+json"}
@@ -58,3 +61,57 @@ def allowed(box, *more):
     for each in more:
         fields |= each
     return fields
+
+
+class Filesystem:
+    """Methods of one sandbox's `filesystem.Filesystem`."""
+
+    def __init__(self, world, box):
+        self.world, self.box = world, box
+
+    async def __call__(self, method, **message):
+        path = f"e2b/sbx/filesystem.Filesystem/{method}"
+        response = await ask(self.world, "POST", path, allowed(self.box, UNARY), json.dumps(message))
+        return response.code, json.loads(response.body)
+
+    async def watcher(self, path=".", **how):
+        status, body = await self("CreateWatcher", path=path, **how)
+        assert status == 200, body
+        return body["watcherId"]
+
+    async def told(self, watcher):
+        """What is fetched: pairs of a type without its prefix, and a name."""
+        status, body = await self("GetWatcherEvents", watcherId=watcher)
+        assert status == 200, body
+        return [(event["type"].removeprefix("EVENT_TYPE_"), event["name"]) for event in body.get("events", [])]
+
+    async def watcher_in_the_end(self):
+        """A watcher, as soon as what others give back can be had."""
+        while True:
+            status, body = await self("CreateWatcher", path=".")
+            if status == 200:
+                return body["watcherId"]
+            assert status == 429
+            await asyncio.sleep(0.05)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path=".", **how):
+        """A watch by a stream, whose client hangs up in the end."""
+        body = envelope({"path": path} | how)
+        headers = allowed(self.box, STREAM, {"Content-Length": str(len(body))})
+        reader, writer = await opened(self.world, "POST", "/e2b/sbx/filesystem.Filesystem/WatchDir", headers)
+        writer.write(body)
+        try:
+            yield reader
+        finally:
+            writer.close()
+
+    async def run(self, code):
+        body = json.dumps({"code": code})
+        response = await ask(self.world, "POST", "e2b/sbx/execute", allowed(self.box, UNARY), body)
+        assert b'"error"' not in response.body, response.body
+
+    async def size(self, path):
+        """How large a file is; None when it is not there."""
+        status, body = await self("Stat", path=path)
+        return int(body["entry"].get("size", 0)) if status == 200 else None

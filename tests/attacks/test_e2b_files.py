@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from jupyter_sandbox.file_watches import MAX_OF_SANDBOX
-from tests.attacks.e2b_calls import STREAM, UNARY, allowed, ask, envelope, making
+from tests.attacks.e2b_calls import UNARY, Filesystem, allowed, ask, making
 from tests.attacks.rest_world import as_person, watched
 from tests.server.raw_http import opened
 
@@ -28,54 +28,6 @@ def make(world, jp_asyncio_loop):
     """Make a sandbox as somebody: `box = await make("alice")`."""
     with making(world, jp_asyncio_loop) as make:
         yield make
-
-
-class Filesystem:
-    """Methods of one sandbox's `filesystem.Filesystem`."""
-
-    def __init__(self, world, box):
-        self.world, self.box = world, box
-
-    async def __call__(self, method, **message):
-        path = f"e2b/sbx/filesystem.Filesystem/{method}"
-        response = await ask(self.world, "POST", path, allowed(self.box, UNARY), json.dumps(message))
-        return response.code, json.loads(response.body)
-
-    async def watcher(self, path="."):
-        status, body = await self("CreateWatcher", path=path)
-        assert status == 200, body
-        return body["watcherId"]
-
-    async def watcher_in_the_end(self):
-        """A watcher, as soon as what others give back can be had."""
-        while True:
-            status, body = await self("CreateWatcher", path=".")
-            if status == 200:
-                return body["watcherId"]
-            assert status == 429
-            await asyncio.sleep(0.05)
-
-    @contextlib.asynccontextmanager
-    async def stream(self, path="."):
-        """A watch by a stream, whose client hangs up in the end."""
-        body = envelope({"path": path})
-        headers = allowed(self.box, STREAM, {"Content-Length": str(len(body))})
-        reader, writer = await opened(self.world, "POST", "/e2b/sbx/filesystem.Filesystem/WatchDir", headers)
-        writer.write(body)
-        try:
-            yield reader
-        finally:
-            writer.close()
-
-    async def run(self, code):
-        body = json.dumps({"code": code})
-        response = await ask(self.world, "POST", "e2b/sbx/execute", allowed(self.box, UNARY), body)
-        assert b'"error"' not in response.body, response.body
-
-    async def size(self, path):
-        """How large a file is; None when it is not there."""
-        status, body = await self("Stat", path=path)
-        return int(body["entry"].get("size", 0)) if status == 200 else None
 
 
 @pytest.fixture

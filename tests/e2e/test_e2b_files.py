@@ -99,8 +99,72 @@ def test_what_cannot_be_watched_is_refused(sandbox, place):
         sandbox.files.watch_dir(f"{place}/nothing")
     with pytest.raises(SandboxException):
         sandbox.files.watch_dir(f"{place}/file")
-    with pytest.raises(SandboxException, match="recursive is not supported"):
-        sandbox.files.watch_dir(place, recursive=True)
+
+
+def test_a_watcher_of_a_tree_tells_paths_and_what_is_there(sandbox, place):
+    files = sandbox.files
+    files.write(f"{place}/a/old", "x")
+    watcher = files.watch_dir(place, recursive=True, include_entry=True)
+    files.write(f"{place}/a/old", "longer")
+    files.write(f"{place}/new/deep/file", "x")
+    files.rename(f"{place}/a", f"{place}/b")
+    events = watcher.get_new_events()
+    assert set(told(events)) == {
+        *((CREATE, "a/old"), (WRITE, "a/old"), (RENAME, "a"), (CREATE, "b"), (CREATE, "b/old"), (WRITE, "b/old")),
+        *((CREATE, "new"), (CREATE, "new/deep"), (CREATE, "new/deep/file"), (WRITE, "new/deep/file")),
+    }
+    assert {event.name: event.entry for event in events if event.type is CREATE and event.entry} == {
+        name: files.get_info(f"{place}/{name}") for name in ("new", "b", "new/deep", "b/old", "new/deep/file")
+    }
+    assert [event.entry for event in events if event.name in ("a", "a/old")] == [None] * 3, "they are there no more"
+    files.write(f"{place}/b/old", "again")
+    files.remove(f"{place}/new")
+    (created, written, *removed) = watcher.get_new_events()
+    assert told([created, written]) == [(CREATE, "b/old"), (WRITE, "b/old")]
+    assert (written.entry.path, written.entry.size) == (f"{place}/b/old", len("again"))
+    assert told(removed) == [(REMOVE, "new/deep/file"), (REMOVE, "new/deep"), (REMOVE, "new")]
+    assert not any(event.entry for event in removed)
+    watcher.stop()
+    plain = files.watch_dir(place, allow_network_mounts=True)
+    files.write(f"{place}/b/below", "is not told")
+    files.write(f"{place}/x", "x")
+    assert [(event.name, event.entry) for event in plain.get_new_events()] == [("x", None)] * 2
+
+
+def test_metadata_of_a_file_is_refused_and_not_dropped(sandbox, place):
+    for how in ({}, {"use_octet_stream": True}):
+        with pytest.raises(SandboxException, match="metadata of files is not supported"):
+            sandbox.files.write(f"{place}/x", "x", metadata={"author": "me"}, **how)
+        with pytest.raises(SandboxException, match="metadata of files is not supported"):
+            sandbox.files.write_files([{"path": f"{place}/x", "data": "x"}], metadata={"author": "me"}, **how)
+    assert not sandbox.files.exists(f"{place}/x")
+    sandbox.files.write(f"{place}/x", "x", metadata={})
+    assert sandbox.files.get_info(f"{place}/x").metadata is None
+
+
+def test_a_stream_tells_what_is_there_below_as_it_happens(served, sandbox, place):
+    async def use():
+        mine = await AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
+        seen, news = {}, asyncio.Event()
+
+        def note(event):
+            seen.setdefault(event.name, []).append(event)
+            news.set()
+
+        await mine.files.make_dir(f"{place}/there")
+        watch = await mine.files.watch_dir(place, note, recursive=True, include_entry=True)
+        await mine.files.write(f"{place}/there/a", "xyz")
+        await mine.files.write(f"{place}/new/deep/b", "x")
+        async with asyncio.timeout(20):
+            while not {"there/a", "new/deep/b"} <= seen.keys():
+                news.clear()
+                await news.wait()
+        assert told(seen["there/a"])[0] == (CREATE, "there/a")
+        for name in ("there/a", "new", "new/deep/b"):
+            assert seen[name][0].entry == await mine.files.get_info(f"{place}/{name}")
+        await watch.stop()
+
+    e2b_clients.in_a_loop(use)
 
 
 def test_a_stream_tells_changes_as_they_happen_until_it_is_stopped(served, sandbox, place):

@@ -58,6 +58,37 @@ async def test_what_client_and_sandbox_do_is_told(watch, rest):
         assert (await watcher.next())["type"] == "deleted"
 
 
+async def test_what_happens_below_is_told_by_its_path(watch, rest):
+    context = await rest.context(watch.id)
+    await watch.put("dir/a b/old", params={"parents": "1"})
+    async with watch("dir?recursive=1") as watcher:
+        await watch.put("dir/a b/new")
+        told = await watcher.next()
+        assert told == {
+            "type": "created",
+            "name": "a b/new",
+            "quoted": "a%20b/new",
+            "path": "dir/a b/new",
+        }
+        await context.printed(
+            "import os; os.makedirs('/sandbox/dir/x/y'); os.rename('/sandbox/dir/a b', '/sandbox/dir/x/z')"
+        )
+        seen = {(event["type"], event["name"]) for event in [await watcher.next() for _ in range(6)]}
+        assert seen == {
+            *(("created", name) for name in ("x", "x/y", "x/z", "x/z/old", "x/z/new")),
+            ("deleted", "a b"),
+        }
+        await context.printed("open(b'/sandbox/dir/x/y/\\xff', 'w').close()")
+        assert await watcher.next() == {
+            "type": "created",
+            "name": "x/y/\ufffd",
+            "quoted": "x/y/%FF",
+            "path": None,
+        }
+        await watch.rest.delete(watch.id, "files", "dir", params={"recursive": "1"})
+        assert (await watcher.until("ended"))[-1]["error"]["code"] == "unknown_file"
+
+
 async def test_a_silent_stream_beats(watch, monkeypatch):
     monkeypatch.setattr(file_answers, "HEARTBEAT_S", 0.05)
     async with watch() as watcher:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import os
 
 import pytest
 
@@ -22,13 +22,9 @@ MASKS = [
 ]
 
 
-def read(*events: tuple[int, bytes]) -> bytes:
-    """What a read of the kernel's queue gives."""
-    data = b""
-    for mask, name in events:
-        padded = name + bytes(16 - len(name) % 16) if name else b""
-        data += struct.pack("iIII", 1, mask, 0, len(padded)) + padded
-    return data
+def read(*events: tuple[int, bytes]) -> list[tuple[int, str]]:
+    """What a read of the kernel's queue tells."""
+    return [(mask, os.fsdecode(name)) for mask, name in events]
 
 
 def told(*events: tuple[int, bytes]) -> changes.Changes:
@@ -54,6 +50,25 @@ def test_what_came_and_went_is_not_told():
     assert words((linux.IN_CREATE, b"a"), (linux.IN_MODIFY, b"a"), (linux.IN_DELETE, b"a")) == []
 
 
+def test_what_was_there_before_and_went_is_told_though_another_took_its_place():
+    assert words((linux.IN_MOVED_TO, b"a"), (linux.IN_DELETE, b"a")) == [("deleted", "a")]
+    assert words((linux.IN_DELETE, b"a"), (linux.IN_CREATE, b"a"), (linux.IN_DELETE, b"a")) == [("deleted", "a")]
+
+
+def test_what_came_or_changed_in_a_directory_that_went_is_not_told():
+    gone = (linux.IN_MOVED_FROM | linux.IN_ISDIR, b"d")
+    events = ((linux.IN_CREATE, b"d/new"), (linux.IN_MODIFY, b"d/old"), (linux.IN_DELETE, b"d/gone"), gone)
+    assert words(*events) == [("deleted", "d/gone"), ("deleted", "d")]
+    again = (linux.IN_CREATE | linux.IN_ISDIR, b"d")
+    assert words(*events, again, (linux.IN_CREATE, b"d/new"))[1:] == [("created", "d"), ("created", "d/new")]
+
+
+def test_separately_the_same_name_in_a_directory_that_came_is_told_again():
+    there = (linux.IN_CREATE | linux.IN_ISDIR, b"d/e")
+    gone = (linux.IN_MOVED_FROM | linux.IN_ISDIR, b"d")
+    assert separate(there, gone, there) == [("created", "d/e"), ("moved", "d"), ("created", "d/e")]
+
+
 def test_a_queue_that_ran_over_is_told():
     assert words((linux.IN_MODIFY, b"a"), (linux.IN_Q_OVERFLOW, b"")) == [("changed", "a"), ("lost", "")]
 
@@ -74,11 +89,6 @@ def test_there_is_never_more_to_tell_than_there_are_names(events):
     found = told(*events).changes
     assert len({change.name for change in found}) == len(found)
     assert {change.name for change in found} <= {"", *(name.decode("utf-8", "surrogateescape") for _, name in events)}
-
-
-@given(some.binary(max_size=200))
-def test_any_bytes_are_read(data):
-    changes.together(data)
 
 
 def separate(*events: tuple[int, bytes]) -> list[tuple[str, str]]:
@@ -110,6 +120,7 @@ def test_separately_the_name_for_a_moment_is_not_told():
     moment = b".0123456789abcdef.upload"
     events = ((linux.IN_CREATE, moment), (linux.IN_MOVED_FROM, moment), (linux.IN_MOVED_TO, b"a"))
     assert separate(*events) == [("created", "a"), ("changed", "a")]
+    assert separate((linux.IN_CREATE, b"dir/" + moment)) == []
 
 
 @given(some.lists(some.tuples(some.sampled_from(MASKS), some.binary(max_size=4)), max_size=40))

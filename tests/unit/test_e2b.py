@@ -145,7 +145,7 @@ def test_json_that_is_none_is_nothing():
 @pytest.mark.parametrize(("modified_ns", "told"), [(10**30, "9999-12-31T23:59:59"), (-(10**30), "1970-01-01T00:00:00")])
 def test_times_that_no_calendar_has(modified_ns, told):
     entry = Entry(name="a", is_nameable=True, kind=Kind.FILE, size_bytes=1, mode=0o644, modified_ns=modified_ns)
-    assert filesystem._model(entry, "/sandbox/a")["modifiedTime"].startswith(told)
+    assert filesystem.model(entry, "/sandbox/a")["modifiedTime"].startswith(told)
 
 
 def test_streams_and_errors():

@@ -55,7 +55,7 @@ class Watches:
         self.made = []
 
     @contextlib.asynccontextmanager
-    async def watching(self, sandbox, path, *, fold, silence_s):
+    async def watching(self, sandbox, path, *, recursive, fold, silence_s):
         if path == "full":
             raise CapacityError("no more")
         if path == "slow":

@@ -81,6 +81,7 @@ IN_DELETE_SELF: Final = 0x400
 IN_MOVE_SELF: Final = 0x800
 IN_UNMOUNT: Final = 0x2000
 IN_Q_OVERFLOW: Final = 0x4000
+IN_IGNORED: Final = 0x8000
 IN_ONLYDIR: Final = 0x01000000
 IN_EXCL_UNLINK: Final = 0x04000000
 IN_ISDIR: Final = 0x40000000
@@ -292,12 +293,17 @@ def rename(old_directory: int, old: str, new_directory: int, new: str, flags: in
     )
 
 
-def inotify(path: str, mask: int) -> int:
-    """Return a non-blocking descriptor that tells what happens at `path`. inotify(7)."""
-    descriptor = _check(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)), "inotify_init1")
-    try:
-        _check(_libc.inotify_add_watch(ctypes.c_int(descriptor), _text(path), ctypes.c_uint32(mask)), "inotify")
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+def inotify() -> int:
+    """Return a non-blocking descriptor that tells what happens where watches are put. inotify(7)."""
+    return _check(_libc.inotify_init1(ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)), "inotify_init1")
+
+
+def add_watch(inotify_fd: int, path: str, mask: int) -> int:
+    """Watch `path`; return the number of the watch, the same as before if there is one. inotify_add_watch(2)."""
+    number = _libc.inotify_add_watch(ctypes.c_int(inotify_fd), _text(path), ctypes.c_uint32(mask))
+    return _check(number, "inotify_add_watch")
+
+
+def remove_watch(inotify_fd: int, number: int) -> None:
+    """Watch no longer. inotify_rm_watch(2)."""
+    _check(_libc.inotify_rm_watch(ctypes.c_int(inotify_fd), ctypes.c_int(number)), "inotify_rm_watch")

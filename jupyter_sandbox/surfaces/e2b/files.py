@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado import httputil
 
-from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError
+from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError, NotSupportedError
 from jupyter_sandbox.surfaces.e2b import gzips, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
 from jupyter_sandbox.surfaces.e2b.domain import ID_HEADER
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MAX_UPLOAD: Final = 32 << 20
 _MAX_DIGITS: Final = 12
 _GZIP: Final = "gzip"
+_METADATA: Final = "x-metadata-"
 _STATUS: Final = {"file_conflict": 400, "file_refused": 400}
 
 
@@ -101,6 +102,8 @@ class FilesHandler(DataHandler):
         The query or a part's file name says where.
         """
         await self.require("contents", "write")
+        if any(name.lower().startswith(_METADATA) for name in self.request.headers):
+            raise NotSupportedError("metadata of files is not supported here; write the file without")
         coding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
         if coding not in ("identity", _GZIP) or (coding == _GZIP and self.incoming is None):
             raise InvalidRequestError(f"only a body that is {FILE} may be packed, and with gzip")

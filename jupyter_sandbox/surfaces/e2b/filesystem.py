@@ -45,7 +45,7 @@ class FilesystemHandler(CallHandler):
 
     async def entry(self, path: str) -> dict[str, Any]:
         """Return what is at a path."""
-        return _model(await self.services.files.stat(self.box.sandbox_id, path), path)
+        return model(await self.services.files.stat(self.box.sandbox_id, path), path)
 
 
 class StatHandler(FilesystemHandler):
@@ -115,7 +115,7 @@ class ListDirHandler(FilesystemHandler):
                 if len(found) >= _MAX_ENTRIES:
                     raise InvalidRequestError(f"there are more than {_MAX_ENTRIES} entries; list a part of them")
                 inside = f"{path}/{entry.name}"
-                found.append(_model(entry, inside))
+                found.append(model(entry, inside))
                 if entry.kind is Kind.DIRECTORY and depth > 1:
                     await self._collect(inside, depth - 1, found)
             await asyncio.sleep(0)
@@ -130,7 +130,8 @@ METHODS: Final = {
 }
 
 
-def _model(entry: Entry, path: str) -> dict[str, Any]:
+def model(entry: Entry, path: str) -> dict[str, Any]:
+    """Return what is at a path as E2B shows it."""
     whole = _BITS.get(entry.kind, 0) | entry.mode
     return {
         "name": entry.name or words.USER,

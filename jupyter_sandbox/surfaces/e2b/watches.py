@@ -12,12 +12,13 @@ from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import changes, processes
 from jupyter_sandbox.host.changes import What
 from jupyter_sandbox.incoming import SILENCE_S
-from jupyter_sandbox.surfaces.e2b import connect
+from jupyter_sandbox.surfaces.e2b import connect, filesystem
 from jupyter_sandbox.surfaces.e2b.filesystem import FilesystemHandler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 
+    from jupyter_sandbox.host.beneath import Entry
     from jupyter_sandbox.host.changes import Change
 
 KEEPALIVE_S: Final = 15.0
@@ -35,12 +36,12 @@ class _WatchingHandler(FilesystemHandler):
 
     action = "read"
 
-    def watched(self, message: dict[str, Any]) -> str:
-        """Return the directory that is to be watched; raises SandboxError."""
-        for name in ("recursive", "includeEntry"):
-            if message.get(name):
-                raise errors.NotSupportedError(f"{name} is not supported here: the names in one directory are told")
-        return self.path(message)
+    def flag(self, message: dict[str, Any], name: str) -> bool:
+        """Return whether something is asked for; raises InvalidRequestError."""
+        value = message.get(name, False)
+        if not isinstance(value, bool):
+            raise errors.InvalidRequestError(f"{name} must be true or false")
+        return value
 
 
 class WatchDirHandler(_WatchingHandler):
@@ -56,16 +57,18 @@ class WatchDirHandler(_WatchingHandler):
         self.when_gone(lambda: processes.resolve(until))
         limit_s = connect.timeout_s(self.request.headers.get(connect.TIMEOUT_HEADER))
         timer = loop.call_later(limit_s, processes.resolve, until) if limit_s else None
-        sandbox, path = self.box.sandbox_id, self.watched(message)
+        sandbox, path = self.box.sandbox_id, self.path(message)
+        recursive, with_entries = self.flag(message, "recursive"), self.flag(message, "includeEntry")
         try:
             watching = self.services.watches.watching(
-                sandbox, path, fold=changes.separately, silence_s=KEEPALIVE_S, until=until
+                sandbox, path, recursive=recursive, fold=changes.separately, silence_s=KEEPALIVE_S, until=until
             )
             async with watching as watch:
                 yield {"start": {}}
                 async for found in watch:
                     self.services.sandboxes.find(self.box.owner, sandbox)  # its disk may be kept by who still reads
-                    for event in _events(found):
+                    entries = await watch.entries(found) if with_entries else {}
+                    for event in _events(found, entries):
                         yield {"filesystem": event}
                     if not found and not until.done():
                         yield {"keepalive": {}}
@@ -82,7 +85,13 @@ class CreateWatcherHandler(_WatchingHandler):
 
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Watch from now on."""
-        return {"watcherId": await self.services.kept_watches.begin(self.box.sandbox_id, self.watched(message))}
+        watcher = await self.services.kept_watches.begin(
+            self.box.sandbox_id,
+            self.path(message),
+            recursive=self.flag(message, "recursive"),
+            with_entries=self.flag(message, "includeEntry"),
+        )
+        return {"watcherId": watcher}
 
 
 class GetWatcherEventsHandler(_WatchingHandler):
@@ -90,8 +99,10 @@ class GetWatcherEventsHandler(_WatchingHandler):
 
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Return what happened since the last time."""
-        found = await self.services.kept_watches.fetch(self.box.sandbox_id, _id(message))
-        return {"events": list(_events(found))}
+        sandbox, watcher, kept = self.box.sandbox_id, _id(message), self.services.kept_watches
+        found = await kept.fetch(sandbox, watcher)
+        entries = await kept.entries(sandbox, watcher, found)
+        return {"events": list(_events(found, entries))}
 
 
 class RemoveWatcherHandler(_WatchingHandler):
@@ -118,10 +129,14 @@ def _id(message: dict[str, Any]) -> str:
     return value
 
 
-def _events(found: Iterable[Change]) -> Iterator[dict[str, Any]]:
+def _events(found: Iterable[Change], entries: Mapping[str, tuple[str, Entry]]) -> Iterator[dict[str, Any]]:
     """Yield changes in E2B's words; names that are no text cannot be told. Raises FileChangedError if some are lost."""
     for change in found:
         if change.what is What.LOST:
             raise errors.FileChangedError("more has changed than can be told; look at the directory and watch it again")
-        if paths.is_nameable(change.name):
-            yield {"name": change.name, "type": _TYPES[change.what]}
+        if paths.is_usable(change.name):
+            event: dict[str, Any] = {"name": change.name, "type": _TYPES[change.what]}
+            if change.what in changes.STAYING and change.name in entries:
+                path, entry = entries[change.name]
+                event["entry"] = filesystem.model(entry, path)
+            yield event

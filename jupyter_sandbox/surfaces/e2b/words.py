@@ -22,8 +22,9 @@ USERS: Final = frozenset({"", USER, "sandbox"})
 ENVIRONMENT: Final = {"HOME": USER_HOME, "E2B_SANDBOX": "true"}
 """What every process of a sandbox finds. The second one tells programs where they run, and kernels what their results
 are to have."""
-ENVD_VERSION: Final = "0.5.7"
-"""The switch by which SDKs decide what they may ask: not yet metadata of files, nor what changed in watched ones."""
+ENVD_VERSION: Final = "0.6.4"
+"""The switch by which SDKs decide what they may ask: what changed in a watched directory (0.6.3), also on a mount
+from a network (0.6.4), of which a sandbox has none. With metadata of files (0.6.2) they come, too, and are refused."""
 CLIENT_ID: Final = "jupyter-sandbox"
 _OUR_PREFIX: Final = "sbx_"
 _STATES: Final = {"running": SandboxState.READY, "paused": SandboxState.PAUSED}

@@ -100,7 +100,7 @@ async def delete_file(services: Services, call: Call) -> Answer:
 
 
 async def watch_files(services: Services, call: Call) -> Answer:
-    """What changes in a directory."""
+    """What changes in a directory, or also below it."""
     sandbox, path, names = _place(services, call)
     return Answer(events=_changes(services, call, sandbox, path, names))
 
@@ -110,7 +110,10 @@ async def _changes(
 ) -> AsyncGenerator[dict[str, Any], None]:
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     call.when_gone(lambda: processes.resolve(gone))
-    async with services.watches.watching(sandbox, path, silence_s=HEARTBEAT_S, until=gone) as changes:
+    watching = services.watches.watching(
+        sandbox, path, recursive=call.query.recursive == "1", silence_s=HEARTBEAT_S, until=gone
+    )
+    async with watching as changes:
         yield {"type": "ready"}
         try:
             async for told in changes:

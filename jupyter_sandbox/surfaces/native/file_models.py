@@ -61,6 +61,13 @@ class Deletion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What is watched."""
+
+    recursive: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Move:
     """Where to."""
 
@@ -95,6 +102,15 @@ DELETION: Final = Record(
     name="Deletion",
     build=Deletion,
     fields={"recursive": Field(shape=_NO_OR_YES, summary="1: a directory with all that is in it.", default="0")},
+)
+WATCH: Final = Record(
+    name="Watch",
+    build=Watch,
+    fields={
+        "recursive": Field(
+            shape=_NO_OR_YES, summary="1: also what changes in the directories below, by its path.", default="0"
+        )
+    },
 )
 MOVE: Final = Record(
     name="Move",
@@ -179,16 +195,16 @@ def file(sandbox_id: str, names: Names, entry: Entry) -> dict[str, Any]:
 
 
 def change(names: Names, told: Change) -> dict[str, Any]:
-    """What happened to a name in the directory at `names`, as an event of a stream."""
+    """What happened to a name below the directory at `names`, as an event of a stream."""
     if told.what is What.LOST:
         return {"type": "overflow"}
-    path = "/".join((*names, told.name)) if paths.is_nameable(told.name) else None
+    path = "/".join((*names, told.name)) if paths.is_usable(told.name) else None
     return {"type": str(told.what), **_name(told.name), "path": path}
 
 
 def _name(name: str) -> dict[str, str]:
     raw = os.fsencode(name)
-    return {"name": raw.decode(errors="replace"), "quoted": quote(raw, safe="")}
+    return {"name": raw.decode(errors="replace"), "quoted": quote(raw)}
 
 
 def _time(modified_ns: int) -> str:
