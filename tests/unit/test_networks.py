@@ -9,7 +9,7 @@ import pytest
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.firewall import NoFirewall, is_forwarding
 from jupyter_sandbox.guards import networks
-from jupyter_sandbox.specs import EgressRule, Policy, Template
+from jupyter_sandbox.specs import UNRESTRICTED, EgressRule, Policy, Template
 
 pytestmark = pytest.mark.unit
 
@@ -66,7 +66,7 @@ def test_without_root_only_the_default_policy_passes():
     with pytest.raises(IsolationUnavailableError, match="root"):
         NoFirewall().judge(Template(name="open", policy=Policy(egress=(rule,))))
     with pytest.raises(IsolationUnavailableError, match="root"):
-        NoFirewall().open(1, Policy(egress=(rule,)), 0)
+        NoFirewall().open(1, Policy(egress=(rule,)), 0, UNRESTRICTED)
 
 
 @pytest.mark.parametrize(
