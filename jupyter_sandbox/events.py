@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.specs import Restriction
 
 NAMESPACE: Final = "https://events.jupyter-sandbox"
 _MAX_WORDS: Final = 1_000
@@ -161,6 +164,24 @@ class SandboxResumed(Event):
     name: ClassVar[str] = "sandbox_resumed"
     sandbox_id: str
     took_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxRestricted(Event):
+    """A sandbox may reach less than its template opens, or all of it again: addresses and ranges between spaces."""
+
+    name: ClassVar[str] = "sandbox_restricted"
+    sandbox_id: str
+    denied: str
+    excepted: str
+
+    @classmethod
+    def of(cls, owner: str | None, sandbox_id: str, restriction: Restriction) -> SandboxRestricted:
+        """Return the event that tells of a restriction."""
+        denied, excepted = (
+            " ".join(str(target) for target in targets) for targets in (restriction.denied, restriction.excepted)
+        )
+        return cls(owner=owner, sandbox_id=sandbox_id, denied=denied, excepted=excepted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +342,7 @@ ALL: Final[tuple[type[Event], ...]] = (
     SandboxEndsSoon,
     SandboxPaused,
     SandboxResumed,
+    SandboxRestricted,
     SandboxEnded,
     ContextStarted,
     ContextRestarted,

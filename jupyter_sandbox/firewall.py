@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from ipaddress import IPv4Network
 
-    from jupyter_sandbox.specs import Policy, Template
+    from jupyter_sandbox.specs import Policy, Restriction, Template
 
 TOOLS: Final = {"nft": "nftables", "ip": "iproute2", "nsenter": "util-linux"}
 """Programs, and the Debian packages they are in."""
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Firewall(Protocol):
-    """Enforces policies. The methods but `judge` and `notes` block: call them in a thread."""
+    """Enforces policies. The methods but `judge`, `is_open` and `notes` block: call them in a thread."""
 
     def survey(self, templates: Iterable[Template]) -> None:
         """Look, once, for what on this host will keep the policies of `templates` from working; `notes` tells it."""
@@ -50,10 +50,19 @@ class Firewall(Protocol):
     def judge(self, template: Template) -> None:
         """Raise IsolationUnavailableError, which says what is missing, when the template's policy has no chance."""
 
-    def open(self, slot: int, policy: Policy, namespace: int) -> None:
+    def open(self, slot: int, policy: Policy, namespace: int, restriction: Restriction) -> None:
         """Put `policy` in force for the worker of `slot` with the network namespace of descriptor `namespace`.
 
         No process of a kernel may run in it yet. Raises SandboxError, leaving nothing behind.
+        """
+
+    def is_open(self, slot: int) -> bool:
+        """Whether a worker has a network, also of a broker before this one."""
+
+    def change(self, slot: int, namespace: int, restriction: Restriction) -> None:
+        """Put another restriction in force for a worker that has a network, for open connections, too.
+
+        Raises SandboxError; the worker reaches no more than before then.
         """
 
     def close(self, slot: int) -> None:
@@ -83,9 +92,16 @@ class NoFirewall:
                 "can hold a sandbox to that. Run the broker as root (docs/operating.md), or use another template"
             )
 
-    def open(self, slot: int, policy: Policy, namespace: int) -> None:
+    def open(self, slot: int, policy: Policy, namespace: int, restriction: Restriction) -> None:
         """See Firewall."""
         raise IsolationUnavailableError("only a broker that runs as root can open the network to named targets")
+
+    def is_open(self, slot: int) -> bool:
+        """See Firewall."""
+        return False
+
+    def change(self, slot: int, namespace: int, restriction: Restriction) -> None:
+        """See Firewall."""
 
     def close(self, slot: int) -> None:
         """See Firewall."""
@@ -132,9 +148,9 @@ class NftFirewall:
                 f"Debian: apt-get install {' '.join(TOOLS[name] for name in missing)}"
             )
 
-    def open(self, slot: int, policy: Policy, namespace: int) -> None:
+    def open(self, slot: int, policy: Policy, namespace: int, restriction: Restriction) -> None:
         """See Firewall."""
-        self._remove(slot, f"{rulesets.prefix(self._instance)}{slot:04x}" in _interfaces())
+        self._remove(slot, self.is_open(slot))
         closed = closed_uplinks(policy)
         if closed:
             raise IsolationUnavailableError(
@@ -146,16 +162,21 @@ class NftFirewall:
             with contextlib.ExitStack() as undo:
                 undo.callback(self.close, slot)
                 self._open.add(slot)
-                if self._connect(wire, policy, namespace):
+                if self._connect(wire, policy, namespace, restriction):
                     undo.pop_all()
                     log.debug("worker of slot %d has network %s by %s", slot, wire.address4, wire.interface)
                     return
         raise CapacityError(f"no free address for another sandbox in {self._pool}; see BrokerApp.network_pool")
 
-    def _connect(self, wire: rulesets.Wire, policy: Policy, namespace: int) -> bool:
+    def change(self, slot: int, namespace: int, restriction: Restriction) -> None:
+        """See Firewall. The host's rules come first: they hold whatever the worker is."""
+        _run(["nft", "-f", "-"], rulesets.host_change(self._instance, slot, restriction))
+        _run([*_inside(namespace), "nft", "-f", "-"], rulesets.worker_change(restriction), [namespace])
+
+    def _connect(self, wire: rulesets.Wire, policy: Policy, namespace: int, restriction: Restriction) -> bool:
         """Make rules, wire and routes; return False when the address is somebody else's. The caller undoes."""
-        inside = ["nsenter", f"--net=/proc/self/fd/{namespace}"]
-        self._write_host_rules(wire, policy)
+        inside = _inside(namespace)
+        self._write_host_rules(wire, policy, restriction)
         try:
             _run(["ip", "-batch", "-"], rulesets.host_commands(wire, policy, namespace), [namespace])
         except StartError as error:
@@ -163,30 +184,34 @@ class NftFirewall:
                 raise
             return False
         _forward_from(wire.interface)
-        _run([*inside, "nft", "-f", "-"], rulesets.worker_ruleset(wire, policy), [namespace])
+        _run([*inside, "nft", "-f", "-"], rulesets.worker_ruleset(wire, policy, restriction), [namespace])
         _run([*inside, "ip", "-batch", "-"], rulesets.worker_commands(wire, policy), [namespace])  # only now it is up
         return True
 
-    def _write_host_rules(self, wire: rulesets.Wire, policy: Policy) -> None:
+    def _write_host_rules(self, wire: rulesets.Wire, policy: Policy, restriction: Restriction) -> None:
         if self._is_written:
             try:
-                _run(["nft", "-f", "-"], rulesets.host_addition(wire, policy))
+                _run(["nft", "-f", "-"], rulesets.host_addition(wire, policy, restriction))
             except StartError as error:
                 log.warning("the table on the host was changed by somebody else; writing it again: %s", error)
             else:
                 return
         self._has_table = True
-        _run(["nft", "-f", "-"], rulesets.host_ruleset(wire, policy))
+        _run(["nft", "-f", "-"], rulesets.host_ruleset(wire, policy, restriction))
         self._is_written = True
 
     def close(self, slot: int) -> None:
         """See Firewall. What cannot be taken away now is left to `reap`: the worker's end must not wait for it."""
         if slot in self._open:
             try:
-                self._remove(slot, f"{rulesets.prefix(self._instance)}{slot:04x}" in _interfaces(), rules=True)
+                self._remove(slot, self.is_open(slot), rules=True)
             except StartError as error:
                 log.warning("network of slot %d stays: %s", slot, error)
             self._open.discard(slot)
+
+    def is_open(self, slot: int) -> bool:
+        """See Firewall."""
+        return f"{rulesets.prefix(self._instance)}{slot:04x}" in _interfaces()
 
     def _remove(self, slot: int, has_wire: bool, *, rules: bool = False) -> None:
         if has_wire:
@@ -311,6 +336,11 @@ def _forward_from(interface: str) -> None:
                 file.write_text("1")
         except OSError as error:
             raise IsolationUnavailableError(f"net/{setting} cannot be set: {error}; is /proc/sys read-only?") from error
+
+
+def _inside(namespace: int) -> list[str]:
+    """Return a command before another, which then runs in the network namespace of a descriptor."""
+    return ["nsenter", f"--net=/proc/self/fd/{namespace}"]
 
 
 def _interfaces() -> list[str]:

@@ -41,6 +41,10 @@ class Record:
     """Kernels that were ever started in it: what an agent says of others is a lie."""
     paused: bool = False
     """Whether it was to be frozen: written before it is, and after it was thawed."""
+    denied: tuple[str, ...] = ()
+    """Targets that it may not reach though its template opens them: written before it is held to that."""
+    excepted: tuple[str, ...] = ()
+    """Those that it may reach nevertheless."""
     server: str = ""
     """The name of the server that may adopt it; empty: it ends with the connection on which it was claimed."""
     notes: dict[str, str] = field(default_factory=dict, repr=False)

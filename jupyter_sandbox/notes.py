@@ -12,6 +12,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
+from jupyter_sandbox import restrictions
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.guards import ids, keys, processes
 from sandbox_worker import messages
@@ -78,6 +79,9 @@ class SandboxNote:
     is_renewed_by_use: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict, repr=False)
+    denied: tuple[str, ...] = ()
+    """What it may not reach, as it was claimed: see `specs.Restriction`."""
+    excepted: tuple[str, ...] = ()
     key: str | None = None
     parts: dict[str, str] = field(default_factory=dict, repr=False)
 
@@ -103,6 +107,7 @@ def sandbox(text: str) -> SandboxNote | None:
         and math.isfinite(note.ends_at)
         and 0 < len(note.owner) <= _MAX_NAME
         and len(note.parts) <= _MAX_PARTS
+        and _is_restriction(note)
     )
     return note if is_good else None
 
@@ -114,6 +119,14 @@ def read(kind: type[Kind], text: str) -> Kind | None:
         return cast("Kind", messages.build(kind, values)) if isinstance(values, dict) else None
     except (ValueError, RecursionError):
         return None
+
+
+def _is_restriction(note: SandboxNote) -> bool:
+    try:
+        restrictions.judge(note.denied, note.excepted)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 def _is_kernel(note: KernelNote) -> bool:

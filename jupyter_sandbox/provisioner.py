@@ -28,7 +28,7 @@ from jupyter_sandbox.events import KernelEnd, kernel_end
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.kernel_events import KernelEvents
 from jupyter_sandbox.kernel_identity import Identity, Place, Resumed, server_of
-from jupyter_sandbox.specs import WorkspaceMode
+from jupyter_sandbox.specs import UNRESTRICTED, WorkspaceMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +85,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._shutdown_requested = False
         self._asked_when_dead = False
         self._broker_away_since: float | None = None
+        self._restriction = UNRESTRICTED  # of the sandbox before, for the one that takes its place
         self._tell = KernelEvents(self.parent, self.kernel_id)
 
     # -- what others may ask
@@ -282,6 +283,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         if lease is not None and (lease.loss is not None or not lease.is_connected):
             lease.tenants.discard(self._identity.seat)
             lease.close()
+            self._restriction = lease.restriction
             if not (lease.is_kept or lease.tenants):
                 self._tell.left(lease)
             lease = None
@@ -324,7 +326,15 @@ class SandboxProvisioner(KernelProvisionerBase):
         """Claim a sandbox and start `kernel` in it."""
         keepsake = client.Keepsake(server=server_of(self.parent))
         lease, self._directory = await showing.claim(
-            self.template, self._shows(), cwd, self._spec, kernel, keepsake, self._tell.on_behalf, self.log
+            self.template,
+            self._shows(),
+            cwd,
+            self._spec,
+            kernel,
+            keepsake,
+            self._tell.on_behalf,
+            self._restriction,
+            self.log,
         )
         self._tell.claimed(lease)
         return lease
@@ -369,6 +379,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         if lease is None:
             return
         lease.tenants.discard(self._identity.seat)
+        self._restriction = lease.restriction
         if lease.is_kept or lease.tenants:
             with contextlib.suppress(SandboxError):
                 request = verbs.VacateSeat(sandbox=lease.sandbox, seat=self._identity.seat)

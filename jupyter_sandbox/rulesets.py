@@ -7,6 +7,9 @@ and on the host, where it could not even if it had. Judged on the host, before a
 after: what a worker sends must come from its own address and go to a named target. What comes from a wire is never
 for the host itself, nor for another worker, and nothing new goes to a wire.
 
+What a *restriction* takes away stands in chains of its own, on both sides and for both directions: to change it neither
+policy nor address need be known, and it holds for connections that are open, too.
+
 Sources: nft(8), ip(8), ip-link(8); Documentation/networking/ip-sysctl; RFC 2544 for the pool, RFC 4193 for IPv6.
 """
 
@@ -21,7 +24,7 @@ from jupyter_sandbox.specs import Transport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from jupyter_sandbox.specs import EgressRule, Policy
+    from jupyter_sandbox.specs import EgressRule, Policy, Restriction
 
 DEFAULT_POOL: Final = IPv4Network("198.18.0.0/15")
 MAX_CONNECTIONS: Final = 1024
@@ -30,6 +33,8 @@ WIRES: Final = "jsb"
 """How the interfaces of all brokers begin."""
 
 _INNER: Final = "eth0"
+_INSIDE: Final = "jupyter-sandbox"
+"""The table in a worker's network namespace."""
 _HOST_MAC: Final = "02:6a:73:62:00:01"
 _WORKER_MAC: Final = "02:6a:73:62:00:02"
 _GATEWAY4: Final = "169.254.1.1"
@@ -128,21 +133,32 @@ def worker_commands(wire: Wire, policy: Policy) -> str:
     return _text(lines)
 
 
-def worker_ruleset(wire: Wire, policy: Policy) -> str:
+def worker_ruleset(wire: Wire, policy: Policy, restriction: Restriction) -> str:
     """Return the table inside the worker's network namespace, which has none yet."""
     return _text(
         [
-            "table inet jupyter-sandbox {",
+            f"table inet {_INSIDE} {{",
+            "chain refused {",
+            "meta l4proto tcp reject with tcp reset",  # an ICMP answer would be taken in after a second only
+            "reject with icmpx type admin-prohibited",
+            "}",
+            "chain denied {",
+            *_denied("daddr", restriction, "goto refused"),
+            "}",
+            "chain answers {",
+            *_denied("saddr", restriction, "drop"),
+            "}",
             "chain output {",
             "type filter hook output priority filter; policy drop;",
             'oifname "lo" accept',
+            "jump denied",
             *_allowed(wire, policy),
-            "meta l4proto tcp reject with tcp reset",  # an ICMP answer would be taken in after a second only
-            "reject with icmpx type admin-prohibited",
+            "jump refused",
             "}",
             "chain input {",
             "type filter hook input priority filter; policy drop;",
             'iifname "lo" accept',
+            "jump answers",
             "ct state established accept",
             "ct state related meta l4proto { icmp, ipv6-icmp } accept",
             "}",
@@ -154,7 +170,22 @@ def worker_ruleset(wire: Wire, policy: Policy) -> str:
     )
 
 
-def host_ruleset(wire: Wire, policy: Policy) -> str:
+def worker_change(restriction: Restriction) -> str:
+    """Return the transaction that puts another restriction in force inside."""
+    return _text(
+        [
+            *_chain(_INSIDE, "denied", _denied("daddr", restriction, "goto refused")),
+            *_chain(_INSIDE, "answers", _denied("saddr", restriction, "drop")),
+        ]
+    )
+
+
+def host_change(instance: str, slot: int, restriction: Restriction) -> str:
+    """Return the transaction that puts another restriction in force on the host. It fails when there are no rules."""
+    return _text(_restriction(instance, slot, restriction))
+
+
+def host_ruleset(wire: Wire, policy: Policy, restriction: Restriction) -> str:
     """Return the broker's table on the host with this worker's rules, as one transaction that may be repeated.
 
     Other workers' rules stay.
@@ -176,6 +207,7 @@ def host_ruleset(wire: Wire, policy: Policy) -> str:
             f"iifname {ours} ct state new add @connections {{ iifname ct count over {MAX_CONNECTIONS} }} drop",
             "iifname vmap @workers",
             f"iifname {ours} drop",
+            "oifname vmap @answers",
             f"oifname {ours} ct state established accept",
             f"oifname {ours} ct state related meta l4proto {{ icmp, ipv6-icmp }} accept",
             f"oifname {ours} drop",
@@ -191,17 +223,17 @@ def host_ruleset(wire: Wire, policy: Policy) -> str:
             f"iifname {ours} masquerade",
             "}",
             "}",
-            *_rules(wire, policy),
+            *_rules(wire, policy, restriction),
         ]
     )
 
 
-def host_addition(wire: Wire, policy: Policy) -> str:
+def host_addition(wire: Wire, policy: Policy, restriction: Restriction) -> str:
     """Return the transaction that adds a worker's rules to a table that is there; much faster than all of it anew.
 
     It fails when the table is gone, because somebody flushed the host's rules, or when the chain is there already.
     """
-    return _text([f"create chain inet {table(wire.instance)} {wire.interface}", *_rules(wire, policy)])
+    return _text([f"create chain inet {table(wire.instance)} {wire.interface}", *_rules(wire, policy, restriction)])
 
 
 def host_removal(instance: str, slot: int) -> str:
@@ -210,7 +242,17 @@ def host_removal(instance: str, slot: int) -> str:
     It must not make what is not there: a table without its rules would let everything pass.
     """
     name, chain = table(instance), f"{prefix(instance)}{slot:04x}"
-    return _text([f'delete element inet {name} workers {{ "{chain}" }}', f"delete chain inet {name} {chain}"])
+    denied, answers = _restricting(slot)
+    return _text(
+        [
+            f'delete element inet {name} workers {{ "{chain}" }}',
+            f"add map inet {name} answers {{ type ifname : verdict; }}",  # not all of it may be there
+            *(f"add chain inet {name} {part}" for part in (denied, answers)),
+            f'add element inet {name} answers {{ "{chain}" : jump {answers} }}',
+            f'delete element inet {name} answers {{ "{chain}" }}',
+            *(f"delete chain inet {name} {part}" for part in (chain, denied, answers)),
+        ]
+    )
 
 
 def table_removal(instance: str) -> str:
@@ -220,7 +262,9 @@ def table_removal(instance: str) -> str:
 
 def _skeleton(instance: str, chain: str) -> list[str]:
     """Return the table's frame, with `chain`; its lines change nothing of what is there already."""
-    lines = [f"table inet {table(instance)} {{", "map workers {", "type ifname : verdict", "}"]
+    lines = [f"table inet {table(instance)} {{"]
+    for name in ("workers", "answers"):
+        lines += [f"map {name} {{", "type ifname : verdict", "}"]
     lines += ["set connections {", "type ifname", "size 65535", "flags dynamic", "}"]
     for name, hook in _HOOKS.items():
         lines += [f"chain {name} {{", f"type {hook}; policy accept;", "}"]
@@ -228,12 +272,52 @@ def _skeleton(instance: str, chain: str) -> list[str]:
     return lines
 
 
-def _rules(wire: Wire, policy: Policy) -> list[str]:
-    """Return what fills a worker's chain on the host, and leads to it."""
+def _rules(wire: Wire, policy: Policy, restriction: Restriction) -> list[str]:
+    """Return what fills a worker's chains on the host, and leads to them."""
     name, chain = table(wire.instance), wire.interface
-    lines = ["ip hdrlength > 5 drop", *_allowed(wire, policy), "drop"]
-    lines = [f"add rule inet {name} {chain} {line}" for line in lines]
-    return [*lines, f'add element inet {name} workers {{ "{chain}" : goto {chain} }}']
+    denied, answers = _restricting(wire.slot)
+    lines = ["ip hdrlength > 5 drop", f"jump {denied}", *_allowed(wire, policy), "drop"]
+    return [
+        *(f"add chain inet {name} {part}" for part in (denied, answers)),
+        *_restriction(wire.instance, wire.slot, restriction),
+        *(f"add rule inet {name} {chain} {line}" for line in lines),
+        f'add element inet {name} workers {{ "{chain}" : goto {chain} }}',
+        f'add element inet {name} answers {{ "{chain}" : jump {answers} }}',
+    ]
+
+
+def _restricting(slot: int) -> tuple[str, str]:
+    """Return the names of a worker's chains on the host for what it sends, and for what it is answered."""
+    return f"denied-{slot:04x}", f"answers-{slot:04x}"
+
+
+def _restriction(instance: str, slot: int, restriction: Restriction) -> list[str]:
+    """Return what fills these two anew; in one transaction there is no moment between."""
+    name, (denied, answers) = table(instance), _restricting(slot)
+    return [
+        *_chain(name, denied, _denied("daddr", restriction, "drop")),
+        *_chain(name, answers, _denied("saddr", restriction, "drop")),
+    ]
+
+
+def _chain(name: str, chain: str, lines: Iterable[str]) -> list[str]:
+    """Return what replaces the rules of a chain that is there."""
+    return [f"flush chain inet {name} {chain}", *(f"add rule inet {name} {chain} {line}" for line in lines)]
+
+
+def _denied(side: str, restriction: Restriction, verdict: str) -> Iterable[str]:
+    """Yield a rule for each family of which something is denied; `side` is where the other end's address stands."""
+    for version, family in ((4, "ip"), (6, "ip6")):
+        denied, excepted = (
+            ", ".join(str(target) for target in targets if target.version == version)
+            for targets in (restriction.denied, restriction.excepted)
+        )
+        if denied:
+            yield (
+                f"{family} {side} {{ {denied} }} "
+                + (f"{family} {side} != {{ {excepted} }} " if excepted else "")
+                + verdict
+            )
 
 
 def _allowed(wire: Wire, policy: Policy) -> Iterable[str]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from jupyter_sandbox.specs import UNRESTRICTED
+
 if TYPE_CHECKING:
     import asyncio
     from datetime import datetime
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.broker.client import Lease
     from jupyter_sandbox.events import Origin
     from jupyter_sandbox.owners import Owner
+    from jupyter_sandbox.specs import Restriction
     from jupyter_sandbox.terms import Term
 
 
@@ -34,6 +37,8 @@ class Claim:
     env: dict[str, str] = field(default_factory=dict, repr=False)
     is_renewed_by_use: bool = False
     """Whether its time begins anew whenever a client uses it."""
+    network: Restriction = UNRESTRICTED
+    """What it may not reach of what its template opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,7 @@ class SandboxView:
     expires_at: datetime | None
     metadata: dict[str, str]
     contexts: tuple[str, ...]
+    network: Restriction = UNRESTRICTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +98,17 @@ class Sandbox:
     def id(self) -> str:
         """The id."""
         return self.lease.sandbox
+
+    def view(self, state: SandboxState, expires_at: datetime | None) -> SandboxView:
+        """Return it as its owner sees it."""
+        return SandboxView(
+            id=self.id,
+            template=self.lease.template,
+            state=state,
+            origin=self.origin,
+            created_at=self.lease.claimed_at,
+            expires_at=expires_at,
+            metadata=dict(self.claim.metadata) if self.claim else {},
+            contexts=self.kernels,
+            network=self.lease.restriction,
+        )

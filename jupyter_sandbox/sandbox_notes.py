@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import notes
+from jupyter_sandbox import notes, restrictions
 from jupyter_sandbox.broker import left
 from jupyter_sandbox.broker.adoption_verbs import MAX_NOTE
 from jupyter_sandbox.broker.client import NO_KEEPSAKE, Keepsake
@@ -41,6 +41,7 @@ def claim(note: notes.SandboxNote, template: str) -> Claim:
         metadata=note.metadata,
         env=note.env,
         is_renewed_by_use=note.is_renewed_by_use,
+        network=restrictions.judge(note.denied, note.excepted),
     )
 
 
@@ -127,6 +128,8 @@ def _note(
         ends_at=ends_at,
         metadata=claim.metadata,
         env=claim.env,
+        denied=tuple(str(target) for target in claim.network.denied),
+        excepted=tuple(str(target) for target in claim.network.excepted),
         key=key,
         parts=parts,
     )

@@ -33,6 +33,7 @@ from jupyter_sandbox.quotas import Held, Quotas
 from jupyter_sandbox.sandbox import Claim, Sandbox, SandboxState, SandboxView
 from jupyter_sandbox.sandbox_ends import SandboxEnds
 from jupyter_sandbox.sandbox_terms import SandboxTerms
+from jupyter_sandbox.specs import UNRESTRICTED, Restriction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,6 @@ _END_WITHIN_S: Final = 20
 _TICK_S: Final = 0.5
 
 log = logging.getLogger(__name__)
-
 
 Kernel = tuple[str, Any, SandboxProvisioner]
 
@@ -176,6 +176,13 @@ class Sandboxes:
             self._emit(SandboxResumed(owner=owner, sandbox_id=sandbox.id, took_s=took_s))
         return self._view(sandbox)
 
+    async def restrict(self, owner: Owner, sandbox_id: str, network: Restriction) -> SandboxView:
+        """Let a sandbox reach less than its template opens, paused or not; what was said before is forgotten."""
+        sandbox = self.find_ready(owner, sandbox_id)
+        await sandbox.lease.restrict(network)
+        self._emit(events.SandboxRestricted.of(owner, sandbox.id, network))
+        return self._view(sandbox)
+
     async def release(self, owner: Owner, sandbox_id: str) -> None:
         """End a sandbox and every kernel in it; quiet when it ended before."""
         try:
@@ -303,7 +310,9 @@ class Sandboxes:
         with self.room(owner):
             noted_until = began + wanted.timeout_s
             keepsake, behalf = self.notes.keepsake(owner, wanted, key, noted_until), owners.on_behalf(owner)
-            lease = await client.Lease.claim(wanted.template, "none", "", None, on_behalf=behalf, keepsake=keepsake)
+            lease = await client.Lease.claim(
+                wanted.template, "none", "", None, on_behalf=behalf, keepsake=keepsake, restriction=wanted.network
+            )
             sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
             sandbox.noted_until = noted_until
             self.terms.begin(self._keep(sandbox), wanted.timeout_s)
@@ -318,6 +327,8 @@ class Sandboxes:
                 took_s=self._clock() - began,
             )
         )
+        if wanted.network != UNRESTRICTED:
+            self._emit(events.SandboxRestricted.of(owner, sandbox.id, wanted.network))
         return sandbox
 
     def _keep(self, sandbox: Sandbox) -> Sandbox:
@@ -343,16 +354,7 @@ class Sandboxes:
         return list(found.values())
 
     def _view(self, sandbox: Sandbox) -> SandboxView:
-        return SandboxView(
-            id=sandbox.id,
-            template=sandbox.lease.template,
-            state=self._state(sandbox),
-            origin=sandbox.origin,
-            created_at=sandbox.lease.claimed_at,
-            expires_at=self.terms.stamp(sandbox),
-            metadata=dict(sandbox.claim.metadata) if sandbox.claim else {},
-            contexts=sandbox.kernels,
-        )
+        return sandbox.view(self._state(sandbox), self.terms.stamp(sandbox))
 
     def _state(self, sandbox: Sandbox) -> SandboxState:
         if sandbox.id in self._ending:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
 
     from jupyter_sandbox.broker import verbs
+    from jupyter_sandbox.specs import Restriction
 
 
 async def claim(
@@ -27,6 +28,7 @@ async def claim(
     kernel: verbs.Kernel,
     keepsake: client.Keepsake,
     on_behalf: str,
+    restriction: Restriction,
     log: logging.Logger,
 ) -> tuple[client.Lease, str | None]:
     """Claim a sandbox that shows the notebook's directory, if there is one to show, and start `kernel` in it.
@@ -57,6 +59,14 @@ async def claim(
         used = mode if shown is not None else str(WorkspaceMode.NONE)
         name = Path(directory).name
         lease = await client.Lease.claim(
-            template, used, name, shown, kernelspec, kernel, on_behalf=on_behalf, keepsake=keepsake
+            template,
+            used,
+            name,
+            shown,
+            kernelspec,
+            kernel,
+            on_behalf=on_behalf,
+            keepsake=keepsake,
+            restriction=restriction,
         )
     return lease, directory if shown is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
+from typing import Final
 
 
 class WorkspaceMode(StrEnum):
@@ -69,6 +70,20 @@ class Policy:
     """What the network of a worker is. Without rules: its own loopback and nothing else."""
 
     egress: tuple[EgressRule, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restriction:
+    """What of its policy one sandbox may not use: a target that is `denied` and not `excepted` from that.
+
+    It only takes away: whatever is excepted, the policy has to let it pass.
+    """
+
+    denied: tuple[Target, ...] = ()
+    excepted: tuple[Target, ...] = ()
+
+
+UNRESTRICTED: Final = Restriction()
 
 
 class KernelStart(StrEnum):

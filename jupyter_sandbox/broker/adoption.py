@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jupyter_sandbox.broker import restriction_verbs, verbs
 from jupyter_sandbox.broker.adoption_verbs import MAX_NOTE, Adopted, Seat
 from jupyter_sandbox.errors import ConflictError, InvalidRequestError, UnknownSandboxError
 from jupyter_sandbox.guards import ids
@@ -56,6 +57,15 @@ def require_left(sandbox: Sandbox, uid: int, by: str) -> None:
         raise ConflictError(f"sandbox {sandbox.id} is held: its server lives, or another start of it was faster")
 
 
+def attached(sandbox: Sandbox) -> verbs.Attached:
+    """Return what the new holder of a sandbox is told."""
+    return verbs.Attached(
+        running=tuple(sandbox.kernels),
+        paused=sandbox.is_paused,
+        network=restriction_verbs.network(sandbox.restriction),
+    )
+
+
 def adopted(sandbox: Sandbox, places: Places) -> Adopted:
     """Return what its server is told."""
     return Adopted(
@@ -67,6 +77,7 @@ def adopted(sandbox: Sandbox, places: Places) -> Adopted:
             for seat in sorted(sandbox.seats)
         ),
         paused=sandbox.is_paused,
+        network=restriction_verbs.network(sandbox.restriction),
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from jupyter_sandbox.broker.restriction_verbs import Network  # noqa: TC001 - the decoder looks it up
+
 MAX_NOTE: Final = 40 * 1024
 """Characters of one note: with what the environment of a kernel may have, 24 KiB, and less than a message."""
 
@@ -66,6 +68,7 @@ class Adopted:
     created_at: str
     seats: tuple[Seat, ...]
     paused: bool
+    network: Network
 
 
 REQUESTS = (WriteNote, ReadNote, Adopt)

@@ -72,10 +72,14 @@ async def bind(
 
 
 async def _open_network(sandbox: Sandbox, firewall: Firewall, undo: contextlib.AsyncExitStack) -> None:
-    """Put the template's policy in force, while nothing of an owner is in the worker. It is closed with the worker."""
+    """Put the template's policy in force, restricted as wanted, while nothing of an owner is in the worker.
+
+    It is closed with the worker.
+    """
     policy = sandbox.template.policy
     if policy.egress:
         namespace = sandbox.worker.network_namespace()
         undo.callback(os.close, namespace)
-        opening = asyncio.to_thread(firewall.open, sandbox.worker.slot, policy, namespace)
-        await tasks.take(undo, opening, lambda _: None)
+        async with sandbox.changing:  # who restricts it meanwhile comes before, or after
+            opening = asyncio.to_thread(firewall.open, sandbox.worker.slot, policy, namespace, sandbox.restriction)
+            await tasks.take(undo, opening, lambda _: None)

@@ -15,13 +15,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from jupyter_sandbox import errors
-from jupyter_sandbox.broker import starting, verbs
+from jupyter_sandbox.broker import restriction_verbs, starting, verbs
 from jupyter_sandbox.host import places, tasks
 from jupyter_sandbox.host.channel import Channel
+from jupyter_sandbox.specs import UNRESTRICTED
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from jupyter_sandbox.specs import Restriction
 
 _START_TIMEOUT_S: Final = 90
 _ANSWER_TIMEOUT_S: Final = 60
@@ -148,6 +151,8 @@ class Lease:
         """The kernel that was claimed along."""
         self.is_paused = False
         """Whether everything in it is frozen, by `pause`."""
+        self.restriction = UNRESTRICTED
+        """What it may not reach though its template opens it: from its claim on, or by `restrict`."""
         self._changing = asyncio.Lock()
         self.is_kept = False
         """Whether the sandbox stays when the last tenant has left it."""
@@ -167,6 +172,7 @@ class Lease:
         *,
         on_behalf: str = "",
         keepsake: Keepsake = NO_KEEPSAKE,
+        restriction: Restriction = UNRESTRICTED,
     ) -> Lease:
         """Claim a sandbox that shows the open directories, of the notebook and of the kernelspec.
 
@@ -183,6 +189,7 @@ class Lease:
             on_behalf=on_behalf,
             server=keepsake.server,
             note=keepsake.note,
+            network=restriction_verbs.network(restriction),
         )
         shown = [descriptor for descriptor in (directory, kernelspec) if descriptor is not None]
         early: list[object] = []  # a kernel may end before we hear that it started
@@ -194,6 +201,7 @@ class Lease:
             channel.close()
             raise
         lease = cls(channel, claimed.sandbox, claimed.cwd, template, claimed.created_at)
+        lease.restriction = restriction
         for event in early:
             lease.hear_of(event)
         if kernel is not None:
@@ -284,6 +292,19 @@ class Lease:
         """
         return await tasks.whole(self._change(verbs.Resume(sandbox=self.sandbox), is_paused=False))
 
+    async def restrict(self, restriction: Restriction) -> None:
+        """Let the sandbox reach less than its template opens, whatever was said before.
+
+        Raises SandboxError; it reaches no more than before then.
+        """
+        await tasks.whole(self._restrict(restriction))
+
+    async def _restrict(self, restriction: Restriction) -> None:
+        async with self._changing:
+            wanted = restriction_verbs.network(restriction)
+            await call(restriction_verbs.Restrict(sandbox=self.sandbox, network=wanted), verbs.Done, start=False)
+            self.restriction = restriction
+
     async def _change(self, request: verbs.Pause | verbs.Resume, *, is_paused: bool) -> float | None:
         async with self._changing:
             began = time.monotonic()
@@ -316,7 +337,7 @@ class Lease:
             channel.close()
             raise
         self._channel = channel
-        self.is_paused = attached.paused
+        self.is_paused, self.restriction = attached.paused, attached.network.judge()
         self._watch()
         for seat in self.tenants - set(attached.running) - set(self.exits):
             self.exits[seat] = verbs.ProcessExited(

@@ -38,7 +38,7 @@ async def adopt(sandbox: str, server: str) -> tuple[Lease, Mapping[str, str]]:
         channel.close()
         raise
     lease = Lease(channel, sandbox, adopted.cwd, adopted.template, adopted.created_at)
-    lease.is_paused = adopted.paused
+    lease.is_paused, lease.restriction = adopted.paused, adopted.network.judge()
     for seat in adopted.seats:
         if not seat.is_running:
             lease.exits[seat.seat] = verbs.ProcessExited(

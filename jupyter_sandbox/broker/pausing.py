@@ -49,7 +49,7 @@ async def pause_again(sandbox: Sandbox, engine: Engine, write: Write) -> None:
 
 async def _pause(sandbox: Sandbox, engine: Engine, write: Write) -> None:
     async with sandbox.changing:
-        _require(sandbox)
+        require_claimed(sandbox)
         if sandbox.is_paused:
             return
         agent = sandbox.reach()
@@ -69,7 +69,7 @@ async def _pause(sandbox: Sandbox, engine: Engine, write: Write) -> None:
 
 async def _resume(sandbox: Sandbox, engine: Engine, write: Write) -> None:
     async with sandbox.changing:
-        _require(sandbox)
+        require_claimed(sandbox)
         if not sandbox.is_paused:
             return
         await engine.resume(sandbox.worker)
@@ -80,7 +80,7 @@ async def _resume(sandbox: Sandbox, engine: Engine, write: Write) -> None:
     log.info("sandbox %s goes on", sandbox.id)
 
 
-def _require(sandbox: Sandbox) -> None:
+def require_claimed(sandbox: Sandbox) -> None:
     """Raise UnknownSandboxError for one that ended while we waited for our turn."""
     if sandbox.state is not WorkerState.CLAIMED:
         raise UnknownSandboxError(f"no sandbox {sandbox.id}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import lifecycle
-from jupyter_sandbox.broker import commands, pausing
+from jupyter_sandbox import lifecycle, restrictions
+from jupyter_sandbox.broker import commands, pausing, restricting
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.guards.paths import HOME
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.broker.sandbox import Sandbox
     from jupyter_sandbox.engines import Engine
+    from jupyter_sandbox.firewall import Firewall
     from jupyter_sandbox.ledger import Record
 
 _MAX_RUNNING: Final = 1024
@@ -29,6 +30,7 @@ async def take_over(
     sandbox: Sandbox,
     record: Record,
     engine: Engine,
+    firewall: Firewall,
     connect: Callable[[Sandbox], Awaitable[None]],
     write: pausing.Write,
 ) -> bool:
@@ -40,6 +42,8 @@ async def take_over(
     sandbox.seats = set(record.seats)
     sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
     try:
+        sandbox.restriction = restrictions.judge(record.denied, record.excepted)
+        await restricting.enforce_again(sandbox, firewall)
         if record.paused:
             await engine.resume(sandbox.worker)
         await connect(sandbox)

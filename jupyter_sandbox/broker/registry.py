@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import lifecycle, templates, workspace
+from jupyter_sandbox import lifecycle, restrictions, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import adoption, binding, commands, kernels, pausing, reaper, recovery, verbs
+from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recovery, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
@@ -30,7 +30,7 @@ from jupyter_sandbox.host import kernel_sockets
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import HEAD_START_S, Pool
-from jupyter_sandbox.specs import Template, Workspace, WorkspaceMode
+from jupyter_sandbox.specs import UNRESTRICTED, Restriction, Template, Workspace, WorkspaceMode
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
@@ -90,27 +90,29 @@ class Registry:
         kernelspec: int | None = None,
         seat: str | None = None,
         on_behalf: str = "",
+        restriction: Restriction = UNRESTRICTED,
         server: str = "",
         notes: Mapping[str, str] = MappingProxyType({}),
     ) -> Sandbox:
         """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
 
         `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner; `seat`
-        is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`. `server`
-        and `notes` are judged.
+        is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`. What
+        follows is judged.
         """
         party = owner, ids.on_behalf(on_behalf)
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
             raise WorkspaceError("a workspace needs its directory, opened by the caller, and a mode other than none")
         self.firewall.judge(template)
+        restrictions.within(template.policy, restriction, template.name)
         with self.admission.claim(party, template, self.claimed()):
             sandbox = await self._take(template)
             sandbox.owner, sandbox.on_behalf = party
         try:
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
             sandbox.holder = holder
-            sandbox.server, sandbox.notes = server, dict(notes)
+            sandbox.restriction, sandbox.server, sandbox.notes = restriction, server, dict(notes)
             sandbox.created_at = datetime.now(UTC).isoformat()
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
@@ -174,7 +176,7 @@ class Registry:
         else:
             await self._destroy(sandbox)
 
-    # -- kernels, commands, pauses
+    # -- kernels
 
     async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
         """Start a kernel. Raises SandboxError."""
@@ -207,14 +209,6 @@ class Registry:
             sandbox.notes.pop(seat, None)
             self.record(sandbox)
 
-    async def pause(self, sandbox: Sandbox) -> None:
-        """Freeze everything in a sandbox; quiet when it is. Raises SandboxError; it runs on then."""
-        await pausing.pause(sandbox, self._engine, self.record)
-
-    async def resume(self, sandbox: Sandbox) -> None:
-        """Let everything in a sandbox go on; quiet when it does. Raises SandboxError."""
-        await pausing.resume(sandbox, self._engine, self.record)
-
     # -- the broker's own life
 
     async def recover(self, grace_s: float) -> None:
@@ -231,7 +225,7 @@ class Registry:
             sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
             self._sandboxes[sandbox.id] = sandbox
             if record.owner is None or not await recovery.take_over(
-                sandbox, record, self._engine, self._connect, self.record
+                sandbox, record, self._engine, self.firewall, self._connect, self.record
             ):
                 await self._destroy(sandbox)
                 continue

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import launch, obituary
-from jupyter_sandbox.broker import usage_verbs, verbs
+from jupyter_sandbox.broker import restriction_verbs, usage_verbs, verbs
 from jupyter_sandbox.errors import InvalidRequestError, SandboxPausedError, StartError
 from jupyter_sandbox.guards import processes
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.ledger import Record
 from jupyter_sandbox.lifecycle import WorkerState
-from jupyter_sandbox.specs import KernelStart
+from jupyter_sandbox.specs import UNRESTRICTED, KernelStart
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards import ids
     from jupyter_sandbox.host.kernel_sockets import Listeners
-    from jupyter_sandbox.specs import Template
+    from jupyter_sandbox.specs import Restriction, Template
 
 
 MAX_LOG: Final = 8192
@@ -77,8 +77,10 @@ class Sandbox:
     """Those of them that are killed when the sandbox goes on."""
     is_paused: bool = False
     """Whether it is frozen, or about to be: nothing is asked of its agent then."""
+    restriction: Restriction = UNRESTRICTED
+    """What of its template's policy it may not use."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while it is frozen, thawed or ended."""
+    """Held while it is frozen, thawed or ended, and while its network is opened or changed."""
 
     @property
     def id(self) -> ids.SandboxId:
@@ -169,8 +171,24 @@ class Sandbox:
             disk_total_bytes=used.disk_total_bytes,
         )
 
+    def summary(self) -> verbs.Summary:
+        """Return what lists show of it."""
+        used = self.worker.usage()
+        return verbs.Summary(
+            sandbox=self.id,
+            owner=self.owner,
+            template=self.template.name,
+            created_at=self.created_at,
+            kernels=tuple(self.kernels)[:20],
+            memory_bytes=used.memory_bytes or 0,
+            disk_bytes=used.disk_bytes or 0,
+            disk_total_bytes=used.disk_total_bytes,
+            paused=self.is_paused,
+        )
+
     def record(self, started: int) -> Record:
         """Return what the ledger has to know of it; `started` is when its pid 1 did."""
+        network = restriction_verbs.network(self.restriction)
         return Record(
             id=self.id,
             template=self.template.name,
@@ -183,6 +201,8 @@ class Sandbox:
             created_at=self.created_at,
             seats=tuple(sorted(self.seats)),
             paused=self.is_paused,
+            denied=network.denied,
+            excepted=network.excepted,
             server=self.server,
             notes=dict(self.notes),
         )

@@ -15,7 +15,17 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import adoption, adoption_verbs, commands, template_verbs, usage_verbs, verbs
+from jupyter_sandbox.broker import (
+    adoption,
+    adoption_verbs,
+    commands,
+    pausing,
+    restricting,
+    restriction_verbs,
+    template_verbs,
+    usage_verbs,
+    verbs,
+)
 from jupyter_sandbox.errors import ForbiddenError, InvalidRequestError, ProtocolError, SandboxError, StartError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
@@ -206,7 +216,7 @@ class Server:
             case verbs.Attach():
                 sandbox = registry.get(uid, request.sandbox)
                 self._hold(connection, sandbox)
-                return verbs.Attached(running=tuple(sandbox.kernels), paused=sandbox.is_paused), []
+                return adoption.attached(sandbox), []
             case adoption_verbs.Adopt():
                 sandbox = registry.get(uid, request.sandbox)
                 adoption.require_left(sandbox, uid, request.server)
@@ -244,9 +254,12 @@ class Server:
                     )
                 return verbs.Done(), [await _opened(disk, uid, connection.channel.peer_gid())]
             case verbs.Pause():
-                await registry.pause(registry.get(uid, request.sandbox))
+                await pausing.pause(registry.get(uid, request.sandbox), self._engine, registry.record)
             case verbs.Resume():
-                await registry.resume(registry.get(uid, request.sandbox))
+                await pausing.resume(registry.get(uid, request.sandbox), self._engine, registry.record)
+            case restriction_verbs.Restrict():
+                sandbox, wanted = registry.get(uid, request.sandbox), request.network.judge()
+                await restricting.restrict(sandbox, wanted, registry.firewall, registry.record)
             case verbs.Release():
                 sandbox = registry.get(uid, request.sandbox)
                 for other in self._connections:
@@ -296,6 +309,7 @@ class Server:
             kernelspec=kernelspec,
             seat=seat,
             on_behalf=request.on_behalf,
+            restriction=request.network.judge(),
             server=adoption.server(request.server),
             notes=adoption.notes(request.note, seat, request.kernel.note if request.kernel else ""),
         )
@@ -322,23 +336,8 @@ class Server:
         visible = [sandbox for sandbox in self._registry.claimed(uid) if sandbox.id > wanted.after]
         if wanted.left_by:
             visible = [sandbox for sandbox in visible if adoption.is_left(sandbox, uid, wanted.left_by)]
-        rows = []
-        for sandbox in visible[:_PAGE]:
-            usage = sandbox.worker.usage()
-            rows.append(
-                verbs.Summary(
-                    sandbox=sandbox.id,
-                    owner=sandbox.owner,
-                    template=sandbox.template.name,
-                    created_at=sandbox.created_at,
-                    kernels=tuple(sandbox.kernels)[:20],
-                    memory_bytes=usage.memory_bytes or 0,
-                    disk_bytes=usage.disk_bytes or 0,
-                    disk_total_bytes=usage.disk_total_bytes,
-                    paused=sandbox.is_paused,
-                )
-            )
-        return verbs.Listing(sandboxes=tuple(rows), more=len(visible) > _PAGE)
+        rows = tuple(sandbox.summary() for sandbox in visible[:_PAGE])
+        return verbs.Listing(sandboxes=rows, more=len(visible) > _PAGE)
 
     async def _status(self) -> verbs.StatusReport:
         return verbs.StatusReport(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jupyter_sandbox.broker import adoption_verbs, template_verbs, usage_verbs
+from jupyter_sandbox.broker import adoption_verbs, restriction_verbs, template_verbs, usage_verbs
 from sandbox_worker.protocol import CurveKeys, TerminalSize  # noqa: TC001 - the decoder looks them up
 
 
@@ -48,6 +48,8 @@ class Claim:
     server: str = ""
     """The name of the server that may adopt it when this connection has ended; empty: nobody may, as said above."""
     note: str = field(default="", repr=False)
+    network: restriction_verbs.Network = restriction_verbs.OPEN
+    """What it may not reach, in force before anything of the owner runs in it; see `restriction_verbs.Restrict`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class Attached:
 
     running: tuple[str, ...]
     paused: bool = False
+    network: restriction_verbs.Network = restriction_verbs.OPEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +340,7 @@ REQUESTS = (
     Reap,
     Retire,
     *adoption_verbs.REQUESTS,
+    *restriction_verbs.REQUESTS,
     *template_verbs.REQUESTS,
     *usage_verbs.REQUESTS,
 )

@@ -23,6 +23,8 @@ def target(value: str) -> IPv4Network | IPv6Network:
             f"not an address or a range such as 203.0.113.7 or 2001:db8::/64: {value[:60]!r} ({error})"
         ) from error
     address = network.network_address
+    if "%" in value:  # ipaddress takes any text behind it for the name of an interface, and keeps it
+        raise InvalidRequestError(f"an address has no zone here: {value[:60]!r}")
     if address.is_loopback or address.is_multicast or (network.version == 6 and address.is_link_local):
         raise InvalidRequestError(f"loopback, multicast and IPv6 link-local cannot be reached: {value[:60]!r}")
     if network.num_addresses == 1 and address.is_unspecified:

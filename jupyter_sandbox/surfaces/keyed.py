@@ -111,6 +111,11 @@ class KeyedHandler(ResourceHandler):
         await self.serve(ids)
 
     @web.authenticated
+    async def put(self, *ids: str) -> None:
+        """Serve."""
+        await self.serve(ids)
+
+    @web.authenticated
     async def delete(self, *ids: str) -> None:
         """Serve."""
         await self.serve(ids)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ResourceHandler(ServiceHandler):
-    """Base: a subclass finds out who asks, and has coroutines `on_get`, `on_post`, `on_delete` for what it knows."""
+    """Base: a subclass finds out who asks, and has coroutines `on_get`, `on_post` and so on for what it knows."""
 
     operation: str | None = None
     """What a request is called in events."""
@@ -26,7 +26,7 @@ class ResourceHandler(ServiceHandler):
     def initialize(self, services: Services, surface: Any = None) -> None:
         """`surface`: what its surface knows, and what the operator has set for it."""
         self.services, self.surface = services, surface
-        self.methods = tuple(name for name in ("GET", "POST", "DELETE") if hasattr(self, f"on_{name.lower()}"))
+        self.methods = tuple(name for name in ("GET", "POST", "PUT", "DELETE") if hasattr(self, f"on_{name.lower()}"))
 
     def operation_name(self) -> str | None:
         """See ServiceHandler."""

@@ -152,14 +152,17 @@ class Host:
             raise Refusal(answer)
         return answer["result"]
 
-    def sandbox(self, template="python", mode="none", directory=None, name=None, *, start=True) -> Sandbox:
-        """Claim a sandbox and start a kernel in it."""
+    def sandbox(
+        self, template="python", mode="none", directory=None, name=None, *, network=((), ()), start=True
+    ) -> Sandbox:
+        """Claim a sandbox and start a kernel in it; `network`: what is denied, and excepted from that."""
         number = self.run(
-            "box = Sandbox(template, mode, directory, name); result = len(SANDBOXES) - 1",
+            "box = Sandbox(template, mode, directory, name, network); result = len(SANDBOXES) - 1",
             template=template,
             mode=mode,
             directory=directory and str(directory),
             name=name,
+            network=network,
         )
         box = Sandbox(self, number)
         if start:

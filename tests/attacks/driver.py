@@ -20,7 +20,8 @@ from pathlib import Path
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from jupyter_sandbox.broker import adoption_verbs, client, template_verbs, verbs
+from jupyter_sandbox import restrictions
+from jupyter_sandbox.broker import adoption_verbs, client, restriction_verbs, template_verbs, verbs
 from jupyter_sandbox.broker.running import RunningCommand
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.file_watches import FileWatches
@@ -49,11 +50,12 @@ WATCHES = FileWatches(FILES)
 class Sandbox:
     """A claimed sandbox with at most one kernel."""
 
-    def __init__(self, template="python", mode="none", directory=None, name=None):
+    def __init__(self, template="python", mode="none", directory=None, name=None, network=((), ())):
         descriptor = None if directory is None else os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             name = Path(directory or "").name if name is None else name
-            self.lease = asyncio.run(client.Lease.claim(template, mode, name, descriptor))
+            claiming = client.Lease.claim(template, mode, name, descriptor, restriction=restrictions.judge(*network))
+            self.lease = asyncio.run(claiming)
         finally:
             if descriptor is not None:
                 os.close(descriptor)
@@ -62,6 +64,10 @@ class Sandbox:
         self.key = os.urandom(32).hex()
         self.kernel: BlockingKernelClient | None = None
         SANDBOXES[len(SANDBOXES)] = self
+
+    def restrict(self, denied=(), excepted=()):
+        """Let it reach less than its template opens."""
+        asyncio.run(self.lease.restrict(restrictions.judge(denied, excepted)))
 
     def start(self, argv=None, wait=True, env=None):
         """Start the kernel, again if need be."""
@@ -199,6 +205,7 @@ def main():
         "client": client,
         "verbs": verbs,
         "adoption_verbs": adoption_verbs,
+        "restriction_verbs": restriction_verbs,
         "template_verbs": template_verbs,
         "FILES": FILES,
         "WATCHES": WATCHES,

@@ -376,8 +376,28 @@ def test_code_whose_sandbox_is_killed_meanwhile_is_told_as_the_sdk_expects(serve
     timer.join()
 
 
+def test_a_network_is_closed_when_that_is_asked_and_can_be_changed(served):
+    made = Sandbox.create(timeout=60, allow_internet_access=False)
+    info = made.get_info()
+    assert info.allow_internet_access is False
+    assert info.network == {"allow_out": [], "deny_out": ["0.0.0.0/0", "::/0"]}
+    made.update_network({"deny_out": ["10.0.0.0/8", "192.0.2.1"]})
+    assert made.get_info().network == {"allow_out": [], "deny_out": ["10.0.0.0/8", "192.0.2.1"]}
+    Sandbox.update_network(made.sandbox_id, {"allow_internet_access": False})
+    assert made.get_info().allow_internet_access is False
+    made.update_network({})
+    info = made.get_info()
+    assert (info.allow_internet_access, info.network) == (None, None)
+    with pytest.raises(SandboxException, match=r"opens nothing of 203\.0\.113\.7"):
+        made.update_network({"allow_out": ["203.0.113.7"], "deny_out": lambda context: [context.all_traffic]})
+    assert made.run_code("1").text == "1"
+    made.kill()
+    with pytest.raises(SandboxNotFoundException):
+        made.update_network({})
+
+
 def test_what_is_not_served_says_so(own):
-    changes = {"allow_out": ["192.0.2.1"]}
+    changes = {"allow_out": ["example.com"]}
     refused = (lambda: own.pause(mode="filesystem"), own.create_snapshot, lambda: own.update_network(changes))
     for use in refused:
         with pytest.raises(SandboxException, match="not supported here"):

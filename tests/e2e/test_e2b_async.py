@@ -226,6 +226,19 @@ async def test_a_paused_sandbox_keeps_its_memory_its_files_and_its_commands(sand
 
 
 @with_sandbox
+async def test_a_network_is_restricted_and_told(sandbox):
+    assert (await sandbox.get_info()).network is None
+    await sandbox.update_network({"deny_out": lambda context: [context.all_traffic]})
+    info = await sandbox.get_info()
+    assert info.allow_internet_access is False
+    assert info.network == {"allow_out": [], "deny_out": ["0.0.0.0/0", "::/0"]}
+    with pytest.raises(SandboxException, match="not supported here"):
+        await sandbox.update_network({"allow_out": ["example.com"]})
+    await sandbox.update_network({})
+    assert (await sandbox.get_info()).network is None
+
+
+@with_sandbox
 async def test_a_sandbox_that_is_gone_is_told_as_the_sdk_expects(sandbox):
     assert await sandbox.kill()
     assert not await sandbox.is_running()

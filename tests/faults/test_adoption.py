@@ -44,8 +44,9 @@ async def test_a_notebook_finds_its_kernel_again(server):
 
 async def test_a_claimed_sandbox_is_as_before(server):
     await server.start()
-    claim = {"metadata": {"who": "me"}, "env": {"COLOUR": "green"}, "timeout_s": 300}
+    claim = {"metadata": {"who": "me"}, "env": {"COLOUR": "green"}, "timeout_s": 300, "network": {"deny": ["::/0"]}}
     sandbox = (await claimed(server, "once", **claim))["id"]
+    await server.ask("PUT", f"api/sandboxes/{sandbox}/network", {"deny": ["10.0.0.0/8"]})
     first, second = await context_in(server, sandbox), await context_in(server, sandbox, cwd="/tmp")
     await run(server, sandbox, first, "x = 1")
     await run(server, sandbox, second, "x = 2")
@@ -54,6 +55,7 @@ async def test_a_claimed_sandbox_is_as_before(server):
     for _ in range(2):
         await server.restart()
     after = await server.ask("GET", f"api/sandboxes/{sandbox}")
+    assert after["network"] == {"deny": ["10.0.0.0/8"], "allow": []}
     same = ("id", "template", "state", "metadata", "created_at", "origin")
     assert {name: after[name] for name in same} == {name: before[name] for name in same}
     assert sorted(after["contexts"]) == sorted([first, second])

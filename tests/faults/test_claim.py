@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_sandbox import agents
-from jupyter_sandbox.broker import adoption, upkeep, verbs
+from jupyter_sandbox import agents, restrictions
+from jupyter_sandbox.broker import adoption, restricting, upkeep, verbs
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Usage
 from jupyter_sandbox.errors import (
     CapacityError,
+    ConflictError,
     IsolationUnavailableError,
     SandboxError,
     StartError,
@@ -32,7 +33,17 @@ from jupyter_sandbox.errors import (
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.host.places import Places
 from jupyter_sandbox.ledger import Ledger, Record
-from jupyter_sandbox.specs import EgressRule, Limits, Policy, Share, Template, Workspace, WorkspaceMode
+from jupyter_sandbox.specs import (
+    UNRESTRICTED,
+    EgressRule,
+    Limits,
+    Policy,
+    Restriction,
+    Share,
+    Template,
+    Workspace,
+    WorkspaceMode,
+)
 from sandbox_worker import protocol
 from tests.conftest import eventually
 
@@ -217,14 +228,23 @@ class FakeFirewall:
         if self.verdict and template.policy.egress:
             raise self.verdict
 
-    def open(self, slot: int, policy: Policy, namespace: int) -> None:
+    def open(self, slot: int, policy: Policy, namespace: int, restriction: Restriction) -> None:
         assert os.fstat(namespace)
         assert self.engine.descriptors == [], "nothing was bound yet"
         self.opening.set()
         self.slow.wait(10)
         if self.error:
             raise self.error
-        self.said.append(("open", slot, policy))
+        self.said.append(("open", slot, policy, restriction))
+
+    def is_open(self, slot: int) -> bool:
+        return any(said[:2] == ("open", slot) for said in self.said)
+
+    def change(self, slot: int, namespace: int, restriction: Restriction) -> None:
+        assert os.fstat(namespace)
+        if self.error:
+            raise self.error
+        self.said.append(("change", slot, restriction))
 
     def close(self, slot: int) -> None:
         assert len(self.engine.destroyed) < len(self.engine.made), "before the slot is another's"
@@ -266,9 +286,9 @@ class Bench:
         self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         self.before = len(os.listdir("/proc/self/fd"))
 
-    async def claim(self, template: str = "python", wanted: Workspace = NONE):
+    async def claim(self, template: str = "python", wanted: Workspace = NONE, **how):
         directory = None if wanted is NONE else self.directory
-        return await self.registry.claim(OWNER, template, wanted, directory, self.heard.append)
+        return await self.registry.claim(OWNER, template, wanted, directory, self.heard.append, **how)
 
     async def claim_warm(self):
         """Claim a worker of the pool's: its first kernel stands by."""
@@ -434,7 +454,7 @@ async def test_a_cancelled_claim_leaves_nothing(bench):
 
 async def test_a_policy_is_in_force_before_anything_is_bound_and_until_the_worker_ends(bench):
     sandbox = await bench.claim("open")
-    assert bench.firewall.said == [("open", 1, TEMPLATES["open"].policy)]
+    assert bench.firewall.said == [("open", 1, TEMPLATES["open"].policy, UNRESTRICTED)]
     await bench.registry.reap(dry_run=True)
     await bench.registry.release(sandbox)
     assert bench.firewall.said[1:] == [("reap", {1}, True), ("close", 1)]
@@ -472,6 +492,103 @@ async def test_a_claim_that_is_cancelled_while_its_network_is_made_takes_it_back
     with pytest.raises(asyncio.CancelledError):
         await claiming
     assert [said[0] for said in bench.firewall.said] == ["open", "close"]
+    await bench.assert_nothing_left()
+
+
+# -- restrictions
+
+CLOSED = restrictions.judge(restrictions.EVERYWHERE, [])
+
+
+async def restrict(bench, sandbox, wanted=CLOSED):
+    await restricting.restrict(sandbox, wanted, bench.firewall, bench.registry.record)
+
+
+def recorded(bench):
+    (record,) = bench.ledger.records()
+    return restrictions.judge(record.denied, record.excepted)
+
+
+async def test_a_restricted_claim_opens_its_network_so(bench):
+    sandbox = await bench.claim("open", restriction=CLOSED)
+    assert bench.firewall.said == [("open", 1, TEMPLATES["open"].policy, CLOSED)]
+    assert (sandbox.restriction, recorded(bench)) == (CLOSED, CLOSED)
+    await bench.registry.release(sandbox)
+
+
+async def test_a_claim_of_what_its_template_never_opened_makes_no_worker(bench):
+    for template in ("python", "open"):
+        with pytest.raises(ConflictError, match=r"192\.0\.2\.1"):
+            await bench.claim(template, restriction=restrictions.judge([], ["192.0.2.1"]))
+    assert bench.engine.made == []
+
+
+async def test_a_restriction_is_recorded_before_it_is_put_in_force(bench, monkeypatch):
+    sandbox, seen = await bench.claim("open"), []
+    monkeypatch.setattr(bench.firewall, "change", lambda *_: seen.append(recorded(bench)))
+    await restrict(bench, sandbox)
+    assert seen == [CLOSED]
+    await bench.registry.release(sandbox)
+
+
+async def test_a_restriction_that_cannot_be_put_in_force_is_told_and_not_recorded(bench):
+    sandbox = await bench.claim("open")
+    bench.firewall.error = StartError("nft: no")
+    with pytest.raises(StartError):
+        await restrict(bench, sandbox)
+    assert (sandbox.restriction, recorded(bench)) == (UNRESTRICTED, UNRESTRICTED)
+    bench.firewall.error = None
+    await restrict(bench, sandbox)
+    assert bench.firewall.said[1:] == [("change", 1, CLOSED)]
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_a_sandbox_without_a_network_is_restricted_on_paper(bench):
+    sandbox = await bench.claim()
+    await restrict(bench, sandbox)
+    assert (bench.firewall.said, recorded(bench)) == ([], CLOSED)
+    await bench.registry.release(sandbox)
+
+
+async def test_who_restricts_a_sandbox_whose_network_is_being_made_comes_after_that(bench):
+    bench.firewall.slow.clear()
+    claiming = asyncio.create_task(bench.claim("open"))
+    await eventually(bench.firewall.opening.is_set)
+    (sandbox,) = bench.registry.claimed()
+    changing = asyncio.create_task(restrict(bench, sandbox))
+    await asyncio.sleep(0.05)
+    assert bench.firewall.said == []
+    bench.firewall.slow.set()
+    await asyncio.gather(claiming, changing)
+    assert [said[0] for said in bench.firewall.said] == ["open", "change"]
+    await bench.registry.release(sandbox)
+
+
+async def test_a_restriction_whose_client_goes_is_carried_out_whole(bench, monkeypatch):
+    sandbox, going, goes = await bench.claim("open"), threading.Event(), threading.Event()
+
+    def change(*_):
+        going.set()
+        goes.wait(10)
+
+    monkeypatch.setattr(bench.firewall, "change", change)
+    changing = asyncio.create_task(restrict(bench, sandbox))
+    await eventually(going.is_set)
+    changing.cancel()
+    await asyncio.sleep(0.05)
+    goes.set()
+    with pytest.raises(asyncio.CancelledError):
+        await changing
+    assert (sandbox.restriction, recorded(bench)) == (CLOSED, CLOSED)
+    await bench.registry.release(sandbox)
+
+
+async def test_what_has_ended_is_not_restricted(bench):
+    sandbox = await bench.claim("open")
+    await bench.registry.release(sandbox)
+    with pytest.raises(UnknownSandboxError):
+        await restrict(bench, sandbox)
     await bench.assert_nothing_left()
 
 

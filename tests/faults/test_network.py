@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from jupyter_sandbox import firewall, rulesets, templates
 from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, SandboxError, StartError
 from jupyter_sandbox.firewall import NftFirewall
 from jupyter_sandbox.host import processes
+from jupyter_sandbox.specs import UNRESTRICTED, Restriction
 from sandbox_worker import linux
 from tests.attacks import world
 
@@ -45,10 +47,12 @@ class Bench:
         self.workers.append(world.Namespace())
         return self.workers[-1], os.open(self.workers[-1].path, os.O_RDONLY)
 
-    def open(self, slot: int, *, policy=POLICY, other: NftFirewall | None = None) -> world.Namespace:
+    def open(
+        self, slot: int, *, policy=POLICY, other: NftFirewall | None = None, restriction=UNRESTRICTED
+    ) -> world.Namespace:
         worker, namespace = self.worker()
         try:
-            self.do((other or self.firewall).open, slot, policy, namespace)
+            self.do((other or self.firewall).open, slot, policy, namespace, restriction)
         finally:
             os.close(namespace)
         return worker
@@ -151,7 +155,7 @@ def test_a_missing_program_is_told_before_anything_is_done(bench, monkeypatch):
 def test_a_worker_that_dies_meanwhile_leaves_nothing(bench):
     worker, namespace = bench.worker()
     worker.close()
-    bench.do(bench.firewall.open, 1, POLICY, namespace)  # the descriptor keeps the namespace
+    bench.do(bench.firewall.open, 1, POLICY, namespace, UNRESTRICTED)  # the descriptor keeps the namespace
     os.close(namespace)
     bench.do(bench.firewall.close, 1)
     bench.assert_nothing_left()
@@ -284,3 +288,137 @@ def test_every_error_is_of_ours(bench, monkeypatch):
         bench.open(1)
     monkeypatch.undo()
     bench.assert_nothing_left()
+
+
+# -- restrictions
+
+ALL = Restriction(denied=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
+SOME = Restriction(denied=ALL.denied, excepted=(IPv4Network("198.51.100.0/24"),))
+TARGETS = (("203.0.113.7", 443), ("198.51.100.9", 9000), ("2001:db8:99::7", 8000))
+LOOK = """
+import json, socket, sys
+found = []
+for address, port in json.loads(sys.argv[1]):
+    try:
+        with socket.create_connection((address, port), 1.5) as channel:
+            channel.recv(9)
+            found.append(address)
+    except OSError:
+        pass
+print(json.dumps(found))
+"""
+
+
+def reached(worker) -> list[str]:
+    """Which of the targets a worker reaches."""
+    return json.loads(worker.run(sys.executable, "-c", LOOK, json.dumps(TARGETS)))
+
+
+def change(bench, slot, worker, restriction, by=None) -> None:
+    namespace = os.open(worker.path, os.O_RDONLY)
+    try:
+        bench.do((by or bench.firewall).change, slot, namespace, restriction)
+    finally:
+        os.close(namespace)
+
+
+def without_its_own_rules(worker) -> list[str]:
+    """What it reaches when only the host holds it."""
+    worker.run("nft", "flush", "ruleset")
+    return reached(worker)
+
+
+ALL_OF_THEM = [address for address, _ in TARGETS]
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["first worker", "later worker"])
+def test_a_worker_that_is_restricted_from_the_start_reaches_the_rest_only(bench, written):
+    if written:
+        bench.open(9)
+    worker = bench.open(1, restriction=SOME)
+    assert reached(worker) == ["198.51.100.9"]
+    assert without_its_own_rules(worker) == ["198.51.100.9"]
+    bench.do(bench.firewall.close, 1)
+    if written:
+        bench.do(bench.firewall.close, 9)
+    bench.assert_nothing_left()
+
+
+def test_each_side_alone_holds_what_was_changed_and_all_comes_back(bench):
+    worker, other = bench.open(1), bench.open(2)
+    assert reached(worker) == ALL_OF_THEM
+    change(bench, 1, worker, SOME)
+    assert reached(worker) == ["198.51.100.9"]
+    assert reached(other) == ALL_OF_THEM, "nobody else is concerned"
+    change(bench, 1, worker, ALL)
+    assert reached(worker) == []
+    change(bench, 1, worker, UNRESTRICTED)
+    assert reached(worker) == ALL_OF_THEM
+    change(bench, 1, worker, SOME)
+    assert without_its_own_rules(worker) == ["198.51.100.9"]
+    change(bench, 2, other, SOME)
+    (table,) = [line.split()[-1] for line in bench.world.tables().splitlines()]
+    bench.world.host.run("nft", "flush", "chain", "inet", table, "denied-0002")
+    assert reached(other) == ["198.51.100.9"]
+
+
+@pytest.mark.parametrize("wanted", [ALL, UNRESTRICTED], ids=["narrower", "wider"])
+@pytest.mark.parametrize("step", [0, 1], ids=["host", "inside"])
+def test_a_change_that_fails_at_any_step_leaves_no_more_than_before_nor_than_asked(bench, monkeypatch, step, wanted):
+    worker = bench.open(1, restriction=SOME)
+    run, calls = firewall._run, []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > step:
+            raise StartError("nft: no")
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(firewall, "_run", fail)
+    with pytest.raises(StartError):
+        change(bench, 1, worker, wanted)
+    monkeypatch.undo()
+    narrower = [] if wanted is ALL and step else ["198.51.100.9"]
+    assert reached(worker) == narrower
+    change(bench, 1, worker, wanted)
+    assert reached(worker) == ([] if wanted is ALL else ALL_OF_THEM)
+
+
+def test_what_is_excepted_never_widens(bench):
+    everything = Restriction(denied=ALL.denied, excepted=ALL.denied)
+    worker = bench.open(1, restriction=everything)
+    assert reached(worker) == ALL_OF_THEM
+    bench.world.clear()
+    other = [("203.0.113.8", 443), ("203.0.113.7", 444), ("10.77.0.2", 80), (world.HOST4, 80)]
+    assert json.loads(worker.run(sys.executable, "-c", LOOK, json.dumps(other))) == []
+    worker.run("nft", "flush", "ruleset")
+    worker.run("ip", "route", "add", "default", "via", "169.254.1.1", "dev", "eth0", "onlink")
+    assert json.loads(worker.run(sys.executable, "-c", LOOK, json.dumps(other))) == []
+    assert bench.world.arrived_outside() == set()
+
+
+def test_as_many_targets_as_may_be_named_fit(bench):
+    fours = [IPv4Network((f"10.{number}.0.0", 16)) for number in range(0, 128, 2)]
+    sixes = [IPv6Network(f"2001:db8:{number:x}::/64") for number in range(0x100, 0x180, 2)]
+    wanted = Restriction(denied=(*fours[:32], *sixes[:32]), excepted=(*fours[32:], *sixes[32:]))
+    worker = bench.open(1, restriction=wanted)
+    change(bench, 1, worker, wanted)
+    assert reached(worker) == ALL_OF_THEM
+
+
+def test_the_next_broker_changes_what_lives(bench):
+    worker = bench.open(1)
+    following = NftFirewall(instance=INSTANCE, pool=rulesets.DEFAULT_POOL)
+    assert bench.do(following.is_open, 1)
+    change(bench, 1, worker, SOME, by=following)
+    assert without_its_own_rules(worker) == ["198.51.100.9"]
+    assert not bench.do(following.is_open, 2)
+
+
+def test_a_host_whose_rules_are_gone_is_told_and_nothing_is_made(bench):
+    worker = bench.open(1)
+    (table,) = [line.split()[-1] for line in bench.world.tables().splitlines()]
+    bench.world.host.run("nft", "delete", "table", "inet", table)
+    with pytest.raises(StartError):
+        change(bench, 1, worker, ALL)
+    assert bench.world.tables() == ""

@@ -113,6 +113,7 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     await rest.delete(sandbox, "files", "c")
     await rest.post(sandbox, "pause")
     await rest.post(sandbox, "resume")
+    await rest("PUT", sandbox, "network", body={"deny": ["10.0.0.0/8"]}, headers={"X-Request-Id": "closed-1"})
     await rest.delete(*context.parts)
     service = rest.services.sandboxes
     service._claimed[sandbox].term = Term.begun(service._clock() - 60, 70, is_renewed_by_use=False)
@@ -126,6 +127,8 @@ async def test_the_life_of_a_claimed_sandbox_is_told_from_end_to_end(rest, audit
     for change in (events.SandboxPaused, events.SandboxResumed):
         told = await audit.one(change)
         assert (told["sandbox_id"], told["owner"], 0 < told["took_s"] < 10) == (sandbox, "*", True)
+    closed = await audit.one(events.SandboxRestricted)
+    assert (closed["denied"], closed["excepted"], closed["request_id"]) == ("10.0.0.0/8", "", "closed-1")
     soon = await audit.one(events.SandboxEndsSoon)
     assert (soon["owner"], 5 < soon["left_s"] < 11) == ("*", True)
     started = await audit.one(events.ContextStarted)

@@ -36,6 +36,8 @@ VALUES = {
     "operation": "claim_sandbox",
     "host": "storage.example",
     "message": "The sandbox was lost.",
+    "denied": "0.0.0.0/0 ::/0",
+    "excepted": "203.0.113.7/32",
 }
 """A value for each field that is a text."""
 

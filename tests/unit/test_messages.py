@@ -11,7 +11,7 @@ import typing
 
 import pytest
 
-from jupyter_sandbox.broker import template_verbs, usage_verbs, verbs
+from jupyter_sandbox.broker import restriction_verbs, template_verbs, usage_verbs, verbs
 from sandbox_worker import messages, protocol
 from sandbox_worker.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, MessageError
 
@@ -78,10 +78,10 @@ def test_type_names_do_not_collide(kinds):
 
 
 def test_the_lists_hold_every_message_there_is():
-    for module in (protocol, verbs, template_verbs, usage_verbs):
-        defined = {kind for kind in vars(module).values() if dataclasses.is_dataclass(kind)}
+    for module in (protocol, verbs, restriction_verbs, template_verbs, usage_verbs):
+        defined = {kind for kind in vars(module).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
         listed = {kind for kinds in GROUPS.values() for kind in kinds}
-        parts_of_others = {"CurveKeys", "Kernel", "MountPoint", "Summary", "TerminalSize", "WorkersReport"}
+        parts_of_others = {"CurveKeys", "Kernel", "MountPoint", "Network", "Summary", "TerminalSize", "WorkersReport"}
         assert {kind.__name__ for kind in defined - listed} <= parts_of_others
 
 

@@ -77,6 +77,7 @@ def grown(event: events.Event) -> dict[str, float]:
         (events.RequestRefused, {"refusals_total"}),
         (events.ExecutionStarted, set()),
         (events.SandboxRenewed, set()),
+        (events.SandboxRestricted, set()),
     ],
 )
 def test_an_event_counts(kind, names):

@@ -9,7 +9,7 @@ import pytest
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.firewall import NoFirewall, is_forwarding
 from jupyter_sandbox.guards import networks
-from jupyter_sandbox.specs import EgressRule, Policy, Template
+from jupyter_sandbox.specs import UNRESTRICTED, EgressRule, Policy, Template
 
 pytestmark = pytest.mark.unit
 
@@ -24,6 +24,7 @@ def test_addresses_and_ranges_are_targets(value):
     [
         *("example.org", "", "1; drop", "10.0.0.1 accept\nflush ruleset", "10.0.0.1\n", "10.0.0.0/255.0.0.0 "),
         *("10.0.0", "10.0.0.0/33", "010.0.0.1", "10.0.0.1/8", "2001:db8::1/64", "fe80::1%eth0", "fe80::/64"),
+        *("2001:db8::1%eth0", "2001:db8::1%x accept; drop", "2001:db8::%} accept /64"),
         *("127.0.0.1", "127.0.0.0/8", "::1", "224.0.0.1", "ff02::1", "::ffff:10.0.0.0/104", "0.0.0.0", "::"),
     ],
 )
@@ -65,7 +66,7 @@ def test_without_root_only_the_default_policy_passes():
     with pytest.raises(IsolationUnavailableError, match="root"):
         NoFirewall().judge(Template(name="open", policy=Policy(egress=(rule,))))
     with pytest.raises(IsolationUnavailableError, match="root"):
-        NoFirewall().open(1, Policy(egress=(rule,)), 0)
+        NoFirewall().open(1, Policy(egress=(rule,)), 0, UNRESTRICTED)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 import pytest
 
 from jupyter_sandbox import rulesets
-from jupyter_sandbox.specs import EgressRule, Policy, Transport
+from jupyter_sandbox.specs import UNRESTRICTED, EgressRule, Policy, Restriction, Transport
 
 pytestmark = pytest.mark.unit
 
@@ -28,29 +28,63 @@ ip saddr 198.18.0.9 ip daddr 203.0.113.7/32 ip protocol tcp tcp dport 443 accept
 ip6 saddr fd12:34ab:cd56::2 ip6 daddr 2001:db8::/64 ip6 nexthdr tcp tcp dport 8000-8009 accept
 ip saddr 198.18.0.9 ip daddr 203.0.113.7/32 ip protocol udp udp dport 53 accept
 """
+RESTRICTION = Restriction(
+    denied=(IPv4Network("10.0.0.0/8"), IPv4Network("203.0.113.0/24"), IPv6Network("::/0")),
+    excepted=(IPv4Network("203.0.113.7/32"), IPv4Network("203.0.113.64/26")),
+)
+OUT4 = "ip daddr { 10.0.0.0/8, 203.0.113.0/24 } ip daddr != { 203.0.113.7/32, 203.0.113.64/26 }"
+BACK4 = OUT4.replace("daddr", "saddr")
+EMPTIED = """\
+flush chain inet jupyter-sandbox-1234abcd denied-0002
+flush chain inet jupyter-sandbox-1234abcd answers-0002
+"""
+CHANGED = f"""\
+flush chain inet jupyter-sandbox-1234abcd denied-0002
+add rule inet jupyter-sandbox-1234abcd denied-0002 {OUT4} drop
+add rule inet jupyter-sandbox-1234abcd denied-0002 ip6 daddr {{ ::/0 }} drop
+flush chain inet jupyter-sandbox-1234abcd answers-0002
+add rule inet jupyter-sandbox-1234abcd answers-0002 {BACK4} drop
+add rule inet jupyter-sandbox-1234abcd answers-0002 ip6 saddr {{ ::/0 }} drop
+"""
+CHAINS = """\
+add chain inet jupyter-sandbox-1234abcd denied-0002
+add chain inet jupyter-sandbox-1234abcd answers-0002
+"""
 RULES = "".join(
     f"add rule inet jupyter-sandbox-1234abcd jsb1234abcd0002 {line}\n"
-    for line in ["ip hdrlength > 5 drop", *ALLOWED.splitlines(), "drop"]
+    for line in ["ip hdrlength > 5 drop", "jump denied-0002", *ALLOWED.splitlines(), "drop"]
 )
-ELEMENT = 'add element inet jupyter-sandbox-1234abcd workers { "jsb1234abcd0002" : goto jsb1234abcd0002 }\n'
+ELEMENTS = """\
+add element inet jupyter-sandbox-1234abcd workers { "jsb1234abcd0002" : goto jsb1234abcd0002 }
+add element inet jupyter-sandbox-1234abcd answers { "jsb1234abcd0002" : jump answers-0002 }
+"""
 
 
 def test_the_table_inside():
-    assert rulesets.worker_ruleset(WIRE, POLICY) == (
+    assert rulesets.worker_ruleset(WIRE, POLICY, UNRESTRICTED) == (
         """\
 table inet jupyter-sandbox {
+chain refused {
+meta l4proto tcp reject with tcp reset
+reject with icmpx type admin-prohibited
+}
+chain denied {
+}
+chain answers {
+}
 chain output {
 type filter hook output priority filter; policy drop;
 oifname "lo" accept
+jump denied
 """
         + ALLOWED
         + """\
-meta l4proto tcp reject with tcp reset
-reject with icmpx type admin-prohibited
+jump refused
 }
 chain input {
 type filter hook input priority filter; policy drop;
 iifname "lo" accept
+jump answers
 ct state established accept
 ct state related meta l4proto { icmp, ipv6-icmp } accept
 }
@@ -62,11 +96,53 @@ type filter hook forward priority filter; policy drop;
     )
 
 
+def test_what_is_denied_stands_before_what_is_allowed_inside():
+    text = rulesets.worker_ruleset(WIRE, POLICY, RESTRICTION)
+    assert text.replace(
+        f"""\
+chain denied {{
+{OUT4} goto refused
+ip6 daddr {{ ::/0 }} goto refused
+}}
+chain answers {{
+{BACK4} drop
+ip6 saddr {{ ::/0 }} drop
+}}
+""",
+        "chain denied {\n}\nchain answers {\n}\n",
+    ) == rulesets.worker_ruleset(WIRE, POLICY, UNRESTRICTED)
+    assert text.count("::/0") == 2
+
+
+def test_a_change_is_of_what_is_denied_and_of_nothing_else():
+    assert rulesets.host_change(INSTANCE, 2, RESTRICTION) == CHANGED
+    assert rulesets.host_change(INSTANCE, 2, UNRESTRICTED) == EMPTIED
+    assert rulesets.worker_change(UNRESTRICTED) == (
+        "flush chain inet jupyter-sandbox denied\nflush chain inet jupyter-sandbox answers\n"
+    )
+    assert rulesets.worker_change(Restriction(denied=(IPv6Network("2001:db8::/64"),))) == (
+        """\
+flush chain inet jupyter-sandbox denied
+add rule inet jupyter-sandbox denied ip6 daddr { 2001:db8::/64 } goto refused
+flush chain inet jupyter-sandbox answers
+add rule inet jupyter-sandbox answers ip6 saddr { 2001:db8::/64 } drop
+"""
+    )
+
+
+def test_what_is_only_excepted_denies_nothing():
+    only = Restriction(excepted=RESTRICTION.excepted)
+    assert rulesets.host_change(INSTANCE, 2, only) == EMPTIED
+
+
 def test_the_table_on_the_host():
-    assert rulesets.host_ruleset(WIRE, POLICY) == (
+    assert rulesets.host_ruleset(WIRE, POLICY, UNRESTRICTED) == (
         """\
 table inet jupyter-sandbox-1234abcd {
 map workers {
+type ifname : verdict
+}
+map answers {
 type ifname : verdict
 }
 set connections {
@@ -110,6 +186,7 @@ iifname "jsb1234abcd*" ct state invalid drop
 iifname "jsb1234abcd*" ct state new add @connections { iifname ct count over 1024 } drop
 iifname vmap @workers
 iifname "jsb1234abcd*" drop
+oifname vmap @answers
 oifname "jsb1234abcd*" ct state established accept
 oifname "jsb1234abcd*" ct state related meta l4proto { icmp, ipv6-icmp } accept
 oifname "jsb1234abcd*" drop
@@ -126,20 +203,30 @@ iifname "jsb1234abcd*" masquerade
 }
 }
 """
+        + CHAINS
+        + EMPTIED
         + RULES
-        + ELEMENT
+        + ELEMENTS
     )
 
 
 def test_one_more_worker_in_the_table():
     first = "create chain inet jupyter-sandbox-1234abcd jsb1234abcd0002\n"
-    assert rulesets.host_addition(WIRE, POLICY) == first + RULES + ELEMENT
+    assert rulesets.host_addition(WIRE, POLICY, UNRESTRICTED) == first + CHAINS + EMPTIED + RULES + ELEMENTS
+    assert rulesets.host_addition(WIRE, POLICY, RESTRICTION) == first + CHAINS + CHANGED + RULES + ELEMENTS
 
 
 def test_a_worker_s_rules_are_taken_away_and_nothing_is_made():
     assert rulesets.host_removal(INSTANCE, 2) == (
         'delete element inet jupyter-sandbox-1234abcd workers { "jsb1234abcd0002" }\n'
+        "add map inet jupyter-sandbox-1234abcd answers { type ifname : verdict; }\n"
+        "add chain inet jupyter-sandbox-1234abcd denied-0002\n"
+        "add chain inet jupyter-sandbox-1234abcd answers-0002\n"
+        'add element inet jupyter-sandbox-1234abcd answers { "jsb1234abcd0002" : jump answers-0002 }\n'
+        'delete element inet jupyter-sandbox-1234abcd answers { "jsb1234abcd0002" }\n'
         "delete chain inet jupyter-sandbox-1234abcd jsb1234abcd0002\n"
+        "delete chain inet jupyter-sandbox-1234abcd denied-0002\n"
+        "delete chain inet jupyter-sandbox-1234abcd answers-0002\n"
     )
 
 
@@ -178,7 +265,8 @@ route add 2001:db8::/64 via fe80::1 dev eth0 onlink
 
 def test_without_rules_for_ipv6_there_is_no_ipv6():
     texts = rulesets.host_commands(WIRE, ONLY4, 7) + rulesets.worker_commands(WIRE, ONLY4)
-    texts += rulesets.host_addition(WIRE, ONLY4) + rulesets.worker_ruleset(WIRE, ONLY4).replace("ipv6-icmp", "")
+    texts += rulesets.host_addition(WIRE, ONLY4, UNRESTRICTED)
+    texts += rulesets.worker_ruleset(WIRE, ONLY4, UNRESTRICTED).replace("ipv6-icmp", "")
     assert "198.18.0.9" in texts
     assert not any(word in texts for word in ("fd12", "fe80", "ip6", "addrgenmode"))
 

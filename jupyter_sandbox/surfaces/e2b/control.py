@@ -13,7 +13,7 @@ from jupyter_sandbox import errors, template_service
 from jupyter_sandbox.events import Origin
 from jupyter_sandbox.guards import shapes
 from jupyter_sandbox.sandbox import Claim, Filter, SandboxState
-from jupyter_sandbox.surfaces.e2b import words
+from jupyter_sandbox.surfaces.e2b import networks, words
 from jupyter_sandbox.surfaces.keyed import KeyedHandler
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class SandboxesHandler(ControlHandler):
             timeout_s=self.timeout(table),
             metadata=_texts(table.get("metadata"), "metadata"),
             env=words.ENVIRONMENT | _texts(table.get("envVars"), "envVars"),
+            network=networks.judge(table.get("network"), table.get("allow_internet_access")),
         )
         key = self.request.headers.get("Idempotency-Key")
         view = await self.services.sandboxes.claim(owner, wanted, key[:128] if key else None)
@@ -146,7 +147,7 @@ class SandboxHandler(ControlHandler):
         owner = await self.owner("sandboxes", "read")
         view = self.services.sandboxes.get(owner, words.our_id(theirs))
         limits = {report.name: report.limits for report in await template_service.listing()}
-        self.answer(200, _listed(view, limits) | {"domain": None})
+        self.answer(200, _listed(view, limits) | {"domain": None} | networks.shown(view.network))
 
     async def on_delete(self, theirs: str) -> None:
         """End a sandbox."""
@@ -168,6 +169,21 @@ class TimeoutHandler(ControlHandler):
         seconds = self.timeout({"timeout": table.get("timeout", table.get("duration"))})
         self.services.sandboxes.renew(owner, words.our_id(theirs), seconds)
         await self.services.sandboxes.noted(words.our_id(theirs))
+        self.answer(204, None)
+
+
+class NetworkHandler(ControlHandler):
+    """`PUT /sandboxes/{id}/network`."""
+
+    operation = "restrict_sandbox"
+
+    async def on_put(self, theirs: str) -> None:
+        """Let a sandbox reach less than its template opens; what was said before is forgotten."""
+        owner = await self.owner("sandboxes", "write")
+        table = shapes.decode_object(self.body() or b"{}")
+        internet = table.pop("allow_internet_access", None)
+        wanted = networks.judge(table, internet)
+        await self.services.sandboxes.restrict(owner, words.our_id(theirs), wanted)
         self.answer(204, None)
 
 
@@ -238,11 +254,6 @@ class NotSupportedHandler(ControlHandler):
         raise errors.NotSupportedError("this part of E2B's API is not supported here; see docs/e2b.md")
 
     on_post = on_delete = on_put = on_patch = on_get
-
-    @web.authenticated
-    async def put(self, *ids: str) -> None:
-        """Serve."""
-        await self.serve(ids)
 
     @web.authenticated
     async def patch(self, *ids: str) -> None:

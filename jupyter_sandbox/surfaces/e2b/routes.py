@@ -30,6 +30,7 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{ROOT}(?:/v2)?/sandboxes/{_ID}/pause": control.PauseHandler,
         f"{ROOT}(?:/v2)?/sandboxes/{_ID}/resume": control.ResumeHandler,
         f"{ROOT}/sandboxes/{_ID}/(?:timeout|refreshes)": control.TimeoutHandler,
+        f"{ROOT}/sandboxes/{_ID}/network": control.NetworkHandler,
         f"{ROOT}/sandboxes/{_ID}/metrics": metrics.MetricsHandler,
         f"{ROOT}/sandboxes/metrics": metrics.AllMetricsHandler,
         f"{ROOT}/sandboxes/{_ID}": control.SandboxHandler,

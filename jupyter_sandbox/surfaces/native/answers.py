@@ -105,6 +105,12 @@ async def resume_sandbox(services: Services, call: Call) -> Answer:
     return Answer(model=models.sandbox(await services.sandboxes.resume(call.owner, *call.ids)))
 
 
+async def restrict_sandbox(services: Services, call: Call) -> Answer:
+    """The sandbox, when it reaches no more than that."""
+    (sandbox_id,) = call.ids
+    return Answer(model=models.sandbox(await services.sandboxes.restrict(call.owner, sandbox_id, call.body)))
+
+
 async def release_sandbox(services: Services, call: Call) -> Answer:
     """Nothing, when it has ended."""
     await services.sandboxes.release(call.owner, *call.ids)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import languages
+from jupyter_sandbox import languages, restrictions
 from jupyter_sandbox.contexts import ContextView, NewContext
+from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.events import Origin
 from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecution
 from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
-from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Nullable, Number, Record, Table, Text, Whole
+from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Items, Nullable, Number, Record, Table, Text, Whole
 from jupyter_sandbox.sandbox import Claim, SandboxState, SandboxView
+from jupyter_sandbox.specs import UNRESTRICTED, Restriction
 from jupyter_sandbox.surfaces.native import file_models, schemas, template_models, token_models
 from jupyter_sandbox.template_shape import ENVIRONMENT
 
@@ -30,6 +31,11 @@ DIRECTORY: Final = Text(
     max_length=1024,
     pattern=r"^\/(sandbox|home\/user|workspace|tmp)(\/[^\u0000]*)?$",
     examples=("/sandbox",),
+)
+TARGETS: Final = Items(
+    shape=Text(min_length=2, max_length=64, pattern=r"^[0-9A-Fa-f:.\/]+$", examples=("10.0.0.0/8",)),
+    min_items=0,
+    max_items=restrictions.MAX_TARGETS,
 )
 KEY: Final = Text(min_length=1, max_length=128, pattern=r"^[\u0021-\u007e]+$")
 CODE: Final = Text(max_length=1 << 20, examples=("print(6 * 7)",))
@@ -64,11 +70,28 @@ class Page:
     metadata: tuple[str, ...] = field(default=())
 
 
+def _network(*, deny: tuple[str, ...], allow: tuple[str, ...]) -> Restriction:
+    """Return what is meant; who allows something and denies nothing means something else than this would be."""
+    if allow and not deny:
+        raise InvalidRequestError('allow is what deny is not to hold; to deny all else: "deny": ["0.0.0.0/0", "::/0"]')
+    return restrictions.judge(deny, allow)
+
+
+NETWORK: Final = Record(
+    name="Network",
+    build=_network,
+    fields={
+        "deny": Field(shape=TARGETS, summary="Addresses and ranges that it may not reach.", default=()),
+        "allow": Field(shape=TARGETS, summary="Those of them that it may reach nevertheless.", default=()),
+    },
+)
+
+
 def claim(times: Times) -> Record:
     """The body of a claim."""
     return Record(
         name="Claim",
-        build=functools.partial(Claim, is_renewed_by_use=True),
+        build=_claim,
         fields={
             "template": Field(shape=TEMPLATE, summary="Name of the template.", default="python"),
             "timeout_s": Field(
@@ -78,8 +101,13 @@ def claim(times: Times) -> Record:
             ),
             "metadata": Field(shape=METADATA, summary="Words of your own, to find it by.", default={}),
             "env": Field(shape=ENVIRONMENT, summary="Environment variables of its contexts.", default={}),
+            "network": Field(shape=NETWORK, summary="What it may not reach of what its template opens.", default=None),
         },
     )
+
+
+def _claim(*, network: Restriction | None, **values: Any) -> Claim:
+    return Claim(network=network or UNRESTRICTED, is_renewed_by_use=True, **values)
 
 
 def renewal(times: Times) -> Record:
@@ -161,6 +189,10 @@ def sandbox(view: SandboxView) -> dict[str, Any]:
         "expires_at": schemas.time(view.expires_at),
         "metadata": view.metadata,
         "contexts": list(view.contexts),
+        "network": {
+            "deny": [restrictions.words(target) for target in view.network.denied],
+            "allow": [restrictions.words(target) for target in view.network.excepted],
+        },
     }
 
 
@@ -257,6 +289,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
         expires_at=schemas.or_null(schemas.TIME),
         metadata={"type": "object", "additionalProperties": schemas.TEXT},
         contexts={"type": "array", "items": schemas.TEXT},
+        network=schemas.record(
+            deny={"type": "array", "items": schemas.TEXT}, allow={"type": "array", "items": schemas.TEXT}
+        ),
     ),
     "Sandboxes": schemas.record(sandboxes=schemas.list_of("Sandbox"), next=schemas.or_null(schemas.TEXT)),
     "Usage": schemas.record(

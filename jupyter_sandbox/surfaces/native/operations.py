@@ -140,6 +140,17 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             refusals=(*no_sandbox, errors.ConflictError, errors.StartError),
         ),
         Operation(
+            name="restrict_sandbox",
+            method="PUT",
+            path=f"{_SANDBOX}/network",
+            summary="Let a sandbox reach less than its template opens, in place of what was said before.",
+            serve=answers.restrict_sandbox,
+            model="Sandbox",
+            action="write",
+            body=models.NETWORK,
+            refusals=(*no_sandbox, errors.ConflictError, errors.StartError),
+        ),
+        Operation(
             name="list_contexts",
             method="GET",
             path=f"{_SANDBOX}/contexts",

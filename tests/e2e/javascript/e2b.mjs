@@ -103,6 +103,18 @@ test('a second connection shares the state', async () => {
   assert.equal((await same.runCode('y')).text, '1')
 })
 
+test('a network is closed when that is asked, told and changed', async () => {
+  const closed = await Sandbox.create({ timeoutMs: 60_000, allowInternetAccess: false })
+  const told = async () => (({ allowInternetAccess, network }) => [allowInternetAccess, network?.denyOut])(await closed.getInfo())
+  assert.deepEqual(await told(), [false, ['0.0.0.0/0', '::/0']])
+  await closed.updateNetwork({ denyOut: ['10.0.0.0/8'] })
+  assert.deepEqual((await told())[1], ['10.0.0.0/8'])
+  await assert.rejects(closed.updateNetwork({ allowOut: ['example.com'] }), /not supported here/)
+  await closed.updateNetwork({})
+  assert.equal((await told())[1], undefined)
+  await closed.kill()
+})
+
 test('a sandbox that is gone is told as the SDK expects', async () => {
   const gone = await Sandbox.create({ timeoutMs: 60_000 })
   assert.equal(await gone.isRunning(), true)
