@@ -171,7 +171,7 @@ class Registry:
     async def leave(self, sandbox: Sandbox) -> None:
         """Its holder has gone: let it wait for the server that may adopt it, or destroy it."""
         sandbox.holder = None
-        if sandbox.server and self._grace_s:
+        if sandbox.server and self._grace_s and sandbox.state is WorkerState.CLAIMED:
             self._wait_for_adoption(sandbox)
         else:
             await self._destroy(sandbox)

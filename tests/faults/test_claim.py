@@ -942,6 +942,16 @@ async def test_who_comes_back_and_leaves_again_and_again_leaves_one_task(bench):
     await bench.assert_nothing_left()
 
 
+async def test_what_has_ended_has_no_grace(bench):
+    # once: it was kept in memory by a task that slept for the whole grace
+    await bench.registry.recover(grace_s=60)
+    sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
+    await bench.registry.release(sandbox)
+    before = len(asyncio.all_tasks())
+    await bench.registry.leave(sandbox)
+    assert (sandbox.grace, len(asyncio.all_tasks())) == (None, before)
+
+
 async def test_without_a_grace_nothing_waits(bench):
     sandbox = await bench.registry.claim(OWNER, "python", NONE, None, bench.heard.append, server="s")
     await bench.registry.leave(sandbox)
