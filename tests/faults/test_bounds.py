@@ -184,6 +184,34 @@ async def test_a_zygote_ends_with_its_template_and_with_one_of_the_same_name_tha
     assert engine._zygotes == {}
 
 
+FORKS = """
+import os, signal, socket, sys
+from sandbox_worker import zygote
+
+class Agent:
+    def __init__(self, *_): pass
+    def serve(self): os.write(1, b"serves")
+
+def send(_channel, answer, *_):
+    assert isinstance(answer, zygote.Forked), answer
+    if sys.argv[1] == "killed": os.kill(os.getpid(), signal.SIGKILL)
+
+zygote.Agent, zygote.messages.send = Agent, send
+one = zygote.Zygote.__new__(zygote.Zygote)
+one._channel = one._launcher = None
+one._isolate = lambda: None
+one._answer(zygote.Fork(worker="sbx_1"), [socket.socket().detach()])
+"""
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("fate", "said"), [("killed", b""), ("lives", b"serves")])
+def test_a_worker_that_nobody_heard_of_since_its_zygote_was_killed_never_serves(fate, said):
+    """The next zygote makes another for the same listener: two agents would be at it."""
+    ended = subprocess.run([sys.executable, "-c", FORKS, fate], stdout=subprocess.PIPE, timeout=20)
+    assert (ended.stdout, ended.returncode) == (said, -signal.SIGKILL if fate == "killed" else 0)
+
+
 AGES = {
     "an hour": lambda zygote: setattr(zygote, "_born", time.monotonic() - 3601),
     "2000 forks": lambda zygote: setattr(zygote, "_forks", 2000),

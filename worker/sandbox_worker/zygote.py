@@ -9,6 +9,7 @@ workers live on.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import signal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _UID_RANGE: Final = 65536
+_KNOWN: Final = b"known"
 
 
 def enter_namespaces(configuration: Configure) -> None:
@@ -97,40 +99,45 @@ class Zygote:
                 self._answer(*received)
 
     def _answer(self, request: object, descriptors: Sequence[int]) -> None:
-        """Fork a worker and say so; one that nobody is there to hear of is killed. Raises ConnectionError."""
+        """Fork a worker and say so; one that nobody heard of ends by itself. Raises ConnectionError."""
         try:
             if not isinstance(request, Fork) or len(descriptors) != 1:
                 raise messages.MessageError("Fork with one descriptor expected")
-            pid, pidfd = self._fork(descriptors[0])
+            pid, pidfd, waiting = self._fork(descriptors[0])
         except (OSError, messages.MessageError) as error:
             messages.send(self._channel, Failed(reason=str(error)))
             return
         finally:
             messages.close_all(descriptors)
-        try:
-            messages.send(self._channel, Forked(worker=request.worker, pid=pid), [pidfd])
-        except ConnectionError:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            raise
-        finally:
-            os.close(pidfd)
+        with waiting:
+            try:
+                messages.send(self._channel, Forked(worker=request.worker, pid=pid), [pidfd])
+            finally:
+                os.close(pidfd)
+            with contextlib.suppress(OSError):  # it has ended already
+                waiting.send(_KNOWN)
 
-    def _fork(self, listener: int) -> tuple[int, int]:
-        """Fork a worker; return its pid 1, seen from here, and a pidfd of it.
+    def _fork(self, listener: int) -> tuple[int, int, socket.socket]:
+        """Fork a worker; return its pid 1, seen from here, a pidfd of it, and where it waits to be told `_KNOWN`.
+
+        It ends when that is closed before: whoever asks again for a fork, because this zygote was killed, must be the
+        only one with an agent at that listener.
 
         Two forks: only the children of a process that unshared its pid namespace are inside, and the zygote itself must
         stay outside. The one in between passes the pidfd on before it ends, so the pid cannot have been reused.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, theirs:
-            between = os.fork()
-            if between == 0:
-                self._fork_inside(theirs, listener)
-            theirs.close()
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(ours)
+            with theirs:
+                between = os.fork()
+                if between == 0:
+                    self._fork_inside(theirs, listener)
             data, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
             if not data or not descriptors:
                 raise OSError("a worker could not be forked")
-            return int(data), descriptors[0]
+            undo.pop_all()
+            return int(data), descriptors[0], ours
 
     def _fork_inside(self, channel: socket.socket, listener: int) -> NoReturn:
         try:
@@ -140,11 +147,14 @@ class Zygote:
             if pid:
                 socket.send_fds(channel, [str(pid).encode()], [os.pidfd_open(pid)])
                 os._exit(0)
-            keep = os.dup(listener)
-            os.dup2(keep, 3)
-            os.closerange(4, 1 << 20)
+            keep = [fcntl.fcntl(each, fcntl.F_DUPFD, 5) for each in (listener, channel.fileno())]
+            for target, each in enumerate(keep, start=3):
+                os.dup2(each, target)
+            os.closerange(5, 1 << 20)
             self._isolate()
-            Agent(socket.socket(fileno=3), self._launcher, CONFINEMENT).serve()
+            if os.read(4, len(_KNOWN)) == _KNOWN:
+                os.close(4)
+                Agent(socket.socket(fileno=3), self._launcher, CONFINEMENT).serve()
         except BaseException:  # noqa: BLE001 - the top of a process
             traceback.print_exc()
         finally:
