@@ -18,9 +18,8 @@ from tests.server.server_process import TOKEN, a_server
 PAGE = (Path(__file__).resolve().parents[2] / "docs/rest.md").read_text()
 
 
-def example(language: str) -> str:
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return block
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -42,7 +41,8 @@ def run(*command: str, url: str) -> str:
 def test_the_curl_example_runs(url):
     if not shutil.which("curl"):
         pytest.skip("needs curl")
-    first, *events = run("bash", "-euo", "pipefail", "-c", example("sh"), url=url).replace("}{", "}\n{").splitlines()
+    said = run("bash", "-euo", "pipefail", "-c", examples("sh")[0], url=url)
+    first, *events = said.replace("}{", "}\n{").splitlines()
     execution = json.loads(first)
     assert (execution["outcome"], execution["outputs"][0]["text"]) == ("ok", "42\n")
     files = events.index("3,4")
@@ -53,8 +53,21 @@ def test_the_curl_example_runs(url):
     assert (started["type"], typed["text"], ended["command"]["outcome"]) == ("started", "typed\n", "ok")
 
 
+def test_the_curl_example_of_a_network_runs(url):
+    if not shutil.which("curl"):
+        pytest.skip("needs curl")
+    first, network = examples("sh")
+    claimed = "".join(line for line in first.splitlines(keepends=True) if line.startswith(("AUTH=", "SANDBOX=")))
+    shown = 'curl -sf -H "$AUTH" "$URL$SANDBOX"\n'
+    closed, opened = network.splitlines(keepends=True)
+    said = run("bash", "-euo", "pipefail", "-c", claimed + closed + shown + opened + shown, url=url)
+    told = [json.loads(line)["network"] for line in said.replace("}{", "}\n{").splitlines()]
+    assert told == [{"deny": ["0.0.0.0/0", "::/0"], "allow": []}, {"deny": [], "allow": []}]
+
+
 def test_the_python_example_runs(url):
-    assert run(sys.executable, "-c", example("python"), url=url) == "error ZeroDivisionError\n"
+    (example,) = examples("python")
+    assert run(sys.executable, "-c", example, url=url) == "error ZeroDivisionError\n"
 
 
 def test_the_example_with_files_runs(url):
