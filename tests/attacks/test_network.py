@@ -139,12 +139,8 @@ def small_world():
 @pytest.fixture(scope="module")
 def host(small_world):
     """Root's broker in the small world."""
-    made = world.make_host(small_world, 0)
-    yield made
-    made.stop()
-    shutil.rmtree(made.directory, ignore_errors=True)
-    wait_until(lambda: not small_world.wires())
-    assert small_world.tables() == "", "a broker that ends leaves no table"
+    with world.tidy_host(small_world) as made:
+        yield made
 
 
 @pytest.fixture

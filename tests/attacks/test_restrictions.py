@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -58,21 +57,15 @@ def small_world():
 @pytest.fixture(scope="module")
 def host(small_world):
     """Root's broker in the small world."""
-    made = world.make_host(small_world, 0)
-    yield made
-    made.stop()
-    shutil.rmtree(made.directory, ignore_errors=True)
-    wait_until(lambda: not small_world.wires())
-    assert small_world.tables() == "", "a broker that ends leaves no table"
+    with world.tidy_host(small_world) as made:
+        yield made
 
 
 @pytest.fixture
 def own_host(small_world):
     """One that a test may kill."""
-    made = world.make_host(small_world, 0)
-    yield made
-    made.stop()
-    shutil.rmtree(made.directory, ignore_errors=True)
+    with world.running_host(small_world) as made:
+        yield made
 
 
 @pytest.fixture

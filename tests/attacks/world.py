@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -224,3 +225,23 @@ def make_host(world: World, uid: int, *, config: str = "") -> attacker.Host:
     for name, text in TEMPLATES.items():
         (host.directory / f"config/sandbox-templates/{name}.toml").write_text(attacker.TINY + text)
     return host
+
+
+@contextlib.contextmanager
+def running_host(world: World, uid: int = 0) -> Iterator[attacker.Host]:
+    """The same, until its end."""
+    host = make_host(world, uid)
+    try:
+        yield host
+    finally:
+        host.stop()
+        shutil.rmtree(host.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def tidy_host(world: World) -> Iterator[attacker.Host]:
+    """Root's, which leaves no network."""
+    with running_host(world) as host:
+        yield host
+    attacker.wait_until(lambda: not world.wires())
+    assert world.tables() == "", "a broker that ends leaves no table"
