@@ -20,7 +20,7 @@ from jupyter_sandbox import notes, offline, owners
 from jupyter_sandbox.broker import client, left, verbs
 from jupyter_sandbox.contexts import forget_failed_starts
 from jupyter_sandbox.errors import BrokerUnavailableError, ConflictError, SandboxError, StartError, UnknownSandboxError
-from jupyter_sandbox.host import places
+from jupyter_sandbox.host import places, tasks
 from jupyter_sandbox.kernel_identity import Place, Resumed
 from jupyter_sandbox.owners import Owner
 from jupyter_sandbox.sandboxes import kernels
@@ -199,9 +199,7 @@ class Adoption:
             if session := self._clients.get(note.kernel_id):
                 offline.expect(manager, note.kernel_id, session, self._max_offline_bytes)
             kernel._kernel_info_future = asyncio.get_running_loop().create_future()  # noqa: SLF001 - as the websocket does
-            task = asyncio.create_task(self._ask(kernel), name=f"state of {note.kernel_id}")
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            tasks.spawn(self._asking, self._ask(kernel), f"state of {note.kernel_id}")
 
     async def _give_up(self, lease: client.Lease, seat: str) -> None:
         """End a kernel that nobody could use."""

@@ -21,7 +21,7 @@ from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.broker.running import RunningCommand
 from jupyter_sandbox.errors import ProgramMissingError, StartError
 from jupyter_sandbox.guards import processes
-from jupyter_sandbox.host import pipes
+from jupyter_sandbox.host import pipes, tasks
 from sandbox_worker.protocol import TerminalSize
 
 if TYPE_CHECKING:
@@ -159,9 +159,7 @@ def _signals(running: RunningCommand, *, with_terminal: bool) -> Iterator[asynci
     sending: set[asyncio.Task[None]] = set()
 
     def send(make: Callable[[], Coroutine[None, None, None]]) -> None:
-        task = loop.create_task(make())
-        sending.add(task)
-        task.add_done_callback(sending.discard)
+        tasks.spawn(sending, make())
 
     def stop(number: int) -> None:
         if not stopped.done():

@@ -11,7 +11,7 @@ import logging
 import os
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, restrictions, templates, workspace
 from jupyter_sandbox.agents import AgentClient
@@ -26,7 +26,7 @@ from jupyter_sandbox.errors import (
 )
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.host import kernel_sockets
+from jupyter_sandbox.host import kernel_sockets, tasks
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import HEAD_START_S, Pool
@@ -34,7 +34,7 @@ from jupyter_sandbox.specs import UNRESTRICTED, Restriction, Template, Workspace
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
@@ -309,7 +309,7 @@ class Registry:
     def _wait_for_adoption(self, sandbox: Sandbox) -> None:
         """Begin its grace; who takes it over and goes again gives it another."""
         sandbox.end_grace()
-        sandbox.grace = self._spawn(self._expire(sandbox))
+        sandbox.grace = tasks.spawn(self._tasks, self._expire(sandbox))
 
     async def _expire(self, sandbox: Sandbox) -> None:
         """Destroy what nobody takes over in time."""
@@ -347,7 +347,7 @@ class Registry:
                 message=f"The sandbox was lost: {cause}. Its files are gone; a restart gets a new one.",
             ),
         )
-        self._spawn(self._destroy(sandbox))
+        tasks.spawn(self._tasks, self._destroy(sandbox))
 
     def _tell(self, sandbox: Sandbox, event: Event) -> None:
         if sandbox.holder:
@@ -385,9 +385,3 @@ class Registry:
             self.pool.wake()
             self.on_gone()
         log.info("sandbox %s destroyed", sandbox.id)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

@@ -129,9 +129,7 @@ class Server:
                 continue
             connection = Connection(Channel(accepted, verbs.REQUESTS))
             self._connections.add(connection)
-            task = asyncio.create_task(self._attend(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            tasks.spawn(self._tasks, self._attend(connection))
 
     async def stop(self) -> None:
         """Drop every connection; their sandboxes are not released but left to the registry."""

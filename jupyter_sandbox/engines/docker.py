@@ -188,9 +188,7 @@ class DockerEngine:
         try:
             worker = await self._create(sandbox, template)
             if self._owed and not self._sweeps:  # the daemon is back
-                task = asyncio.create_task(self._sweep(), name="remove what the daemon could not")
-                self._sweeps.add(task)
-                task.add_done_callback(self._sweeps.discard)
+                tasks.spawn(self._sweeps, self._sweep(), "remove what the daemon could not")
             return worker
         except OSError as error:
             raise StartError(f"a worker could not be made: {error}") from error

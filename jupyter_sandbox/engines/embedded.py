@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import Remains, host_languages
@@ -24,7 +24,7 @@ from jupyter_sandbox.host import channel, processes, tasks
 from jupyter_sandbox.ledger import Ledger, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Mapping
 
     from jupyter_sandbox.cgroups import Group, Hierarchy
     from jupyter_sandbox.disks import Disks
@@ -106,7 +106,7 @@ class EmbeddedEngine:
     async def start(self) -> None:
         """See Engine. What a dead broker left needs nothing of a zygote, and does not wait for it."""
         if any(record.owner is not None for record in self._ledger.records()):
-            self._begin(self._warm_up())
+            tasks.spawn(self._tasks, self._warm_up())
         else:
             await self._zygote(self._default)
 
@@ -289,13 +289,8 @@ class EmbeddedEngine:
                 zygote = await Zygote.start(template, self._uid_base)
                 self._zygotes[template.name] = zygote
             elif zygote.is_old() and not self._tasks:
-                self._begin(self._renew(template, zygote))
+                tasks.spawn(self._tasks, self._renew(template, zygote))
             return zygote
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _warm_up(self) -> None:
         """Have the zygote that is needed first; who claims learns why there is none."""

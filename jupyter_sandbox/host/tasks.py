@@ -49,6 +49,16 @@ def begin(
     return task
 
 
+def spawn(
+    among: set[asyncio.Task[None]], work: Coroutine[Any, Any, None], name: str | None = None
+) -> asyncio.Task[None]:
+    """Do `work` beside everything else; its task is in `among` until it ends: asyncio itself would forget it."""
+    task = asyncio.create_task(work, name=name)
+    among.add(task)
+    task.add_done_callback(among.discard)
+    return task
+
+
 async def whole(work: Awaitable[Taken]) -> Taken:
     """Return the result of `work`; a cancelled caller leaves only when `work`, which cannot be called back, has ended.
 

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import CapacityError, InvalidRequestError, MethodError, NotInstalledError
+from jupyter_sandbox.host import tasks
 from jupyter_sandbox.surfaces.mcp.asgi import Exchange
 from jupyter_sandbox.surfaces.mcp.visits import CALLER, Visits
 
@@ -115,9 +116,7 @@ class Desk:
         """A visit has begun, unless its first request was none: the manager makes one for every request without."""
         superfluous = self._visits.begin(owner, visit_id) if is_good else visit_id
         if superfluous is not None:
-            task = asyncio.create_task(self._end(manager, superfluous), name="end of a visit")
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            tasks.spawn(self._ending, self._end(manager, superfluous), "end of a visit")
 
     async def _end(self, manager: Any, visit_id: str) -> None:
         """Let the manager forget a visit; it keeps those that clients end for ever."""
