@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 from enum import StrEnum
 from types import MappingProxyType
@@ -22,11 +23,14 @@ from jupyter_sandbox.guards import ids
 from jupyter_sandbox.incoming import SILENCE_S, Incoming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 
     from jupyter_sandbox.events import Emit
 
 MAX_BODY_BYTES: Final = 2 << 20
+SMALL_REST_BYTES: Final = 64 << 10
+REST_PATIENCE_S: Final = 5
+"""So much of a body, and so long, is waited for before a request is refused that was refused by its head."""
 FILE: Final = "application/octet-stream"
 EMIT: Final = "jupyter_sandbox_emit"
 """The name of the server's setting that says where handlers tell what happened."""
@@ -116,6 +120,10 @@ class ServiceHandler(TokenRoute, APIHandler):
     incoming: Incoming | None = None
     """The body, when it is a file."""
     _body_bytes = 0
+    _is_gone = False
+    _when_gone: Sequence[Callable[[], object]] = ()
+    _last_words: Callable[[], object] | None = None
+    """The answer, while a small rest of the body is waited for."""
 
     def set_default_headers(self) -> None:
         """As Jupyter does it; and every answer names its request."""
@@ -125,9 +133,6 @@ class ServiceHandler(TokenRoute, APIHandler):
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Refuse bodies that are too large before they come; then as Jupyter does it."""
         self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._when_gone: list[Callable[[], object]] = []
-        self._is_gone = False
         length = self.request.headers.get("Content-Length", "0")
         limit = self.file_limit()
         if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or self.max_body_bytes):
@@ -155,6 +160,10 @@ class ServiceHandler(TokenRoute, APIHandler):
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Keep what fits of a body; the rest of one that does not fit is read and dropped."""
         self._body_bytes += len(chunk)
+        if self._last_words is not None:
+            if self._unread_bytes() <= 0:
+                self._say_last_words()
+            return None
         if self.incoming is not None:
             return self.incoming.put(chunk)
         if self._body_bytes <= self.max_body_bytes:
@@ -170,25 +179,47 @@ class ServiceHandler(TokenRoute, APIHandler):
         return b"".join(self._body)
 
     def finish(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """As Jupyter does it; and say that the connection ends, if this comes before all of the request was read."""
-        headers, prepared = self.request.headers, cast("asyncio.Future[None] | None", self._prepared_future)
-        length = headers.get("Content-Length", "0")
-        is_read = (prepared is None or prepared.done()) and length.isdigit() and self._body_bytes >= int(length[:20])
-        if not is_read or ("Transfer-Encoding" in headers and self.get_status() >= 400):
-            self.set_header("Connection", "close")  # tornado hangs up without a word
-        finished: asyncio.Future[Any] = super().finish(*args, **kwargs)
+        """As Jupyter does it; and say that the connection ends, if this comes before all of the request was read.
+
+        A small rest is waited for: tornado hangs up, and who still sends would find that out and not the answer.
+        """
+        finished: asyncio.Future[Any]
+        prepared = cast("asyncio.Future[None] | None", self._prepared_future)
+        unread, is_prepared = self._unread_bytes(), prepared is None or prepared.done()
+        if unread > 0 or not is_prepared or ("Transfer-Encoding" in self.request.headers and self.get_status() >= 400):
+            self.set_header("Connection", "close")
+        if self._last_words is None and 0 < unread <= SMALL_REST_BYTES:
+            self._finished = True  # tornado asks for nothing more, until it is said
+            self._last_words = functools.partial(super().finish, *args, **kwargs)
+            asyncio.get_running_loop().call_later(REST_PATIENCE_S, self._say_last_words)
+            finished = asyncio.Future()
+            finished.set_result(None)
+            return finished
+        finished = super().finish(*args, **kwargs)
         return finished
+
+    def _unread_bytes(self) -> int:
+        """How much of the body has not come, by its length; 0 if it comes in chunks, much if that is no number."""
+        length = self.request.headers.get("Content-Length", "0")
+        return int(length[:20]) - self._body_bytes if length.isascii() and length.isdigit() else MAX_BODY_BYTES
+
+    def _say_last_words(self) -> None:
+        words, self._last_words = self._last_words, None
+        if words is not None:
+            self._finished = False
+            words()
 
     def when_gone(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the client hangs up before it has its answer; at once when it did already."""
         if self._is_gone:
             callback()
         else:
-            self._when_gone.append(callback)
+            self._when_gone = (*self._when_gone, callback)
 
     def on_connection_close(self) -> None:
         """The client hung up."""
         super().on_connection_close()
+        self._say_last_words()
         self._is_gone = True
         for callback in self._when_gone:
             callback()

@@ -26,11 +26,12 @@ class Raw:
         return self.model["code"]
 
 
-async def opened(url: str, method: str, path: str, headers: dict[str, str], token: str = "alice"):
-    """Send the head of a request for `path` as it stands; return reader and writer."""
+async def opened(url: str, method: str, path: str, headers: dict[str, str], token: str | None = "alice"):
+    """Send the head of a request for `path` as it stands, with a token if there is one; return reader and writer."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=1 << 20)
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: token {token}", "Connection: close"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+    lines += [f"Authorization: token {token}"] if token else []
     lines += [f"{name}: {value}" for name, value in headers.items()]
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
     return reader, writer

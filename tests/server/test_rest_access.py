@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from http import HTTPStatus
 
 import pytest
 from jupyter_server.auth import Authorizer
 from traitlets.config import Config
 
+from jupyter_sandbox import web
+from tests.server import raw_http
 from tests.server.rest import Rest
 
 ASKED: list[tuple[str, str]] = []
@@ -79,3 +83,51 @@ async def test_a_server_that_takes_no_tokens_issues_none(rest):
     for reply in (await rest.post(box, "tokens", body={}), await rest.get(box, "tokens")):
         assert (reply.status, reply.code) == (403, "forbidden")
     await rest.delete(box)
+
+
+HEADS = {
+    "a path that is no text": (
+        "PUT",
+        "api/sandboxes/sbx_00000000000000000000/files/caf%e9",
+        {},
+        HTTPStatus.BAD_REQUEST,
+    ),
+    "an owner that is unknown": ("POST", "api/sandboxes", {"Authorization": "token nobody"}, HTTPStatus.FORBIDDEN),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status"), HEADS.values(), ids=HEADS)
+async def test_who_is_refused_by_the_head_of_a_request_can_send_its_small_body_and_read_why(
+    rest, jp_serverapp, jp_base_url, method, path, headers, status
+):
+    given = {"Content-Length": "2", "Authorization": f"token {jp_serverapp.identity_provider.token}", **headers}
+    url = f"http://127.0.0.1:{jp_serverapp.port}"
+    reader, writer = await raw_http.opened(url, method, f"{jp_base_url}{path}", given, token=None)
+    for part in (b"{", b"}"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await reader.read(1)  # who is answered here is hung up on, and sends to nobody
+        writer.write(part)
+    answer = await raw_http.received(reader, writer)
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert answer.code
+
+
+async def test_who_is_refused_and_sends_no_body_is_answered_all_the_same(rest, jp_serverapp, jp_base_url, monkeypatch):
+    monkeypatch.setattr(web, "REST_PATIENCE_S", 0.1)
+    url, headers = f"http://127.0.0.1:{jp_serverapp.port}", {"Content-Length": "1"}
+    answer = await raw_http.received(
+        *await raw_http.opened(url, "POST", f"{jp_base_url}api/sandboxes", headers, "nobody")
+    )
+    assert answer.status == HTTPStatus.FORBIDDEN
+
+
+async def test_who_is_refused_and_hangs_up_leaves_nothing_behind(rest, jp_serverapp, jp_base_url, caplog):
+    url, headers = f"http://127.0.0.1:{jp_serverapp.port}", {"Content-Length": "1"}
+    _, writer = await raw_http.opened(url, "POST", f"{jp_base_url}api/sandboxes", headers, "nobody")
+    await writer.drain()
+    await asyncio.sleep(0.2)
+    writer.transport.abort()
+    await asyncio.sleep(0.2)
+    assert (await rest.get()).status == HTTPStatus.OK
+    assert [record for record in caplog.records if record.exc_info] == []
