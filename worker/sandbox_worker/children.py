@@ -33,6 +33,7 @@ HOME: Final = "/sandbox"
 LOG_BYTES: Final = 8192
 _NOT_EXECUTABLE: Final = 126
 """Exit status of what cannot be executed though it is there, as shells have it."""
+_ASKED_FOR: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _OOM_SCORE: Final = "500"
 _END_S: Final = 2
 _POLL_S: Final = 0.001
@@ -96,17 +97,23 @@ class Process:
 
 
 def fork(env: Mapping[str, str], cwd: str, run: Callable[[], object], keep: Sequence[int]) -> Process:
-    """Fork a process that keeps the descriptors `keep` and calls `run`; raises OSError, leaving nothing behind."""
+    """Fork a process that keeps the descriptors `keep` and calls `run`; raises OSError, leaving nothing behind.
+
+    A signal that comes before the process has its own handlers waits until then: the agent's would lose it.
+    """
     output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED_FOR)
     try:
         pid = os.fork()
+        if pid == 0:
+            os.set_blocking(child_output, True)
+            _become(env, cwd, run, child_output, keep)
     except OSError:
         os.close(output)
         os.close(child_output)
         raise
-    if pid == 0:
-        os.set_blocking(child_output, True)
-        _become(env, cwd, run, child_output, keep)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(child_output)
     return Process(pid, output)
 
@@ -160,9 +167,8 @@ def _become(env: Mapping[str, str], cwd: str, run: Callable[[], object], output:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGCHLD):
+        for number in (*_ASKED_FOR, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         linux.set_process_name("sandbox-kernel")
         null = os.open(os.devnull, os.O_RDWR)
@@ -173,6 +179,7 @@ def _become(env: Mapping[str, str], cwd: str, run: Callable[[], object], output:
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)  # the memory limit takes us before the agent
         settle(env, cwd)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED_FOR)
         run()
         code = 0
     except SystemExit as ending:
@@ -191,7 +198,6 @@ def execute(argv: Sequence[str], streams: Sequence[int], *, is_terminal: bool = 
 
     What cannot be executed is told on its own standard error, and ends with the status that shells have for it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if is_terminal:
         fcntl.ioctl(streams[0], termios.TIOCSCTTY, 0)
     for number, descriptor in enumerate(streams):

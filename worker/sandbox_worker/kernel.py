@@ -274,7 +274,7 @@ class Launcher:
 
 def run_prepared(app: SandboxKernelApp, request: StartKernel, listeners: Sequence[int]) -> None:
     """Finish a prepared application in this new process and serve until the kernel ends."""
-    _ignore_broken_pipes()
+    _as_python_starts()
     renew_randomness()
     app.attach(request, listeners)
     app.open()
@@ -284,7 +284,7 @@ def run_prepared(app: SandboxKernelApp, request: StartKernel, listeners: Sequenc
 
 def stand_by(app: SandboxKernelApp, listeners: Sequence[int], identity: Identity) -> None:
     """Like `run_prepared`, but wait in the middle. Until it has its key, nobody can say anything to this process."""
-    _ignore_broken_pipes()
+    _as_python_starts()
     renew_randomness()
     nobody = StartKernel(kernel="", argv=None, env={}, cwd="", prefix=CONNECTION_DIRECTORY, key=os.urandom(32).hex())
     app.attach(nobody, listeners)
@@ -310,7 +310,7 @@ def stand_by(app: SandboxKernelApp, listeners: Sequence[int], identity: Identity
 
 def run_plain(request: StartKernel, listeners: Sequence[int]) -> None:
     """Initialize an application in this new process and serve until the kernel ends."""
-    _ignore_broken_pipes()
+    _as_python_starts()
     renew_randomness()
     app = SandboxKernelApp.instance()
     app.attach(request, listeners)
@@ -330,9 +330,11 @@ def prepare_or_plain(notes: list[str], *, completer: bool = True) -> Launcher:
     return Launcher(mode="prebuilt", run=partial(run_prepared, app), stand_by=partial(stand_by, app))
 
 
-def _ignore_broken_pipes() -> None:
-    """As Python does when it starts: writing to nobody raises BrokenPipeError and does not end the kernel."""
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+def _as_python_starts() -> None:
+    """An interrupt raises KeyboardInterrupt, writing to nobody or too much OSError; none of them ends the kernel."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _connection_info(
