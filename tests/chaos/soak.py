@@ -128,6 +128,7 @@ def main() -> int:
     with a_system() as system, options.output.open("w") as output:
         chaos = Chaos(system)
         chaos.act("claim", 0)  # from then on there are warm workers of its template
+        chaos.act("add_context", 0)  # and the process's one context of ZeroMQ, with its descriptor
         settle(chaos)
         began = looked = time.monotonic()
         first = look(system, chaos, began)
