@@ -91,6 +91,12 @@ def age_s(pid: int) -> float:
     return round(time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"), 1)
 
 
+def processors() -> tuple[int, int]:
+    """For how long the processors of the machine did something, and have been there, in ticks."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
 def slope(looks: list[Look], name: str) -> float:
     """How much a figure grew for each 1 000 executions: a straight line through the looks of the second half."""
     half = looks[len(looks) // 2 :]
@@ -132,6 +138,7 @@ def main() -> int:
         settle(chaos)
         began = looked = time.monotonic()
         first = look(system, chaos, began)
+        busy, there = processors()
         while time.monotonic() - began < options.minutes * 60:
             kind = killing if chance.random() < options.faults else gentle
             chaos.act(chance.choice(kind), chance.randrange(1 << 20))
@@ -140,11 +147,12 @@ def main() -> int:
                 looked = time.monotonic()
                 looks.append(look(system, chaos, began))
                 print(json.dumps(asdict(looks[-1])), file=output, flush=True)
+        load = (processors()[0] - busy) / (processors()[1] - there)
         settle(chaos)
         wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
         last = look(system, chaos, began)
-    print(f"{chaos.executions} executions, {len(chaos.history.ever)} sandboxes")
+    print(f"{chaos.executions} executions, {len(chaos.history.ever)} sandboxes, processors {load:.0%} busy")
     print(chaos.recoveries())
     for name in ("server_mib", "broker_mib", "server_files", "broker_files", "mounts", "loops", "processes"):
         before, after = getattr(first, name), getattr(last, name)
