@@ -41,11 +41,13 @@ class Dockerd:
     def start(self, *options: str) -> None:
         """Start it and wait until it answers; what was killed needs a second start sometimes, as systemd gives it."""
         where = self.directory
-        command = ["dockerd", "--host", self.address, "--data-root", str(where / "data"), *options]
-        command += ["--exec-root", str(where / "exec"), "--pidfile", str(where / "pid"), "--iptables=false"]
+        # It takes the bridge of other engines away when it wants none, so it gets a network of its own.
+        command = ["unshare", "--net", "dockerd", "--bridge=none", "--iptables=false", *options]
+        command += ["--host", self.address, "--data-root", str(where / "data")]
+        command += ["--exec-root", str(where / "exec"), "--pidfile", str(where / "pid")]
         for _ in range(3):
             with (where / "log").open("ab") as log:
-                self.process = subprocess.Popen([*command, "--bridge=none"], stdout=log, stderr=log)
+                self.process = subprocess.Popen(command, stdout=log, stderr=log)
             deadline = time.monotonic() + START_S
             while self.process.poll() is None and time.monotonic() < deadline:
                 if self.docker("version").returncode == 0:
