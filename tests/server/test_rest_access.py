@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from http import HTTPStatus
 
 import pytest
@@ -11,6 +12,7 @@ from jupyter_server.auth import Authorizer
 from traitlets.config import Config
 
 from jupyter_sandbox import web
+from tests.conftest import eventually
 from tests.server import raw_http
 from tests.server.rest import Rest
 
@@ -122,12 +124,14 @@ async def test_who_is_refused_and_sends_no_body_is_answered_all_the_same(rest, j
     assert answer.status == HTTPStatus.FORBIDDEN
 
 
-async def test_who_is_refused_and_hangs_up_leaves_nothing_behind(rest, jp_serverapp, jp_base_url, caplog):
+async def test_who_is_refused_and_hangs_up_is_done_with_at_once(rest, jp_serverapp, jp_base_url, caplog, monkeypatch):
+    monkeypatch.setattr(web, "REST_PATIENCE_S", 600)
     url, headers = f"http://127.0.0.1:{jp_serverapp.port}", {"Content-Length": "1"}
-    _, writer = await raw_http.opened(url, "POST", f"{jp_base_url}api/sandboxes", headers, "nobody")
-    await writer.drain()
-    await asyncio.sleep(0.2)
+    reader, writer = await raw_http.opened(url, "POST", f"{jp_base_url}api/sandboxes", headers, "nobody")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await reader.read(1)
     writer.transport.abort()
-    await asyncio.sleep(0.2)
+    await eventually(lambda: any(re.search("403 POST .*ms", record.getMessage()) for record in caplog.records))
     assert (await rest.get()).status == HTTPStatus.OK
     assert [record for record in caplog.records if record.exc_info] == []
