@@ -80,7 +80,7 @@ async def visit(server: Lab, screenshots: Path) -> tuple[list[lab.Cell], list[la
         try:
             await lab.open_notebook(page, server.url, NOTEBOOK, token=TOKEN)
             running = asyncio.create_task(lab.run_all(page))
-            # Not the kernel's status: a debugger's late question on control makes it idle while the cell runs.
+            # Not the kernel's status: once it was not busy within 30 s, and why is not known.
             await page.wait_until(f"({lab._CELLS})[1].outputs.length > 0", timeout_s=30)
             await asyncio.to_thread(server.kill)
             await page.wait_until(f"{_KERNEL}.connectionStatus !== 'connected'", timeout_s=30)
