@@ -16,12 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from jupyter_sandbox.engines import daemon
-from tests.chaos.system import TOKEN, System, a_system
+from tests.chaos.system import Answer, System, a_system
 from tests.conftest import wait_until
 
 IMAGE = "jupyter-sandbox-worker:latest"
@@ -83,7 +82,7 @@ class Dockerd:
 @contextlib.contextmanager
 def a_daemon() -> Iterator[Dockerd]:
     """One that has the image of workers; `DOCKER_HOST` names it."""
-    saved = subprocess.run(["docker", "save", IMAGE], capture_output=True, check=True).stdout
+    saved = subprocess.run(["docker", "save", IMAGE], stdout=subprocess.PIPE, check=True).stdout
     dockerd = Dockerd(Path(tempfile.mkdtemp(prefix="jsbd", dir="/tmp")))
     before = os.environ.get(daemon.HOST_VARIABLE)
     try:
@@ -119,23 +118,17 @@ class Counter:
         assert answer.body["outputs"][0]["text"] == f"{self.said}\n", answer
 
 
-def refusal(system: System) -> tuple[int, str, str | None]:
-    """Claim until that is refused; release what was got. Returns status, code and Retry-After."""
+def refusal(system: System) -> Answer:
+    """Claim until that is refused; release what was got."""
     got = []
     try:
         while True:
-            connection = HTTPConnection(system.address.hostname or "", system.address.port, timeout=30)
-            with contextlib.closing(connection):
-                began = time.monotonic()
-                connection.request(
-                    "POST", "/api/sandboxes", '{"template": "small"}', {"Authorization": f"token {TOKEN}"}
-                )
-                answer = connection.getresponse()
-                body = json.loads(answer.read())
-                if answer.status != 201:
-                    print(f"  a claim was refused after {time.monotonic() - began:.2f} s: {body['message']}")
-                    return answer.status, body["code"], answer.headers["Retry-After"]
-                got.append(body["id"])
+            began = time.monotonic()
+            answer = system.request("POST", body={"template": "small"})
+            if answer.status != 201:
+                print(f"  a claim was refused after {time.monotonic() - began:.2f} s: {answer.body['message']}")
+                return answer
+            got.append(answer.body["id"])
     finally:
         for each in got:
             system.request("DELETE", each)
@@ -148,8 +141,8 @@ def outage(system: System, dockerd: Dockerd, number: signal.Signals) -> None:
     dockerd.end(number)
     for each in counters:
         each.count()
-    status, code, after = refusal(system)
-    assert (status, code, (after or "").isdigit()) == (503, "engine_unavailable", True)
+    refused = refusal(system)
+    assert (refused.status, refused.code, (refused.retry_after or "").isdigit()) == (503, "engine_unavailable", True)
     dockerd.start("--live-restore")
     _claimable(system)
     for each in counters:

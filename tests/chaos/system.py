@@ -41,6 +41,7 @@ class Answer:
 
     status: int
     body: Any
+    retry_after: str | None = None
 
     @property
     def code(self) -> str:
@@ -88,7 +89,8 @@ class System:
         finally:
             connection.close()
         is_json = answer.headers.get_content_type() == "application/json" and not query
-        return Answer(answer.status, json.loads(content) if is_json and content else content)
+        model = json.loads(content) if is_json and content else content
+        return Answer(answer.status, model, answer.headers["Retry-After"])
 
     def half_upload(self, sandbox_id: str, name: str, total: int, sent: int) -> None:
         """Begin to write a file, and go away in the middle."""
