@@ -113,7 +113,9 @@ class Sandbox:
                 out.append(content["text"][:200_000])
 
         try:
-            reply = self.kernel.execute_interactive(code, timeout=timeout, output_hook=show, allow_stdin=False)
+            reply = self.kernel.execute_interactive(
+                code, timeout=timeout, output_hook=show, allow_stdin=False, stop_on_error=False
+            )
         except (TimeoutError, queue.Empty, zmq.Again):
             return {"status": "timeout", "out": "".join(out), "error": ""}
         except RuntimeError as error:

@@ -40,9 +40,13 @@ class Kernel:
         self.client = client
 
     def execute(self, code: str, timeout_s: float = TIMEOUT_S, **kwargs) -> Result:
-        """Run code; collect everything."""
+        """Run code; collect everything.
+
+        An error does not abort what follows: ipykernel aborts what comes a moment after the error's reply as well.
+        """
         outputs = []
-        reply = self.client.execute_interactive(code, timeout=timeout_s, output_hook=outputs.append, **kwargs)
+        options = {"stop_on_error": False, **kwargs}
+        reply = self.client.execute_interactive(code, timeout=timeout_s, output_hook=outputs.append, **options)
         return Result(reply["content"], outputs)
 
     def run(self, code: str, timeout_s: float = TIMEOUT_S) -> str:

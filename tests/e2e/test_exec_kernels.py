@@ -66,7 +66,7 @@ def test_the_kernelspecs_directory_is_filled_in_and_cannot_be_changed(start, tre
 @pytest.mark.parametrize("mode", ["signal", "message"])
 def test_interrupt_ends_the_cell(start, mode):
     kernel = start(mode)
-    msg_id = kernel.client.execute("print('go', flush=True)\nwhile True: pass")
+    msg_id = kernel.client.execute("print('go', flush=True)\nwhile True: pass", stop_on_error=False)
     kernel.printed(msg_id, "go")
     kernel.manager.interrupt_kernel()
     assert kernel.reply_to(msg_id)["ename"] == "KeyboardInterrupt"

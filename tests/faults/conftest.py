@@ -321,7 +321,9 @@ class Kernel:
             if message["msg_type"] == "stream":
                 printed.append(content["text"])
 
-        reply = await self.channels.execute_interactive(code, timeout=40, output_hook=hook, allow_stdin=False)
+        reply = await self.channels.execute_interactive(
+            code, timeout=40, output_hook=hook, allow_stdin=False, stop_on_error=False
+        )
         if reply["content"]["status"] != "ok":
             raise RuntimeError(f"{reply['content'].get('ename')}: {reply['content'].get('evalue')}")
         return "".join(printed).strip()

@@ -125,8 +125,8 @@ class Notebook:
         return messages
 
     def start(self, code: str, *, allow_stdin: bool = False) -> str:
-        """Begin an execution; return its id."""
-        flags = {"silent": False, "store_history": True, "allow_stdin": allow_stdin, "stop_on_error": True}
+        """Begin an execution; return its id. Its error does not abort what is sent right after its reply."""
+        flags = {"silent": False, "store_history": True, "allow_stdin": allow_stdin, "stop_on_error": False}
         return self.send("execute_request", {"code": code, "user_expressions": {}, **flags})
 
     async def finish(self, msg_id: str, timeout_s: float = TIMEOUT_S) -> Result:
