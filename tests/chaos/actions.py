@@ -54,6 +54,8 @@ class Chaos:
     def __init__(self, system: System) -> None:
         self.system, self.history = system, History()
         self.executions = 0
+        self.beside: set[str] = set()
+        """Sandboxes of others, which are listed too."""
         self.recovered_s: dict[str, list[float]] = {}
         """How long it took until everything was ready again, by what was killed."""
 
@@ -62,7 +64,7 @@ class Chaos:
         began = time.monotonic()
         if getattr(self, action)(pick) is not None:
             self.history.note(f"{action} {time.monotonic() - began:.2f} s")
-            self.history.listed(self.system.listed())
+            self.history.listed(self.system.listed() - self.beside)
 
     # -- what a client does
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.chaos import by_hand
 from tests.chaos.actions import Chaos, audited
+from tests.chaos.steady import Load, Steady
 from tests.chaos.system import READY_S, System, a_system, children
 from tests.conftest import broker_pid, wait_until
 from tests.faults.test_churn import mounts
@@ -48,12 +49,12 @@ class Look:
     processes: int
 
 
-def look(system: System, chaos: Chaos, began: float) -> Look:
+def look(system: System, executions: int, began: float) -> Look:
     """Look at everything that could grow."""
     server, broker = system.server.process.pid, broker_pid() or 0
     return Look(
         at_s=round(time.monotonic() - began, 1),
-        executions=chaos.executions,
+        executions=executions,
         server_mib=resident_mib(server),
         broker_mib=resident_mib(broker),
         server_files=files(server),
@@ -91,12 +92,6 @@ def age_s(pid: int) -> float:
     return round(time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"), 1)
 
 
-def processors() -> tuple[int, int]:
-    """For how long the processors of the machine did something, and have been there, in ticks."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
-
-
 def slope(looks: list[Look], name: str) -> float:
     """How much a figure grew for each 1 000 executions: a straight line through the looks of the second half."""
     half = looks[len(looks) // 2 :]
@@ -124,6 +119,12 @@ def main() -> int:
         default=["zygote", "kernel", "agent"],
         help="what is killed; server and broker live, unless they are named, so that it is seen whether they grow",
     )
+    parser.add_argument(
+        "--load",
+        type=float,
+        default=0.7,
+        help="how busy the processors are to be, 0 to 1: a user beside it executes as often as that takes",
+    )
     parser.add_argument("--output", type=Path, default=Path("soak.jsonl"))
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -137,22 +138,23 @@ def main() -> int:
         chaos.act("add_context", 0)  # and the process's one context of ZeroMQ, with its descriptor
         settle(chaos)
         began = looked = time.monotonic()
-        first = look(system, chaos, began)
-        busy, there = processors()
-        while time.monotonic() - began < options.minutes * 60:
-            kind = killing if chance.random() < options.faults else gentle
-            chaos.act(chance.choice(kind), chance.randrange(1 << 20))
-            del chaos.history.steps[:-200]
-            if time.monotonic() - looked > EVERY_S:
-                looked = time.monotonic()
-                looks.append(look(system, chaos, began))
-                print(json.dumps(asdict(looks[-1])), file=output, flush=True)
-        load = (processors()[0] - busy) / (processors()[1] - there)
+        first, load, steady = look(system, 0, began), Load(), Steady(chaos, options.load)
+        with steady.at_work(load):
+            while time.monotonic() - began < options.minutes * 60:
+                kind = killing if chance.random() < options.faults else gentle
+                chaos.act(chance.choice(kind), chance.randrange(1 << 20))
+                steady.look()
+                del chaos.history.steps[:-200]
+                if time.monotonic() - looked > EVERY_S:
+                    looked = time.monotonic()
+                    looks.append(look(system, chaos.executions + steady.executions, began))
+                    print(json.dumps(asdict(looks[-1])), file=output, flush=True)
+            share, executions = load.share(), chaos.executions + steady.executions
         settle(chaos)
         wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
-        last = look(system, chaos, began)
-    print(f"{chaos.executions} executions, {len(chaos.history.ever)} sandboxes, processors {load:.0%} busy")
+        last = look(system, executions, began)
+    print(f"{executions} executions, {len(chaos.history.ever)} sandboxes, processors {share:.0%} busy")
     print(chaos.recoveries())
     for name in ("server_mib", "broker_mib", "server_files", "broker_files", "mounts", "loops", "processes"):
         before, after = getattr(first, name), getattr(last, name)

@@ -1,0 +1,101 @@
+"""A user who executes one cell after the other, whenever the processors have less to do than they are to have."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.chaos.actions import COUNT, Chaos, text_of
+from tests.chaos.history import Context
+
+PAUSE_S = 0.02
+ANEW_AFTER = 5_000
+"""Executions; a kernel keeps the text of each."""
+
+
+class Load:
+    """How busy the processors of the machine are, from now on."""
+
+    def __init__(self) -> None:
+        self._busy, self._there = _ticks()
+
+    def share(self) -> float:
+        """Return the share of the time for which they did something, 0 to 1."""
+        busy, there = _ticks()
+        return (busy - self._busy) / max(1, there - self._there)
+
+
+def _ticks() -> tuple[int, int]:
+    """For how long they did something, and have been there."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+class Steady:
+    """The user: has a sandbox, of which each execution must tell the count after the one before, once and whole."""
+
+    def __init__(self, chaos: Chaos, share: float) -> None:
+        self._chaos, self._share = chaos, share
+        self._over = threading.Event()
+        self._failed: BaseException | None = None
+        self.executions = 0
+
+    @contextlib.contextmanager
+    def at_work(self, load: Load) -> Iterator[None]:
+        """Work in a thread of its own until the end of the block, which raises what went wrong there."""
+        made = self._chaos.system.request("POST", body={})
+        assert made.status == 201, made
+        sandbox = made.body["id"]
+        self._chaos.beside.add(sandbox)
+        self._chaos.history.ever.add(sandbox)
+        thread = threading.Thread(target=self._work, args=(sandbox, load))
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+        self.look()
+        assert self._chaos.system.request("DELETE", sandbox).status == 204
+        self._chaos.beside.discard(sandbox)
+
+    def look(self) -> None:
+        """Raise what went wrong so far."""
+        if self._failed is not None:
+            raise self._failed
+
+    def _work(self, sandbox: str, load: Load) -> None:
+        try:
+            self._live(sandbox, load)
+        except BaseException as error:
+            self._failed = error
+
+    def _live(self, sandbox: str, load: Load) -> None:
+        ask, history, context = self._chaos.system.request, self._chaos.history, Context()
+        where = (sandbox, "contexts", ask("POST", sandbox, "contexts", body={}).body["id"])
+        while not self._over.is_set():
+            if load.share() >= self._share:
+                time.sleep(PAUSE_S)
+                continue
+            token = secrets.token_hex(6)
+            try:
+                answer = ask("POST", *where, "executions", body={"code": COUNT.format(token=token), "timeout_s": 30})
+            except (OSError, http.client.HTTPException):  # the server was killed
+                history.is_unsure(context)
+                self._over.wait(0.1)
+                continue
+            if answer.status == 200 and answer.body["outcome"] == "ok":
+                history.ran(context, token, text_of(answer))
+            else:
+                assert answer.status in {200, 503}, answer
+                history.is_unsure(context)
+            self.executions += 1
+            if self.executions % ANEW_AFTER == 0:
+                restarted = ask("POST", *where, "restart")
+                assert restarted.status == 200, restarted
+                history.began_anew(context)
