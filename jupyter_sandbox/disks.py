@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from jupyter_sandbox.errors import DiskSpaceError, StartError
 from jupyter_sandbox.guards.paths import HOME, HOMES
-from jupyter_sandbox.host import elsewhere, idmaps, processes, readings
+from jupyter_sandbox.host import elsewhere, ext4, idmaps, readings
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ _LOOP_GET_STATUS64: Final = 0x4C05
 _LOOP_FILE_NAME: Final = slice(56, 120)
 _LO_FLAGS_AUTOCLEAR: Final = 4
 _LO_FLAGS_DIRECT_IO: Final = 16
-_BLOCK: Final = 4096
 _ATTEMPTS: Final = 64
 _MAX_VIEWS: Final = 4
 _PARTS: Final = ("home", "upper", "work")
@@ -203,11 +202,12 @@ class LoopDisks:
                 undo.callback(image.unlink, missing_ok=True)
                 with self._admitted(limits.disk_mib):
                     _reserve(image, limits.disk_mib)
-                _format(image, limits, uid)
                 loop = _attach(image)
                 undo.callback(os.close, loop[0])
-                mount = linux.new_filesystem("ext4", {"source": loop[1], "errors": "remount-ro"}, _WORKER_ATTRIBUTES)
+                ext4.write_blank(loop[0], limits.disk_mib, limits.disk_inodes)
+                mount = linux.new_filesystem("ext4", {"source": loop[1], **ext4.MOUNT_OPTIONS}, _WORKER_ATTRIBUTES)
                 undo.callback(os.close, mount)
+                os.chown(".", uid, uid, dir_fd=mount)
                 return _furnished(mount, uid, self.stage, owner=uid)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -240,13 +240,6 @@ def _reserve(image: Path, size_mib: int) -> None:
         os.posix_fallocate(descriptor, 0, size_mib << 20)
     finally:
         os.close(descriptor)
-
-
-def _format(image: Path, limits: Limits, uid: int) -> None:
-    options = f"lazy_itable_init=1,nodiscard,root_owner={uid}:{uid}"
-    features = "^has_journal,^resize_inode"
-    command = ["mkfs.ext4", "-q", "-F", "-b", str(_BLOCK), "-N", str(limits.disk_inodes), "-m", "0"]
-    processes.run([*command, "-O", features, "-E", options, str(image)])
 
 
 class MemoryDisks:
@@ -340,4 +333,4 @@ def detach(device: str, image: str) -> None:
 def _loop_config(backing: int, name: str) -> bytes:
     flags = _LO_FLAGS_AUTOCLEAR | _LO_FLAGS_DIRECT_IO
     info = struct.pack("<5Q4I64s64s32s2Q", *[0] * 5, 0, 0, 0, flags, name.encode()[:63], b"", b"", 0, 0)
-    return struct.pack("<II", backing, _BLOCK) + info + bytes(64)
+    return struct.pack("<II", backing, ext4.BLOCK) + info + bytes(64)

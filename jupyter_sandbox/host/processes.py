@@ -93,10 +93,12 @@ def resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def run(command: Sequence[str], timeout_s: float = 30) -> None:
+def run(command: Sequence[str], timeout_s: float = 30, *, pass_fds: Sequence[int] = ()) -> None:
     """Run a host program, blocking; raises StartError with the end of what it said."""
     try:
-        subprocess.run(command, check=True, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            command, check=True, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, pass_fds=pass_fds
+        )
     except FileNotFoundError as error:
         raise StartError(f"{command[0]} is not installed (Debian: apt-get install e2fsprogs)") from error
     except subprocess.TimeoutExpired as error:

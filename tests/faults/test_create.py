@@ -19,7 +19,7 @@ from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
 from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, SandboxError, StartError
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.host import channel, places
+from jupyter_sandbox.host import channel, ext4, places
 from jupyter_sandbox.host.places import Places
 from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.ledger import Ledger, Record
@@ -142,7 +142,7 @@ STEPS = {
     "listener": lambda _, patch: patch(channel, "listen", _failing(BROKEN)),
     "admission": lambda _, patch: patch(LoopDisks, "_admitted", _failing(FULL)),
     "image": lambda _, patch: patch(disks.os, "posix_fallocate", _failing(FULL)),
-    "mkfs": lambda _, patch: patch(disks.processes, "run", _failing(StartError("mkfs.ext4: no"))),
+    "mkfs": lambda _, patch: patch(ext4, "blank", _failing(StartError("mkfs.ext4: no"))),
     "attach": lambda _, patch: patch(disks, "_attach", _failing(BROKEN)),
     "mount": lambda _, patch: patch(linux, "new_filesystem", _failing(BROKEN)),
     "furnish": lambda _, patch: patch(disks.os, "mkdir", _failing(FULL)),

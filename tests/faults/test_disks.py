@@ -21,7 +21,7 @@ from jupyter_sandbox import disks
 from jupyter_sandbox.disks import LoopDisks, MemoryDisks
 from jupyter_sandbox.errors import DiskSpaceError, StartError
 from jupyter_sandbox.guards.paths import HOME
-from jupyter_sandbox.host import idmaps
+from jupyter_sandbox.host import ext4, idmaps
 from jupyter_sandbox.host.stage import Stage
 from jupyter_sandbox.specs import Limits, Workspace, WorkspaceMode
 from jupyter_sandbox.workspace import Mounter
@@ -46,6 +46,12 @@ def loops(directory: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def flushes_and_writes(device: str) -> tuple[int, int]:
+    """Return how many of each a block device has done: Documentation/block/stat.rst of the kernel."""
+    counts = Path(f"/sys/block/{device}/stat").read_text().split()
+    return int(counts[15]), int(counts[4])
 
 
 @pytest.fixture
@@ -74,6 +80,44 @@ def test_a_disk_has_its_size_and_leaves_nothing(clean, stage):
     assert loops(clean)
     assert sorted(clean.iterdir()) == [], "the image's name is gone while the disk is in use"
     disk.close()
+
+
+@pytest.mark.parametrize(("size_mib", "inodes"), [(1, 16), (16, 1024), (1024, 65_536), (20_000, 1 << 20)])
+def test_the_copy_of_a_blank_is_a_whole_file_system(tmp_path, size_mib, inodes):
+    image = tmp_path / "copy.img"
+    with image.open("wb") as file:
+        os.ftruncate(file.fileno(), size_mib << 20)
+        ext4.write_blank(file.fileno(), size_mib, inodes)
+    done = subprocess.run(["e2fsck", "-f", "-n", image], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_disks_of_one_shape_are_each_empty(clean, stage):
+    both = [LoopDisks(clean, 0, stage).create(name, SMALL, UID) for name in ("one", "two")]
+    homes = [disk.home(HOME) for disk in both]
+    os.close(os.open("mine", os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=homes[0]))
+    assert [os.path.exists(f"/proc/self/fd/{home}/mine") for home in homes] == [True, False]
+    for home, disk in zip(homes, both, strict=True):
+        os.close(home)
+        disk.close()
+
+
+def test_fsync_on_a_disk_flushes_nothing_of_the_hosts(clean, stage):
+    """Each flush makes the host's file system commit, for which every user of it waits; and no disk outlives the host."""
+    disk = LoopDisks(clean, 0, stage).create("one", SMALL, UID)
+    (device,) = loops(clean)
+    inside = disk.home(HOME)
+    file = os.open("file", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=inside)
+    before = flushes_and_writes(device)
+    for _ in range(20):
+        os.write(file, b"x" * 4096)
+        os.fsync(file)
+    after = flushes_and_writes(device)
+    os.close(file)
+    os.close(inside)
+    disk.close()
+    assert after[0] == before[0]
+    assert after[1] >= before[1] + 20, "what is written is written, all the same"
 
 
 def test_a_host_user_owns_in_its_view_what_the_worker_owns_and_the_other_way_round(clean, stage):
@@ -151,6 +195,7 @@ def test_an_absent_directory_is_told(tmp_path, stage):
 
 def test_without_mkfs_the_package_to_install_is_named(clean, monkeypatch, stage):
     monkeypatch.setenv("PATH", str(clean))
+    ext4.blank.cache_clear()
     with pytest.raises(StartError, match=r"mkfs\.ext4 is not installed.*e2fsprogs"):
         LoopDisks(clean, 0, stage).create("one", SMALL, UID)
 
@@ -348,7 +393,7 @@ def test_maps_for_views_that_are_made_at_once_do_not_wait_for_each_other():
 
 KILLED = """
 import os, signal
-from jupyter_sandbox.host import idmaps
+from jupyter_sandbox.host import ext4, idmaps
 idmaps.linux.write_id_maps = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 idmaps.user_namespace("0 0 1", "0 0 1")
 """
