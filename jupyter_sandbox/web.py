@@ -20,7 +20,7 @@ from tornado.iostream import StreamClosedError
 
 from jupyter_sandbox import errors, events, hints, request_ids
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.incoming import SILENCE_S, Incoming
+from jupyter_sandbox.incoming import SILENCE_S, Incoming, in_large_pieces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -144,6 +144,7 @@ class ServiceHandler(TokenRoute, APIHandler):
                 raise web.HTTPError(403)
             connection: Any = self.request.connection
             connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
+            in_large_pieces(connection)
             self.incoming = Incoming()
 
     def find_user(self) -> None:

@@ -10,6 +10,7 @@ import os
 import pytest
 from traitlets.config import Config
 
+from jupyter_sandbox.incoming import Incoming
 from tests.attacks.far_ends import far_end, saying
 
 
@@ -97,6 +98,16 @@ async def test_64_mib_go_in_and_come_out_as_they_are(box, rest):
     part = await box.download("large", Range="bytes=1000000-3000000")
     assert (part.code, part.body) == (206, data[1_000_000:3_000_001])
     assert part.headers["Content-Range"] == f"bytes 1000000-3000000/{len(data)}"
+
+
+async def test_a_large_file_comes_in_large_pieces_of_bounded_size(box, monkeypatch):
+    """Each piece is some turns of the loop: by 64 KiB, which is tornado's way, they are half of the work."""
+    sizes, put = [], Incoming.put
+    monkeypatch.setattr(Incoming, "put", lambda self, piece: sizes.append(len(piece)) or put(self, piece))
+    await box("PUT", "large", raw=bytes(64 << 20))
+    assert sum(sizes) == 64 << 20
+    assert max(sizes) <= 1 << 20
+    assert len(sizes) < (64 << 20) / (64 << 10) / 2
 
 
 @pytest.fixture
