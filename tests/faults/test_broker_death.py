@@ -183,11 +183,11 @@ async def test_a_sandbox_that_nobody_takes_over_ends_after_the_grace(tree):
 
 async def test_a_recovered_broker_that_nobody_needs_leaves(tree):
     # once: only the end of a connection sets Server.idle; a sandbox that ends for lack of an owner does not
-    tree.configure(recover_grace_s=0.5, idle_exit_s=0.5)
     tree.start()
     process, _ = tree.client()
     tree.kill_broker()
     process.kill()
+    tree.configure(recover_grace_s=0.5, idle_exit_s=0.5)
     tree.start()
     await asyncio.to_thread(tree.wait_for_end)
     tree.assert_nothing_left()
