@@ -70,6 +70,12 @@ def _cpu_ticks() -> tuple[int, int]:
     return fields[3] + fields[4], sum(fields)
 
 
+def busy_seconds() -> float:
+    """Return the processor time that the machine spent since boot, with all that it was spent on."""
+    idle, total = _cpu_ticks()
+    return (total - idle) / os.sysconf("SC_CLK_TCK")
+
+
 async def quiet(timeout_s: float) -> None:
     """Wait until the CPUs are nearly idle, so that a sample does not pay for the one before; gives up after a while."""
     end = time.monotonic() + timeout_s
