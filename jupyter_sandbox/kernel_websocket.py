@@ -191,10 +191,10 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     def _until_subscribed(self) -> asyncio.Future[None]:
         """Return what is done once nothing can be missed on iopub."""
-        iopub, provisioner = self.connection.channels["iopub"], self._provisioner()
+        provisioner = self._provisioner()
         welcomes = isinstance(provisioner, SandboxProvisioner) and provisioner.welcomes
         return websocket_opening.until_subscribed(
-            iopub, self._outgoing, self._nudge, welcomes=welcomes, is_open=lambda: bool(self.connection)
+            self.connection, self._outgoing, self._nudge, welcomes=welcomes, is_open=lambda: bool(self.connection)
         )
 
     # -- what came from the kernel
@@ -207,7 +207,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         judged: Judged | None = getattr(stream, "judged", None)
         if judged is None and self.connection:
             judged = offline.judged(self.connection.session, stream.channel, parts, self._limits.max_message_bytes)
-        if judged and judged.msg_type == "iopub_welcome":
+        if judged and websocket_opening.is_for_opening(judged):
             return  # said to all when somebody comes; stock Jupyter keeps it from clients, too
         if judged:
             if self._aftermath and self._is_of_aftermath(self._aftermath, stream.channel, judged):
@@ -389,8 +389,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         return getattr(self.kernel_manager.get_kernel(self.kernel_id), "provisioner", None)
 
     def _tell_why(self) -> None:
-        """The kernel died: say why where the person looks."""
-        provisioner = self._provisioner()
+        """The kernel died: say why where the person looks. One that is given up is in no manager any more."""
+        provisioner = self._manager.provisioner
         words = provisioner.last_words() if isinstance(provisioner, SandboxProvisioner) else None
         self._told.all_ended(ExecutionEnd.DIED)
         self._slate.all_ended()

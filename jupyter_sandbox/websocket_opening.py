@@ -6,6 +6,7 @@ Nor is what it said to the websocket that the same client had before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_core.utils import ensure_async
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
 
     from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 
+    from jupyter_sandbox.guards.kernel_messages import Judged
+
 _WELCOME_S: Final = 0.02
 """How long a kernel may take to welcome a subscriber before it is asked as stock Jupyter asks. ipykernel may notice a
 subscription only when something else happens, if it came while a message was sent."""
 _CLOSED_S: Final = 1.0
+_QUESTION: Final = "until-subscribed-"
+"""So begin the ids of our questions to a busy kernel. It answers them on control, and says so on iopub."""
+_QUESTIONS, _ANSWER_S = 10, 0.25
+"""After so many the kernel is let alone: code that never lets Python's other threads run keeps it from answering."""
 
 
 async def end_stale(handler: KernelWebsocketHandler) -> None:
@@ -59,43 +66,61 @@ def on_farewell(websocket: Any, note: Callable[[], object]) -> None:
 
 
 def until_subscribed(
-    iopub: Any,
+    connection: ZMQChannelsWebsocketConnection,
     pass_on: Callable[[Any, list[bytes]], None],
     nudge: Callable[[], asyncio.Future[None]],
     *,
     welcomes: bool,
     is_open: Callable[[], bool],
 ) -> asyncio.Future[None]:
-    """Return what is done once nothing can be missed on `iopub`. `welcomes`: whether the kernel greets who subscribes.
+    """Return what is done once nothing can be missed on iopub. `welcomes`: whether the kernel greets who subscribes.
 
     Stock Jupyter asks the kernel for its info each 0.5 s until something comes there, and looks each 50 ms whether
     the kernel's state is known (`nudge`). A kernel that welcomes its subscribers is known to have us by that.
     """
-    if iopub.receiving():  # a tab that came back never stopped to listen; a nudge would swallow what comes now
+    if connection.channels["iopub"].receiving():
+        # a tab that came back never stopped to listen; a nudge would swallow what comes now
         listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         listening.set_result(None)
         return listening
-    return asyncio.ensure_future(_welcomed(iopub, pass_on, nudge, is_open)) if welcomes else nudge()
+    return asyncio.ensure_future(_welcomed(connection, pass_on, nudge, is_open)) if welcomes else nudge()
+
+
+def is_for_opening(judged: Judged) -> bool:
+    """Whether a message is there for who opens a websocket, and nothing to any client."""
+    return judged.msg_type == "iopub_welcome" or str(judged.parent.get("msg_id")).startswith(_QUESTION)
 
 
 async def _welcomed(
-    iopub: Any,
+    connection: ZMQChannelsWebsocketConnection,
     pass_on: Callable[[Any, list[bytes]], None],
     nudge: Callable[[], asyncio.Future[None]],
     is_open: Callable[[], bool],
 ) -> None:
-    """Pass on what the kernel says at once; if that is nothing, nudge it."""
-    heard = asyncio.Event()
+    """Pass on what the kernel says at once; if that is nothing, have it say something.
+
+    Stock Jupyter does not nudge a kernel that is busy, and takes it for subscribed. On a machine that is busy too what
+    its next execution prints is lost then.
+    """
+    heard, iopub, kernel = asyncio.Event(), connection.channels["iopub"], connection.kernel_manager
 
     def hear(stream: Any, parts: list[bytes]) -> None:
         heard.set()
         pass_on(stream, parts)
 
     iopub.on_recv_stream(hear)
-    try:
-        async with asyncio.timeout(_WELCOME_S):
-            await heard.wait()
-    except TimeoutError:
-        if is_open():
+    patience_s = _WELCOME_S
+    for _ in range(_QUESTIONS):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await heard.wait()
+        if heard.is_set() or not is_open():
+            return
+        if kernel.execution_state != "busy":
             iopub.on_recv(None)
             await nudge()
+            return
+        header = connection.session.msg_header("kernel_info_request")
+        header["msg_id"] = _QUESTION + header["msg_id"]
+        connection.session.send(connection.channels["control"], "kernel_info_request", {}, header=header)
+        patience_s = _ANSWER_S

@@ -12,6 +12,7 @@ import pytest
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
 from jupyter_sandbox import websocket_opening
+from jupyter_sandbox.kernel_streams import KernelStream
 from jupyter_sandbox.provisioner import SandboxProvisioner
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.notebook import FORMATS, LEGACY
@@ -119,6 +120,35 @@ async def test_a_kernel_that_welcomes_nobody_is_nudged(new_notebook, caplog, mon
     notebook = await new_notebook()
     assert (await notebook.execute("print('said')\n1 + 1")).value == "2"
     assert nudges(caplog)
+
+
+async def test_who_opens_a_busy_kernel_misses_nothing_however_late_it_is_subscribed(
+    new_notebook, open_notebook, monkeypatch
+):
+    """Stock Jupyter takes a busy kernel for subscribed: an execution that came then lost what it printed."""
+    notebook, connect = await new_notebook(), KernelStream._connect
+    busy = notebook.start("import time; print('go', flush=True); time.sleep(0.4)")
+    await notebook.printed(busy, "go")
+
+    def late(stream):
+        asyncio.get_running_loop().call_later(0.8 if stream.channel == "iopub" else 0, connect, stream)
+
+    monkeypatch.setattr(KernelStream, "_connect", late)
+    other = await open_notebook(notebook.kernel_id)
+    monkeypatch.undo()
+    assert await other.run("print('said')") == "said\n"
+    questions = [each for each in (*notebook.received, *other.received) if "until-subscribed" in str(each["parent_id"])]
+    assert questions == [], "what is said for its opening is nothing to clients"
+
+
+async def test_a_kernel_that_never_answers_is_opened_all_the_same(new_notebook, open_notebook, monkeypatch):
+    monkeypatch.setattr(websocket_opening, "_ANSWER_S", 0.01)
+    monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
+    notebook = await new_notebook()
+    running = notebook.start("print('go', flush=True)\nsum(range(200_000_000))")  # holds the interpreter lock
+    await notebook.printed(running, "go")
+    async with asyncio.timeout(1):
+        await open_notebook(notebook.kernel_id)
 
 
 async def test_the_end_of_a_kernel_is_heard(new_notebook, jp_fetch, monkeypatch):
