@@ -181,6 +181,9 @@ async def test_a_kernel_that_dies_as_soon_as_it_starts_is_given_up(new_notebook,
     messages = await notebook.receive_until(lambda message: message["content"].get("execution_state") == "dead")
     states = [message["content"].get("execution_state") for message in messages]
     assert states.count("restarting") == manager._restarter.restart_limit
+    said = [message["content"]["text"] for message in messages if message["content"].get("name") == "stderr"]
+    assert len(said) == len([state for state in states if state in ("restarting", "dead")]), "why, each time"
+    assert all("exit status" in words for words in said)
 
 
 async def test_nobody_restarts_a_kernel_that_was_deleted(new_notebook, jp_serverapp, jp_fetch):
