@@ -34,8 +34,8 @@ _LARGE_LINES = 2000
 _RETRY_S = 0.2
 _ENDS = ("restarting", "dead")
 _STABLE_S, _RESTART_LIMIT = 10 + 3 + 2, 5
-"""Of jupyter_client's restarter: how long a stable kernel lives (it looks each 3 s; 2 s for the clocks of two processes),
-and how often it starts one that lived shorter."""
+"""Of jupyter_client's restarter: how long a stable kernel lives (it looks each 3 s; 2 s are for the clocks of two
+processes), and how often it starts one that lived shorter."""
 _SHARES = {"count": 84, "large": 5, "die": 2, "interrupt": 2, "restart": 1, "cut": 4, "renew": 1, "burst": 1}
 """How many of 100 calls are of each kind."""
 
