@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,9 +33,28 @@ START_TIMEOUT_S = 60
 ORPHAN_TIMEOUT_S = 60
 """A worker that no broker knows of ends by itself after half a minute (sandbox_worker.agent)."""
 _UIDS = 0x10000
-_FIRST_UID = 0x40000000 + os.getpid() % 200 * 64 * _UIDS
-_UID_BASES = itertools.cycle(range(_FIRST_UID, _FIRST_UID + 64 * _UIDS, _UIDS))
-"""Ranges of this test session's own: processes are counted, and killed at the end, by their uid. Docker's end at 2^31."""
+_RANGES_EACH = 64
+
+
+def _own_ranges() -> range:
+    """Return the first uids of ranges that no other test session has, as long as this process lives.
+
+    Processes are counted, and killed at the end, by their uid. Those of Docker begin at 2^31.
+    """
+    for number in range(256):
+        taken = socket.socket(socket.AF_UNIX)
+        try:
+            taken.bind(f"\0jupyter-sandbox-test-uids-{number}")
+        except OSError:
+            taken.close()
+            continue
+        taken.detach()  # it stays bound until this process ends
+        first = 0x40000000 + number * _RANGES_EACH * _UIDS
+        return range(first, first + _RANGES_EACH * _UIDS, _UIDS)
+    raise AssertionError("256 other test sessions run")
+
+
+_UID_BASES = itertools.cycle(_own_ranges())
 
 CLAIM_AND_WAIT = """
 import asyncio, sys
