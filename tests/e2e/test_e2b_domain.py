@@ -61,7 +61,8 @@ async def use():
         assert (await sandbox.commands.run("echo hi")).stdout == "hi\\n"
 
 asyncio.run(use())
-print("done")
+print("done", flush=True)
+os._exit(0)  # at an ordinary end the SDK's threads, which are not Python's, may abort the process
 """
 UNTRUSTED = """
 from e2b_code_interpreter import Sandbox
