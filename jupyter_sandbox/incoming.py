@@ -6,10 +6,12 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING, Any, Final
 
+from tornado.iostream import SSLIOStream
+
 from jupyter_sandbox.errors import FileTooLargeError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from jupyter_sandbox.errors import SandboxError
 
@@ -18,17 +20,28 @@ SILENCE_S: Final = 60
 
 
 _PIECE: Final = 1 << 20
-"""What is read of a file at once at most, bytes."""
+"""What is handed on of a file at once at most, bytes."""
+_READ: Final = 1 << 18
+"""What is read of a connection at once at most, bytes: tornado fills so much memory with zeros first, each time."""
 
 
-def in_large_pieces(connection: Any) -> None:
+def in_large_pieces(connection: Any) -> Callable[[], None]:
     """Have the body of a request come in large pieces: at tornado's 64 KiB half of the work is turns of the loop.
 
-    `connection` is the request's `tornado.http1connection.HTTP1Connection`.
+    `connection` is the request's `tornado.http1connection.HTTP1Connection`. Call what is returned when the request has
+    ended: others come by the same connection. TLS brings 16 KiB at once at most, so for that nothing changes.
     """
-    connection.params = copy.copy(connection.params)  # which all connections of a server share
-    connection.params.chunk_size = _PIECE
-    connection.stream.read_chunk_size = min(_PIECE, connection.stream.max_buffer_size // 2)
+    stream = connection.stream
+    before = stream.read_chunk_size
+    if not isinstance(stream, SSLIOStream):
+        connection.params = copy.copy(connection.params)  # which all connections of a server share
+        connection.params.chunk_size = _PIECE
+        stream.read_chunk_size = max(before, min(_READ, stream.max_buffer_size // 2))
+
+    def as_before() -> None:
+        stream.read_chunk_size = before
+
+    return as_before
 
 
 class Incoming:

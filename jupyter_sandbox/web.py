@@ -120,6 +120,7 @@ class ServiceHandler(TokenRoute, APIHandler):
     incoming: Incoming | None = None
     """The body, when it is a file."""
     _body_bytes = 0
+    _read_as_before: Callable[[], None] | None = None
     _is_gone = False
     _when_gone: Sequence[Callable[[], object]] = ()
     _last_words: Callable[[], object] | None = None
@@ -144,7 +145,7 @@ class ServiceHandler(TokenRoute, APIHandler):
                 raise web.HTTPError(403)
             connection: Any = self.request.connection
             connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
-            in_large_pieces(connection)
+            self._read_as_before = in_large_pieces(connection)
             self.incoming = Incoming()
 
     def find_user(self) -> None:
@@ -209,6 +210,12 @@ class ServiceHandler(TokenRoute, APIHandler):
         if words is not None:
             self._finished = False
             words()
+
+    def on_finish(self) -> None:
+        """See tornado."""
+        super().on_finish()
+        if self._read_as_before is not None:
+            self._read_as_before()
 
     def when_gone(self, callback: Callable[[], object]) -> None:
         """Call `callback` when the client hangs up before it has its answer; at once when it did already."""
