@@ -71,9 +71,9 @@ def _cpu_ticks() -> tuple[int, int]:
 
 
 def busy_seconds() -> float:
-    """Return the processor time that the machine spent since boot, with all that it was spent on."""
-    idle, total = _cpu_ticks()
-    return (total - idle) / os.sysconf("SC_CLK_TCK")
+    """Return the processor time since boot that this machine spent, on whatever it was."""
+    fields = [int(word) for word in (Path("/proc") / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4] - fields[7]) / os.sysconf("SC_CLK_TCK")
 
 
 async def quiet(timeout_s: float) -> None:

@@ -7,11 +7,13 @@ import http.client
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.actions import COUNT, Chaos, text_of
 from tests.chaos.history import Context
+from tests.chaos.system import READY_S, Answer
 
 PAUSE_S = 0.02
 ANEW_AFTER = 5_000
@@ -33,7 +35,7 @@ class Load:
 def _ticks() -> tuple[int, int]:
     """For how long they did something, and have been there."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+    return sum(ticks) - ticks[3] - ticks[4] - ticks[7], sum(ticks)
 
 
 class Steady:
@@ -76,26 +78,40 @@ class Steady:
             self._failed = error
 
     def _live(self, sandbox: str, load: Load) -> None:
-        ask, history, context = self._chaos.system.request, self._chaos.history, Context()
-        where = (sandbox, "contexts", ask("POST", sandbox, "contexts", body={}).body["id"])
+        history, context = self._chaos.history, Context()
+        where = (sandbox, "contexts", self._ask("POST", sandbox, "contexts", body={}).body["id"])
         while not self._over.is_set():
             if load.share() >= self._share:
                 time.sleep(PAUSE_S)
                 continue
             token = secrets.token_hex(6)
-            try:
-                answer = ask("POST", *where, "executions", body={"code": COUNT.format(token=token), "timeout_s": 30})
-            except (OSError, http.client.HTTPException):  # the server was killed
-                history.is_unsure(context)
-                self._over.wait(0.1)
-                continue
-            if answer.status == 200 and answer.body["outcome"] == "ok":
+            with self._perhaps(lambda: history.is_unsure(context)):
+                body = {"code": COUNT.format(token=token), "timeout_s": 30}
+                answer = self._ask("POST", *where, "executions", body=body)
+                assert answer.body["outcome"] == "ok", answer
                 history.ran(context, token, text_of(answer))
-            else:
-                assert answer.status in {200, 503}, answer
-                history.is_unsure(context)
-            self.executions += 1
-            if self.executions % ANEW_AFTER == 0:
-                restarted = ask("POST", *where, "restart")
-                assert restarted.status == 200, restarted
-                history.began_anew(context)
+                self.executions += 1
+            if self.executions % ANEW_AFTER == ANEW_AFTER - 1:
+                with self._perhaps(lambda: context.counts.add(0)):
+                    self._ask("POST", *where, "restart")
+                    history.began_anew(context)
+
+    @contextlib.contextmanager
+    def _perhaps(self, note: Callable[[], object]) -> Iterator[None]:
+        """Have it noted when the server is killed in the middle: it may have been done, or not."""
+        try:
+            yield
+        except (OSError, http.client.HTTPException):
+            note()
+
+    def _ask(self, *parts: str, **how: Any) -> Answer:
+        """Ask; again while the server, or the broker, is away: then nothing was begun."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                answer = self._chaos.system.request(*parts, **how)
+                if answer.status != 503:
+                    assert answer.status in {200, 201}, answer
+                    return answer
+            assert time.monotonic() < deadline, "neither server nor broker comes back"
+            self._over.wait(0.1)

@@ -133,9 +133,10 @@ async def test_who_opens_a_busy_kernel_misses_nothing_however_late_it_is_subscri
     def late(stream):
         asyncio.get_running_loop().call_later(0.8 if stream.channel == "iopub" else 0, connect, stream)
 
-    monkeypatch.setattr(KernelStream, "_connect", late)
-    other = await open_notebook(notebook.kernel_id)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(KernelStream, "_connect", late)
+        other = await open_notebook(notebook.kernel_id)
+    await notebook.finish(busy)
     assert await other.run("print('said')") == "said\n"
     questions = [each for each in (*notebook.received, *other.received) if "until-subscribed" in str(each["parent_id"])]
     assert questions == [], "what is said for its opening is nothing to clients"
