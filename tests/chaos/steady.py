@@ -55,7 +55,8 @@ class Steady:
         sandbox = made.body["id"]
         self._chaos.beside.add(sandbox)
         self._chaos.history.ever.add(sandbox)
-        thread = threading.Thread(target=self._work, args=(sandbox, load))
+        context_id = self._ask("POST", sandbox, "contexts", body={}).body["id"]
+        thread = threading.Thread(target=self._work, args=((sandbox, "contexts", context_id), load))
         thread.start()
         try:
             yield
@@ -71,15 +72,14 @@ class Steady:
         if self._failed is not None:
             raise self._failed
 
-    def _work(self, sandbox: str, load: Load) -> None:
+    def _work(self, where: tuple[str, ...], load: Load) -> None:
         try:
-            self._live(sandbox, load)
+            self._live(where, load)
         except BaseException as error:
             self._failed = error
 
-    def _live(self, sandbox: str, load: Load) -> None:
+    def _live(self, where: tuple[str, ...], load: Load) -> None:
         history, context = self._chaos.history, Context()
-        where = (sandbox, "contexts", self._ask("POST", sandbox, "contexts", body={}).body["id"])
         while not self._over.is_set():
             if load.share() >= self._share:
                 time.sleep(PAUSE_S)
