@@ -136,10 +136,27 @@ async def test_who_opens_a_busy_kernel_misses_nothing_however_late_it_is_subscri
     with monkeypatch.context() as patch:
         patch.setattr(KernelStream, "_connect", late)
         other = await open_notebook(notebook.kernel_id)
-    await notebook.finish(busy)
     assert await other.run("print('said')") == "said\n"
-    questions = [each for each in (*notebook.received, *other.received) if "until-subscribed" in str(each["parent_id"])]
-    assert questions == [], "what is said for its opening is nothing to clients"
+
+
+async def test_a_busy_kernel_is_asked_on_control_and_no_client_hears_of_it(new_notebook, open_notebook, monkeypatch):
+    hidden, is_for_opening = [], websocket_opening.is_for_opening
+
+    def spy(judged):
+        hidden.append(str(judged.parent.get("msg_id")))
+        return is_for_opening(judged)
+
+    monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
+    monkeypatch.setattr(websocket_opening, "is_for_opening", spy)
+    notebook = await new_notebook()
+    busy = notebook.start("import time; print('go', flush=True); time.sleep(1)")
+    await notebook.printed(busy, "go")
+    other = await open_notebook(notebook.kernel_id)
+    await notebook.finish(busy)
+    await other.execute("1")
+    assert any(each.startswith("until-subscribed-") for each in hidden), "it was asked"
+    heard = [str(each["parent_id"]) for each in (*notebook.received, *other.received)]
+    assert not any(each.startswith("until-subscribed-") for each in heard)
 
 
 async def test_a_kernel_that_never_answers_is_opened_all_the_same(new_notebook, open_notebook, monkeypatch):
