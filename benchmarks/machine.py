@@ -64,15 +64,20 @@ def condition() -> Mapping[str, float]:
     return {"load_average": os.getloadavg()[0], "cpu_probe_ms": best_s * 1e3}
 
 
+def _cpu_fields() -> list[int]:
+    """Return the CPU time since boot by kind, in ticks, of which none counts twice (proc_stat(5))."""
+    return [int(word) for word in (Path("/proc") / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+
+
 def _cpu_ticks() -> tuple[int, int]:
-    """Return idle and total CPU time since boot (proc_stat(5))."""
-    fields = [int(word) for word in (Path("/proc") / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    """Return idle and total CPU time since boot."""
+    fields = _cpu_fields()
     return fields[3] + fields[4], sum(fields)
 
 
 def busy_seconds() -> float:
     """Return the processor time since boot that this machine spent, on whatever it was."""
-    fields = [int(word) for word in (Path("/proc") / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    fields = _cpu_fields()
     return (sum(fields) - fields[3] - fields[4] - fields[7]) / os.sysconf("SC_CLK_TCK")
 
 

@@ -393,7 +393,7 @@ def test_maps_for_views_that_are_made_at_once_do_not_wait_for_each_other():
 
 KILLED = """
 import os, signal
-from jupyter_sandbox.host import ext4, idmaps
+from jupyter_sandbox.host import idmaps
 idmaps.linux.write_id_maps = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 idmaps.user_namespace("0 0 1", "0 0 1")
 """
