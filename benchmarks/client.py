@@ -18,7 +18,7 @@ from uuid import uuid4
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 EXECUTE_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 120.0
@@ -246,11 +246,15 @@ class ServerClient:
 
 
 class Kernels:
-    """Kernels that live until the end of an `async with`, and are then deleted a few at a time."""
+    """Kernels that live until the end of an `async with`, and are then deleted a few at a time.
 
-    def __init__(self, client: ServerClient, kernel_name: str) -> None:
+    One that cannot be deleted, as it is gone already, is told to `fail`, and the others are deleted all the same.
+    """
+
+    def __init__(self, client: ServerClient, kernel_name: str, fail: Callable[[str], None]) -> None:
         self._client = client
         self._kernel_name = kernel_name
+        self._fail = fail
         self._stacks: list[AsyncExitStack] = []
 
     async def add(self) -> Channel:
@@ -268,7 +272,10 @@ class Kernels:
 
         async def delete_in_turn() -> None:
             for stack in stacks:
-                await stack.aclose()
+                try:
+                    await stack.aclose()
+                except KernelFailedError as error:
+                    self._fail(str(error))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(DELETE_PARALLEL):

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks import by_hand
@@ -45,7 +46,7 @@ async def run(system_name: str, count: int, idle_s: float) -> int:
 
     async with running(system, (), results) as server:
         begin = time.monotonic()
-        async with Kernels(server.client, system.kernel_name) as kernels:
+        async with Kernels(server.client, system.kernel_name, partial(results.fail, system_name, "density")) as kernels:
             numbers = iter(range(count))
             await asyncio.gather(*(add(kernels, numbers) for _ in range(_PARALLEL)))
             seconds = time.monotonic() - begin

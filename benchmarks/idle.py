@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.client import KernelFailedError, Kernels
@@ -45,7 +46,8 @@ async def measure_idle(servers: Sequence[Server], plan: Plan, results: Results) 
         for server in servers:
             name = server.system.name
             try:
-                kernels = await stack.enter_async_context(Kernels(server.client, server.system.kernel_name))
+                fail = partial(results.fail, name, "idle")
+                kernels = await stack.enter_async_context(Kernels(server.client, server.system.kernel_name, fail))
                 numbers = iter(range(plan.idle_kernels))
                 adding = (_add_in_turn(kernels, numbers, name, results) for _ in range(plan.idle_parallel))
                 await asyncio.gather(*adding)

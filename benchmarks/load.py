@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.client import Channel, KernelFailedError, Kernels
@@ -81,7 +82,7 @@ class _Round:
 
 async def _load_round(server: Server, plan: Plan, results: Results) -> None:
     name = server.system.name
-    async with Kernels(server.client, server.system.kernel_name) as kernels:
+    async with Kernels(server.client, server.system.kernel_name, partial(results.fail, name, "load")) as kernels:
         load = _Round(server, plan, results, kernels)
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as users:

@@ -69,12 +69,14 @@ def progress(text: str) -> None:
 
 
 @contextmanager
-def _engine_failures(measurement: str, results: Results) -> Iterator[None]:
-    """A container engine that goes away ends a measurement, not the run."""
+def _failures(measurement: str, servers: Sequence[Server], results: Results) -> Iterator[None]:
+    """A container engine that goes away ends a measurement, not the run. Servers that failed tell their logs' end."""
     try:
         yield
     except EngineError as error:
         results.fail("container engine", measurement, str(error))
+    for server in servers:
+        server.tell_end_of_log(results, measurement)
 
 
 class Run:
@@ -124,7 +126,7 @@ class Run:
         results = Results(systems=[server.system.name for server in taking_part])
         begin = time.monotonic()
         if taking_part:
-            with _engine_failures(name, results):
+            with _failures(name, taking_part, results):
                 await TOGETHER[name](taking_part, self._plan, results)
         self._finish(name, results, time.monotonic() - begin)
 
@@ -138,11 +140,13 @@ class Run:
                 continue
             async with AsyncExitStack() as stack:
                 server = await self._start(system.with_small_disks(), stack, around)
-                for name in wanted if server else ():
+                if server is None:
+                    continue
+                for name in wanted:
                     progress(f"measuring {name} of {system.name}")
                     begin = time.monotonic()
                     await quiet(self._plan.quiet_timeout_s)
-                    with _engine_failures(name, results[name]):
+                    with _failures(name, [server], results[name]):
                         await ALONE[name](server, self._plan, results[name])
                     seconds[name] += time.monotonic() - begin
         for name in names:

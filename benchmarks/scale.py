@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.client import Channel, KernelFailedError, Kernels
@@ -121,7 +122,7 @@ async def measure_scale(server: Server, plan: Plan, results: Results) -> None:
             await channel.execute("x = 0")
         await quiet(plan.quiet_timeout_s)
         before_bytes = footprint(server).total
-        async with Kernels(server.client, server.system.kernel_name) as kernels:
+        async with Kernels(server.client, server.system.kernel_name, partial(results.fail, name, "scale")) as kernels:
             growth = _Growth(server, plan, results, kernels)
             for count in plan.scale_kernels:
                 if not await growth.grow(count, begin + plan.scale_budget_s):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from benchmarks.systems import System
 
 START_TIMEOUT_S = 60.0
+_LOG = "server.log"
 _ENGINE = re.compile(r"Sandbox kernels are ready \(engine (\w+)")
 STOP_TIMEOUT_S = 120.0
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -74,6 +75,12 @@ class Server:
     def python(self) -> str:
         """Return the interpreter that the server runs in."""
         return _python(self.system)
+
+    def tell_end_of_log(self, results: Results, measurement: str) -> None:
+        """Add what the server logged last to results in which it failed."""
+        if results.failure_count(self.system.name):
+            text = f"end of the server's log:\n{_log_tail(self.directory / _LOG)}"
+            results.note(self.system.name, text, measurement)
 
     def processes(self) -> list[Process]:
         """Return the processes of this system: descendants, and those of its containers with what runs beside each."""
@@ -224,7 +231,7 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
         raise NotInstalledError(f"system {system.name} cannot run here: {lack}")
     directory = Path(tempfile.mkdtemp(prefix="jsb-"))
     directory.chmod(0o711)  # workers with a uid of their own pass through; what is secret lies in closed directories
-    log = directory / "server.log"
+    log = directory / _LOG
     failed_before = results.failure_count(system.name)
     try:
         port, token = _free_port(), secrets.token_hex(16)
