@@ -21,7 +21,7 @@ class BrokerHealth:
     async def report(self) -> verbs.StatusReport:
         """Return it; raises SandboxError unless a broker answers.
 
-        One that went because nobody needed it is started, as by a claim.
+        One that is not there is started, as by a claim.
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(client.call(verbs.Status(), verbs.StatusReport))

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
-from typing import Any, Final
+from typing import Any
 
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_server.base.handlers import JupyterHandler
@@ -33,6 +33,7 @@ from jupyter_sandbox import (
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.authorizer import OwnerAuthorizer
 from jupyter_sandbox.broker import client, verbs
+from jupyter_sandbox.broker_presence import BrokerPresence
 from jupyter_sandbox.commands import CommandBounds, Commands
 from jupyter_sandbox.contexts import Contexts, forget_failed_starts
 from jupyter_sandbox.errors import InvalidRequestError, SandboxError, TokenFileError
@@ -72,8 +73,6 @@ from jupyter_sandbox.surfaces.ragflow import handlers as ragflow
 from jupyter_sandbox.surfaces.ragflow.executor import RagflowExecutor
 from jupyter_sandbox.web import EMIT
 
-_WAKING_S: Final = 3
-
 
 class ClosedHandler(JupyterHandler):
     """Answers 403 to everything."""
@@ -106,6 +105,7 @@ class SandboxExtension(ExtensionApp):
     ]
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
+    _presence: BrokerPresence | None = None
     _event_log: EventLog | None = None
     _mcp: Desk | None = None
     _succession: Succession
@@ -290,30 +290,27 @@ class SandboxExtension(ExtensionApp):
                     json_logs.convert(application.log)
         if self._services is not None:
             await self._succession.begin(self._services, self.drain_s)
-        self._waking = asyncio.create_task(self._wake())
+        self._presence = BrokerPresence(self._hear, self._tell_refusal)
+        self._presence.begin()
         if isinstance(serverapp.identity_provider, OwnerTokens):
             self._watching = asyncio.create_task(serverapp.identity_provider.watch_tokens(), name="watch over tokens")
 
-    async def _wake(self) -> None:
-        try:
-            status = await client.call(verbs.Status(), verbs.StatusReport)
-        except SandboxError as error:
-            self.log.error("Sandbox kernels cannot start: %s", error)
-        else:
-            POOL.note(status)
-            self._offered.offer(status.languages)
-            spoken = ", ".join(status.languages)
-            self.log.info("Sandbox kernels are ready (engine %s, broker pid %d): %s", status.engine, status.pid, spoken)
+    def _hear(self, status: verbs.StatusReport) -> None:
+        POOL.note(status)
+        self._offered.offer(status.languages)
+        spoken = ", ".join(status.languages)
+        self.log.info("Sandbox kernels are ready (engine %s, broker pid %d): %s", status.engine, status.pid, spoken)
+
+    def _tell_refusal(self, error: SandboxError) -> None:
+        self.log.error("Sandbox kernels cannot start: %s", error)
 
     async def stop_extension(self) -> None:
         """Shut the kernels down and let the broker go if nobody else needs it.
 
         At SIGTERM they are left to the next start of this server instead, and end when it does not come.
         """
-        waking = getattr(self, "_waking", None)
-        if waking:  # a broker that is just starting can be told to go when it serves
-            await asyncio.wait([waking], timeout=_WAKING_S)
-            waking.cancel()
+        if self._presence is not None:
+            await self._presence.end()
         if self._watching is not None:
             self._watching.cancel()
         if self._mcp is not None:

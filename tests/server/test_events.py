@@ -285,7 +285,7 @@ async def test_the_pool_is_shown_as_the_broker_says(rest, jp_fetch, monkeypatch)
     assert found['workers_max{template="only-one"}'] == 1
 
 
-async def test_a_server_is_ready_though_its_broker_went_because_nobody_needed_it(rest, own_tree):
+async def test_a_server_is_ready_though_its_broker_was_stopped(rest, own_tree):
     async def becomes_ready():
         while True:  # the start of a broker may take longer than an answer may
             reply = await rest.get("readyz", headers={"Authorization": ""})

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import eventually
+from jupyter_sandbox.broker import client
+from tests.conftest import eventually, stop_broker
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.server_process import a_server, request
 from tests.server.ticker import Ticker
@@ -55,9 +56,29 @@ async def test_a_server_that_stops_while_its_broker_starts_is_not_held_up(
     await eventually(lambda: own_tree.pid() is None, timeout_s=30)
 
 
-async def test_a_stopping_server_leaves_the_sandboxes_of_others(tree, jp_serverapp, new_notebook):
-    from jupyter_sandbox.broker import client
+async def test_a_broker_and_the_next_one_stay_as_long_as_their_server(
+    own_tree, jp_config_dir, jp_serverapp, monkeypatch
+):
+    """Its warm workers with it: who comes after a quiet minute does not wait for a new broker."""
+    monkeypatch.setattr("jupyter_sandbox.broker_presence._LOOK_S", 0.1)
+    (jp_config_dir / "jupyter_sandbox_config.py").write_text("c.BrokerApp.idle_exit_s = 1\n")
+    await jp_serverapp.extension_manager.start_all_extensions()
+    await eventually(lambda: "serves with engine" in own_tree.log(), timeout_s=30)
+    first = own_tree.pid()
+    await asyncio.sleep(4)
+    assert own_tree.pid() == first is not None
+    stop_broker()
+    await asyncio.sleep(1)
+    assert own_tree.pid() is None  # to look for one starts none
+    (await client.Lease.claim("python", "none", "", None)).close()
+    second = own_tree.pid()
+    await asyncio.sleep(4)
+    assert own_tree.pid() == second is not None
+    await jp_serverapp._cleanup()
+    await eventually(lambda: own_tree.pid() is None, timeout_s=30)
 
+
+async def test_a_stopping_server_leaves_the_sandboxes_of_others(tree, jp_serverapp, new_notebook):
     lease = await client.Lease.claim("python", "none", "", None)
     try:
         await (await new_notebook()).run("1")
