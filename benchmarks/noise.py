@@ -118,7 +118,7 @@ def main() -> int:
     """The command line."""
     parser = by_hand.parser("noise", __doc__, system="embedded")
     parser.add_argument("--flood", metavar="KERNEL", help=argparse.SUPPRESS)
-    parser.add_argument("--executions", type=int, default=500, help="of the quiet user, of each kind (default: 500)")
+    parser.add_argument("--executions", type=int, default=2500, help="of the quiet user, of each kind (default: 2500)")
     options = parser.parse_args()
     if options.flood:
         asyncio.run(_flood(options.flood))
