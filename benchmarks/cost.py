@@ -1,8 +1,9 @@
 """What a request costs: processor time, by who spends it. It bounds what a machine can do in a second.
 
 One kernel after the other is made, used and deleted; then one executes. Processor time does not depend on who waits
-for whom, so this says where a goal is lost better than a clock. *the rest* is what the machine spent beyond: kernels
-and helpers that have ended, a container engine, Linux itself, and whatever else runs: let nothing else run.
+for whom, so this says where a goal is lost better than a clock. *ended* are kernels, their agents and helpers that have
+ended meanwhile, as far as the system waits for them; *the rest* is what the machine spent beyond: a container engine
+with what it starts, Linux itself, and whatever else runs: let nothing else run.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks import by_hand
 from benchmarks.machine import busy_seconds, quiet
 from benchmarks.metrics import Results
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds, ended_children_seconds
 from benchmarks.server import running
 from benchmarks.systems import BY_NAME
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _EXECUTIONS_EACH = 20
 _QUIET_S = 20.0
-_CLIENT, _REST = "this client", "the rest"
+_CLIENT, _ENDED, _REST = "this client", "ended", "the rest"
 
 
 async def _life(server: Server, results: Results) -> None:
@@ -38,6 +39,7 @@ async def _cost(server: Server, act: Callable[[], Awaitable[None]], times: int) 
     """Return what one act costs, ms by role. What the act leaves to be done, as a pool, is part of it."""
     await quiet(_QUIET_S)
     before = {process.pid: cpu_seconds(process.pid) for process in server.processes()}
+    ended = {pid: ended_children_seconds(pid) for pid in before}
     own, machine = cpu_seconds(os.getpid()), busy_seconds()
     for _ in range(times):
         await act()
@@ -45,6 +47,7 @@ async def _cost(server: Server, act: Callable[[], Awaitable[None]], times: int) 
     spent: Counter[str] = Counter()
     for process in server.processes():
         spent[server.system.role_of(process.command)] += cpu_seconds(process.pid) - before.get(process.pid, 0.0)
+    spent[_ENDED] = sum(ended_children_seconds(pid) - seconds for pid, seconds in ended.items())
     spent[_CLIENT] = cpu_seconds(os.getpid()) - own
     spent[_REST] = busy_seconds() - machine - sum(spent.values())
     return {role: seconds * 1e3 / times for role, seconds in spent.items()}
