@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError
+from jupyter_sandbox.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +23,12 @@ _LOOK_S: Final = 5
 _BEGIN_S: Final = 3
 """How long an end waits for a beginning: a broker that is just starting can be told to go when it serves."""
 
-log = logging.getLogger(__name__)
-
 
 class BrokerPresence:
     """See the module."""
 
-    def __init__(self, hear: Callable[[verbs.StatusReport], object], refused: Callable[[SandboxError], object]) -> None:
-        """`hear` gets what each broker says of itself, `refused` why the first one could not be started."""
+    def __init__(self, hear: Callable[[verbs.StatusReport], object], refused: Callable[[Exception], object]) -> None:
+        """`hear` gets what each broker says of itself, `refused` why there is none, or why one says nothing."""
         self._hear = hear
         self._refused = refused
         self._begun = asyncio.Event()
@@ -52,19 +49,21 @@ class BrokerPresence:
         await asyncio.wait([self._task])
 
     async def _stay(self) -> None:
-        try:
-            await self._attend(await client.connect())
-        except SandboxError as error:
-            self._refused(error)
-        self._begun.set()
+        told, starts = "", True
         while True:
-            await asyncio.sleep(_LOOK_S)
             try:
-                await self._attend(await client.connect(start=False))
-            except BrokerUnavailableError:
-                continue
-            except SandboxError as error:
-                log.warning("the broker says nothing of itself: %s", error)
+                await self._attend(await client.connect(start=starts))
+                told = ""
+            except BrokerUnavailableError as error:
+                if starts:
+                    self._refused(error)
+            except Exception as error:  # noqa: BLE001 - without a presence the server would serve all the same
+                if str(error) != told:
+                    self._refused(error)
+                told = str(error)
+            starts = False
+            self._begun.set()
+            await asyncio.sleep(_LOOK_S)
 
     async def _attend(self, channel: Channel) -> None:
         """Stay until the broker goes. Raises SandboxError unless it says what it is."""

@@ -1,6 +1,6 @@
 """The Jupyter server extension: wiring only.
 
-It wakes the broker early, smooths the kernel websocket, tells people in the notebook why a kernel ended, serves REST
+It wakes the broker early and stays connected with it, smooths the kernel websocket, tells people in the notebook why a kernel ended, serves REST
 for sandboxes, and leaves nothing behind when the server stops.
 """
 
@@ -106,6 +106,7 @@ class SandboxExtension(ExtensionApp):
     _services: Services | None = None
     _watching: asyncio.Task[None] | None = None
     _presence: BrokerPresence | None = None
+    _is_stopping = False
     _event_log: EventLog | None = None
     _mcp: Desk | None = None
     _succession: Succession
@@ -281,7 +282,7 @@ class SandboxExtension(ExtensionApp):
             self.handlers.extend(mcp.rules(self._services, self._mcp))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
-        """Wake the broker, so that the first kernel does not wait for it. Failing is told, not fatal."""
+        """Wake the broker and stay with it, so that no kernel waits for it. Failing is told, not fatal."""
         gc.collect()
         gc.freeze()  # what a server is made of stays; to look through it took 90 ms again and again, while all waited
         if self.json_logs:
@@ -290,8 +291,9 @@ class SandboxExtension(ExtensionApp):
                     json_logs.convert(application.log)
         if self._services is not None:
             await self._succession.begin(self._services, self.drain_s)
-        self._presence = BrokerPresence(self._hear, self._tell_refusal)
-        self._presence.begin()
+        if not self._is_stopping:  # a signal may have come during the adoption
+            self._presence = BrokerPresence(self._hear, self._tell_refusal)
+            self._presence.begin()
         if isinstance(serverapp.identity_provider, OwnerTokens):
             self._watching = asyncio.create_task(serverapp.identity_provider.watch_tokens(), name="watch over tokens")
 
@@ -301,7 +303,7 @@ class SandboxExtension(ExtensionApp):
         spoken = ", ".join(status.languages)
         self.log.info("Sandbox kernels are ready (engine %s, broker pid %d): %s", status.engine, status.pid, spoken)
 
-    def _tell_refusal(self, error: SandboxError) -> None:
+    def _tell_refusal(self, error: Exception) -> None:
         self.log.error("Sandbox kernels cannot start: %s", error)
 
     async def stop_extension(self) -> None:
@@ -309,6 +311,7 @@ class SandboxExtension(ExtensionApp):
 
         At SIGTERM they are left to the next start of this server instead, and end when it does not come.
         """
+        self._is_stopping = True
         if self._presence is not None:
             await self._presence.end()
         if self._watching is not None:

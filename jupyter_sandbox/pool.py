@@ -130,6 +130,10 @@ class Pool(Generic[Item]):
         """Look again how many workers there are."""
         self._wake.set()
 
+    def templates(self) -> list[Template]:
+        """Return those of which workers are kept ready."""
+        return list(self._templates.values())
+
     def warm(self) -> list[Item]:
         """Return all warm workers."""
         return [item for warm in self._warm.values() for item in warm]

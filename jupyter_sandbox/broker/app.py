@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 ENGINE_VARIABLE: Final = "JUPYTER_SANDBOX_ENGINE"
 ENGINES: Final = ("auto", "embedded", "docker")
 _LOG_BYTES: Final = 1 << 20
+_DISPLACED_S: Final = 10
 _FIRST_UID: Final = 0x70000000
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ class BrokerApp(JupyterApp):
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each sandbox takes some
             privileged = namespaces.enter()
-            asyncio.run(self._run(where, None if privileged else homes))
+            asyncio.run(self._run(where, None if privileged else homes, lock))
             os.close(lock)
         except SandboxError as error:
             self._fail(error)
@@ -216,7 +217,7 @@ class BrokerApp(JupyterApp):
         root.addHandler(handler)
         root.setLevel(min(cast("int", self.log_level), logging.INFO))
 
-    async def _run(self, where: places.Places, homes: tuple[Path, ...] | None) -> None:
+    async def _run(self, where: places.Places, homes: tuple[Path, ...] | None, lock: int) -> None:
         """Everything between the lock and the exit; `homes` is None for root."""
         privileged = homes is None
         known = templates.load(Path(directory) for directory in self.template_directories)
@@ -276,7 +277,8 @@ class BrokerApp(JupyterApp):
             for name, work in {
                 "server": server.serve(),
                 "pool": registry.pool.run(),
-                "upkeep": upkeep.keep_up(registry),
+                "upkeep": upkeep.keep_up(registry, resting=known["python"] if self.idle_exit_s else None),
+                "displaced": displaced(where, lock),
                 "idle": self._wait_until_unneeded(server),
                 "stop": stop.wait(),
             }.items()
@@ -286,7 +288,8 @@ class BrokerApp(JupyterApp):
             for task in done:
                 task.result()
         finally:
-            where.socket.unlink(missing_ok=True)
+            if holds(where, lock):
+                where.socket.unlink(missing_ok=True)
             listener.close()
             for task in tasks:
                 task.cancel()
@@ -360,6 +363,21 @@ def lock_or_refuse(where: places.Places) -> int:
         os.close(descriptor)
         raise BrokerUnavailableError("another broker is running already for this user and environment") from error
     return descriptor
+
+
+def holds(where: places.Places, lock: int) -> bool:
+    """Return whether the lock at its path is still ours, and so is everything else in this tree."""
+    try:
+        return os.path.samestat(where.lock.stat(), os.fstat(lock))
+    except FileNotFoundError:
+        return False
+
+
+async def displaced(where: places.Places, lock: int) -> None:
+    """Return when the tree was removed, and perhaps made anew for another broker: as when its user has logged out."""
+    while holds(where, lock):  # noqa: ASYNC110 - what others remove has no event
+        await asyncio.sleep(_DISPLACED_S)
+    log.warning("the lock %s is not ours any more: this broker ends", where.lock)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -75,6 +75,8 @@ class Registry:
         self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grace_s = 0.0
+        self.claims = 0
+        """How many were ever made."""
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
     # -- claiming and ending
@@ -100,6 +102,7 @@ class Registry:
         is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`. What
         follows is judged.
         """
+        self.claims += 1
         party = owner, ids.on_behalf(on_behalf)
         template = templates.find(self.templates, template_name)
         if (wanted.mode is not WorkspaceMode.NONE) != (directory is not None):
@@ -128,9 +131,10 @@ class Registry:
 
     async def _take(self, template: Template) -> Sandbox:
         """Return a warm worker, or make one; where there is no room, the one that the pool is making."""
-        sandbox = self.pool.take(template)
-        if sandbox is not None:
-            return sandbox
+        while (sandbox := self.pool.take(template)) is not None:
+            if self._engine.is_current(sandbox.worker):
+                return sandbox
+            await self._destroy(sandbox)
         try:
             return await self._make(template)
         except CapacityError:
@@ -245,6 +249,14 @@ class Registry:
             slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
             dry_run=dry_run,
         )
+
+    async def rest(self, kept: Template) -> None:
+        """Nobody needs anything: keep ready only what a broker that has just begun keeps, workers of `kept`."""
+        for template in self.pool.templates():
+            if template != kept:
+                log.info("nobody asks for template %s: nothing is kept ready for it", template.name)
+                await self.pool.forget(template)
+                await self._engine.forget(template)
 
     async def renew(self) -> None:
         """Tell every agent that its broker is there, but those that are frozen: they wait only while they run."""

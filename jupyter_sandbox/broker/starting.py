@@ -46,13 +46,16 @@ async def once(socket: Path, deadline: float, retry_s: float) -> None:
 async def _start(socket: Path, deadline: float, retry_s: float) -> None:
     """Start a broker in the background. When another client was faster, wait so long for that one to serve."""
     loop = asyncio.get_running_loop()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise errors.BrokerUnavailableError(f"no process could be made for the broker: {error}") from error
     try:
         async with asyncio.timeout_at(deadline):
             _, said = await process.communicate()

@@ -94,6 +94,9 @@ class Engine(Protocol):
     async def create(self, sandbox: SandboxId, template: Template) -> Worker:
         """Make a warm worker whose agent listens at `Places.agent_socket`; leaves nothing behind when it raises."""
 
+    def is_current(self, worker: Worker) -> bool:
+        """Return whether a warm worker is still what `create` would make."""
+
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """Return the worker that a dead broker left, or None when it does not live."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import Remains, host_languages
 from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, recovered_disk, remains
-from jupyter_sandbox.engines.zygotes import Fresh, Zygote
+from jupyter_sandbox.engines.zygotes import Fresh, PackageTimes, Zygote, are_stale
 from jupyter_sandbox.errors import NotSupportedError, SandboxError, StartError
 from jupyter_sandbox.host import channel, processes, tasks
 from jupyter_sandbox.ledger import Ledger, Record
@@ -50,8 +50,9 @@ class EmbeddedWorker(HeldWorker):
         pidfd: int,
         disk: Disk | None,
         group: Group | None,
+        packages: PackageTimes = (),
     ) -> None:
-        """Own `pidfd`, `disk` and `group`."""
+        """Own `pidfd`, `disk` and `group`; `packages`: of those that it has imported, needed as long as it is warm."""
         super().__init__(
             sandbox=sandbox,
             template=template,
@@ -63,6 +64,7 @@ class EmbeddedWorker(HeldWorker):
             disk=disk,
             group=group,
         )
+        self.packages = packages
 
     def rlimits(self) -> dict[str, int]:
         """See Worker. Without control groups, processes and memory are limited here too, per process at least."""
@@ -194,10 +196,15 @@ class EmbeddedEngine:
                 pidfd=fresh.pidfd,
                 disk=await asyncio.shield(making_disk),
                 group=group,
+                packages=fresh.packages,
             )
             undo.pop_all()
             listener.close()
             return worker
+
+    def is_current(self, worker: Worker) -> bool:
+        """See Engine: what it imported is what a kernel would import now."""
+        return not (isinstance(worker, EmbeddedWorker) and are_stale(worker.packages))
 
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """See Engine. What belonged to a worker that does not live is given back."""
@@ -288,6 +295,9 @@ class EmbeddedEngine:
             if zygote is None or not zygote.is_alive():
                 zygote = await Zygote.start(template, self._uid_base)
                 self._zygotes[template.name] = zygote
+            elif zygote.is_stale():
+                await self._renew(template, zygote)
+                zygote = self._zygotes.get(template.name, zygote)
             elif zygote.is_old() and not self._tasks:
                 tasks.spawn(self._tasks, self._renew(template, zygote))
             return zygote
@@ -305,6 +315,7 @@ class EmbeddedEngine:
             fresh = await Zygote.start(template, self._uid_base)
         except Exception:
             log.exception("the zygote of template %s could not be renewed; the old one goes on", template.name)
+            old.take_for_current()
             return
         if self._zygotes.get(template.name) is not old:  # the template is another by now, or none
             await fresh.stop()

@@ -22,10 +22,15 @@ from sandbox_worker import protocol
 if TYPE_CHECKING:
     from jupyter_sandbox.specs import Template
 
+PackageTimes = tuple[float, ...]
+"""When the directories of packages were changed last."""
+
 MAX_AGE_S: Final = 3600
 MAX_FORKS: Final = 2000
 _START_TIMEOUT_S: Final = 60
 _FORK_TIMEOUT_S: Final = 15
+_INSTALLED_S: Final = 5
+"""Who installs packages has finished when nothing was changed for so long."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,8 @@ class Fresh:
 
     pid: int
     pidfd: int
+    packages: PackageTimes
+    """When those that it has imported were changed last."""
 
 
 class Zygote:
@@ -79,7 +86,7 @@ class Zygote:
         self._channel = channel
         self._lock = asyncio.Lock()
         self._born = time.monotonic()
-        self._packages = _package_times()
+        self._packages = package_times()
         self._forks = 0
         self.ready = ready
 
@@ -141,7 +148,15 @@ class Zygote:
     def is_old(self) -> bool:
         """Whether its forks share too much for too long, or packages have changed since it imported them."""
         age_s = time.monotonic() - self._born
-        return age_s > MAX_AGE_S or self._forks >= MAX_FORKS or _package_times() != self._packages
+        return age_s > MAX_AGE_S or self._forks >= MAX_FORKS or package_times() != self._packages
+
+    def is_stale(self) -> bool:
+        """Whether its forks have packages in memory that are others on the disk."""
+        return are_stale(self._packages)
+
+    def take_for_current(self) -> None:
+        """Let packages as they are now not be a reason any more."""
+        self._packages = package_times()
 
     async def fork(self, worker: str, listener: int) -> Fresh:
         """Fork a worker whose agent serves `listener`; raises StartError, and the zygote is then of no more use."""
@@ -154,9 +169,10 @@ class Zygote:
                 self._channel.close()
                 raise StartError(f"the zygote does not answer: {str(error) or 'time out'}") from error
             self._forks += 1
+            packages = self._packages
             match answer:
                 case (protocol.Forked(pid=pid), [pidfd]):
-                    return Fresh(pid=pid, pidfd=pidfd)
+                    return Fresh(pid=pid, pidfd=pidfd, packages=packages)
                 case (protocol.Failed(reason=reason), _):
                     raise StartError(f"no worker could be forked: {reason}")
             self._channel.close()
@@ -178,5 +194,12 @@ def _baked(template: Template) -> tuple[tuple[str, ...], int, int]:
     return template.preload, template.limits.tmp_mib, template.limits.shm_mib
 
 
-def _package_times() -> tuple[float, ...]:
+def are_stale(imported: PackageTimes) -> bool:
+    """Return whether packages were changed since; not while somebody is still at it."""
+    now = package_times()
+    return now != imported and time.time() - max(now, default=0) > _INSTALLED_S
+
+
+def package_times() -> PackageTimes:
+    """See PackageTimes."""
     return tuple(Path(path).stat().st_mtime for path in sys.path if path.endswith("-packages") and Path(path).is_dir())

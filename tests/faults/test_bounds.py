@@ -19,7 +19,7 @@ from jupyter_sandbox.broker import client, starting, verbs
 from jupyter_sandbox.broker.app import BrokerApp
 from jupyter_sandbox.engines import zygotes
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
-from jupyter_sandbox.errors import BrokerUnavailableError
+from jupyter_sandbox.errors import BrokerUnavailableError, StartError
 from jupyter_sandbox.guards.ids import new_sandbox_id
 from jupyter_sandbox.host import channel, places
 from jupyter_sandbox.ledger import Ledger, Record
@@ -102,6 +102,13 @@ class OldZygote:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.stale = False
+
+    def is_stale(self) -> bool:
+        return self.stale
+
+    def take_for_current(self) -> None:
+        self.stale = False
 
     def is_alive(self) -> bool:
         return not self.stopped
@@ -225,6 +232,41 @@ def test_a_zygote_grows_old_by_time_by_forks_and_by_a_change_of_packages(reason)
     assert not zygote.is_old()
     AGES[reason](zygote)
     assert zygote.is_old()
+
+
+def test_packages_that_were_changed_make_a_zygote_stale_when_nobody_is_at_it_any_more(tmp_path, monkeypatch):
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    monkeypatch.setattr(sys, "path", [str(packages)])
+    os.utime(packages, (1, 1))
+    zygote = zygotes.Zygote(None, None, None, TEMPLATE)
+    assert not zygote.is_stale()
+    (packages / "new").touch()
+    assert not zygote.is_stale(), "somebody is at it"
+    os.utime(packages, (time.time() - 6,) * 2)
+    assert zygote.is_stale()
+    zygote.take_for_current()
+    assert not zygote.is_stale()
+
+
+async def test_a_stale_zygote_is_replaced_before_it_forks_again(monkeypatch):
+    engine = EmbeddedEngine(places=None, ledger=None, disks=None, hierarchy=None, uid_base=None, default=TEMPLATE)
+    fails = True
+    fresh = OldZygote()
+
+    async def start(_template, _uid_base):
+        if fails:
+            raise StartError("ipykernel is half installed")
+        return fresh
+
+    monkeypatch.setattr(zygotes.Zygote, "start", start)
+    stale = engine._zygotes[TEMPLATE.name] = OldZygote()
+    stale.stale = True
+    assert await engine._zygote(TEMPLATE) is stale, "one that cannot be replaced goes on"
+    assert not stale.stopped and not stale.is_stale(), "and is not tried again for the same change"
+    stale.stale, fails = True, False
+    assert await engine._zygote(TEMPLATE) is fresh
+    assert stale.stopped
 
 
 async def test_a_broker_that_does_not_answer_is_given_up_in_time(tree, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from jupyter_sandbox.broker import client, verbs
 from jupyter_sandbox.errors import IsolationUnavailableError, SandboxError
 from jupyter_sandbox.guards import ids
+from jupyter_sandbox.host import places
 from tests.conftest import broker_pid, eventually, wait_until
 
 from .conftest import ORPHAN_TIMEOUT_S, claim, listed, running_kernel, sandboxes, status, until
@@ -167,6 +168,21 @@ async def test_an_idle_broker_leaves_and_so_does_everything(tree):
     (await claim()).close()
     await asyncio.to_thread(tree.wait_for_end)
     tree.assert_nothing_left()
+
+
+@pytest.mark.parametrize("comes", ["nobody", "another"])
+async def test_a_broker_whose_tree_was_removed_ends_and_leaves_the_next_one_alone(tree, comes):
+    """As when its user has logged out, and has come back."""
+    tree.start()
+    (first,), where = tree.brokers, places.find()
+    where.lock.unlink()
+    where.socket.unlink()
+    if comes == "another":
+        tree.start()
+    await eventually(lambda: first.poll() is not None, 20)
+    assert where.socket.exists() is (comes == "another")
+    if comes == "another":
+        (await claim()).close()
 
 
 async def test_a_sandbox_that_nobody_takes_over_ends_after_the_grace(tree):

@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import threading
+from collections import deque
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -127,12 +128,20 @@ class FakeEngine:
         self.error: BaseException | None = None
         self.disk: FakeDisk | None = FakeDisk(where.run)
         self.made: list[FakeWorker] = []
+        self.stale: list[FakeWorker] = []
+        self.forgotten: list[str] = []
         self.destroyed: list[str] = []
         self.slow = asyncio.Event()
         self.slow.set()
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.channels: dict[str, channel.Channel] = {}
         self.descriptors: list[int] = []
+
+    def is_current(self, worker):
+        return worker not in self.stale
+
+    async def forget(self, template):
+        self.forgotten.append(template.name)
 
     async def create(self, sandbox, template):
         await asyncio.sleep(0)
@@ -749,6 +758,38 @@ async def test_now_and_then_what_nobody_owns_is_destroyed_and_agents_hear_of_the
     await asyncio.wait([task])
     assert upkeep.EVERY_S * 3 <= protocol.LEASE_S
     await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_a_warm_worker_whose_packages_were_changed_is_never_handed_out(bench):
+    bench.registry.pool._warm["python"] = deque(
+        [await bench.registry._make_warm(TEMPLATES["python"]) for _ in range(2)]
+    )
+    stale, current = bench.engine.made
+    bench.engine.stale = [stale]
+    sandbox = await bench.claim()
+    assert sandbox.worker is current
+    assert stale.id in bench.engine.destroyed
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
+
+
+async def test_when_nothing_is_claimed_only_the_default_template_is_kept_ready(bench):
+    default, other = TEMPLATES["python"], TEMPLATES["kept"]
+    for template in (default, other):
+        bench.registry.pool.want(template)
+        bench.registry.pool._warm[template.name] = deque([await bench.registry._make_warm(template)])
+    sandbox = await bench.claim()
+    task = asyncio.create_task(upkeep.keep_up(bench.registry, resting=default, every_s=0.01))
+    await asyncio.sleep(0.1)
+    assert bench.registry.pool.templates() == [default, other], "somebody is there"
+    await bench.registry.release(sandbox)
+    await eventually(lambda: bench.registry.pool.templates() == [default])
+    await eventually(lambda: bench.engine.forgotten == ["kept"])
+    assert bench.engine.made[1].id in bench.engine.destroyed
+    task.cancel()
+    await asyncio.wait([task])
+    await bench.registry.stop(everything=True)
     await bench.assert_nothing_left()
 
 
