@@ -1,7 +1,7 @@
 """The Jupyter server extension: wiring only.
 
-It wakes the broker early and stays connected with it, smooths the kernel websocket, tells people in the notebook why a kernel ended, serves REST
-for sandboxes, and leaves nothing behind when the server stops.
+It wakes the broker early and stays connected with it, smooths the kernel websocket, tells people in the notebook why a
+kernel ended, serves REST for sandboxes, and leaves nothing behind when the server stops.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -197,7 +198,7 @@ def _baked(template: Template) -> tuple[tuple[str, ...], int, int]:
 def are_stale(imported: PackageTimes) -> bool:
     """Return whether packages were changed since; not while somebody is still at it."""
     now = package_times()
-    return now != imported and time.time() - max(now, default=0) > _INSTALLED_S
+    return now != imported and datetime.now(UTC).timestamp() - max(now, default=0) > _INSTALLED_S
 
 
 def package_times() -> PackageTimes:

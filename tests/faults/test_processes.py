@@ -52,6 +52,17 @@ def test_a_zygote_that_dies_while_it_looks_what_a_kernel_imports_leaves_no_kerne
     wait_until(lambda: not Path(f"/proc/{kernel}").exists())
 
 
+def test_what_a_kernel_needs_from_its_first_output_to_its_shutdown_is_imported_before_the_fork():
+    # once: each kernel compiled its own output module, in a root that keeps no bytecode, and a shutdown imported psutil
+    code = (
+        "import sys; from sandbox_worker import kernel, preload\n"
+        "preload.preload(())\n"
+        "print([name for name in ('sandbox_worker.output', 'psutil') if name not in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, timeout=60, check=True, text=True)
+    assert done.stdout == "[]\n"
+
+
 async def test_a_killed_zygote_is_replaced_and_live_kernels_go_on(tree, tmp_path):
     async with running_kernel(tmp_path) as kernel:
         await kernel.ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,13 +29,7 @@ class Broker:
 def world(monkeypatch):
     """What comes of each try to connect, and what the presence said."""
 
-    class World:
-        coming: list[object] = []
-        starts: list[bool] = []
-        said: list[str] = []
-
-    world = World()
-    world.coming, world.starts, world.said = [], [], []
+    world = SimpleNamespace(coming=[], starts=[], said=[])
 
     async def connect(*, start=True):
         world.starts.append(start)

@@ -22,7 +22,7 @@ from IPython.core import completer
 
 from sandbox_worker import harden, kernel, messages, preload
 from sandbox_worker.agent import Agent, Confinement
-from sandbox_worker.protocol import TO_CONTAINER, Bind, Failed, Ready, StandBy
+from sandbox_worker.protocol import IN_TO_AGENT, TO_AGENT, TO_CONTAINER, Bind, Failed, Ready, StandBy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,6 +67,7 @@ def main(names: Sequence[str]) -> None:
         except Exception as error:
             messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
             raise
+        messages.learn((*TO_AGENT, *IN_TO_AGENT))
         gc.collect()
         gc.freeze()  # a collection in a kernel would touch, and so copy, every shared page
         messages.send(channel, Ready(start_mode=launcher.mode, notes=tuple(notes)))

@@ -30,6 +30,7 @@ from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
 from sandbox_worker import e2b_results
+from sandbox_worker.output import Output
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 from sandbox_worker.rehearsal import end_of_output, rehearse
 from sandbox_worker.relay import LOOPBACK
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _ARGUMENTS = (
     "--HistoryManager.hist_file=:memory:",
     "--IPythonKernel._execute_sleep=0",
-    "--IPKernelApp.outstream_class=sandbox_worker.output.Output",
+    f"--IPKernelApp.outstream_class={Output.__module__}.{Output.__qualname__}",
 )
 """History in memory: a shared file makes kernels wait for each other's locks. No sleep before replies: clients wait for
 `idle` as well."""

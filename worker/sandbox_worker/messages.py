@@ -19,7 +19,7 @@ import typing
 from typing import Any, Final
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_MESSAGE_BYTES: Final = 65536
 MAX_DESCRIPTORS: Final = 24
@@ -113,6 +113,12 @@ def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
         )
         for field in dataclasses.fields(typing.cast("Any", kind))
     }
+
+
+def learn(kinds: Iterable[type]) -> None:
+    """Look at message types now: each process that is forked afterwards knows their fields."""
+    for kind in kinds:
+        _fields(kind)
 
 
 def build(kind: type, values: Mapping[str, object]) -> object:

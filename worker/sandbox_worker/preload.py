@@ -74,7 +74,7 @@ def _import(name: str) -> str | None:
 def modules_of_a_live_kernel(*, first_cells_only: bool = False) -> list[str]:
     """Return the names of the modules that a kernel has imported after a few requests; empty when none could start.
 
-    With `first_cells_only` nothing fails, is completed or inspected, and no other program runs.
+    With `first_cells_only` nothing fails, is completed, inspected or shut down, and no other program runs.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -138,3 +138,4 @@ def _converse(directory: str, first_cells_only: bool) -> None:
         ask("complete_request", {"code": "imp", "cursor_pos": 3})
         ask("inspect_request", {"code": "print", "cursor_pos": 3, "detail_level": 0})
         ask("is_complete_request", {"code": "1"})
+        ask("usage_request", {}, 4)  # imports what a shutdown needs, too

@@ -245,4 +245,6 @@ FROM_ZYGOTE = (Ready, Forked, Failed)
 TO_CONTAINER = (Serve,)
 FROM_CONTAINER = (Ready, Failed)
 TO_AGENT = (StandBy, Bind, StartKernel, StartCommand, Signal, Resize, ReadLog, Describe, Renew)
+IN_TO_AGENT = (MountPoint, CurveKeys, TerminalSize)
+"""What those contain."""
 FROM_AGENT = (StandingBy, Bound, Started, Log, Description, Exited, Failed)

@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from sandbox_worker import harden, kernel, linux, messages, preload, root
 from sandbox_worker.agent import Agent, Confinement
 from sandbox_worker.children import HOME
-from sandbox_worker.protocol import TO_ZYGOTE, Bind, Configure, Failed, Fork, Forked, Ready, StandBy
+from sandbox_worker.protocol import (
+    IN_TO_AGENT,
+    TO_AGENT,
+    TO_ZYGOTE,
+    Bind,
+    Configure,
+    Failed,
+    Fork,
+    Forked,
+    Ready,
+    StandBy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +102,7 @@ class Zygote:
     def serve(self) -> None:
         """Run until the broker's end is closed."""
         signal.signal(signal.SIGCHLD, lambda *_: _reap())
+        messages.learn((*TO_AGENT, *IN_TO_AGENT))
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, every shared page
         messages.send(self._channel, Ready(start_mode=self._launcher.mode, notes=tuple(self._notes)))
