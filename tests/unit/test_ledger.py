@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
+from jupyter_sandbox import ledger as ledger_module
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.ledger import Ledger, Record
 
@@ -68,11 +69,18 @@ def test_a_second_write_replaces_the_first(ledger, directory):
 def test_a_failed_write_keeps_the_old_record(ledger, directory, monkeypatch):
     ledger.write(full(ONE))
 
-    def full_disk(_values, file):
-        file.write('{"id": ')
-        raise OSError(28, "No space left on device")
+    def full_disk(path, mode, **how):
+        file = open(path, mode, **how)  # noqa: SIM115 - who called closes it
+        write = file.write
 
-    monkeypatch.setattr(json, "dump", full_disk)
+        def some(text):
+            write(text[:7])
+            raise OSError(28, "No space left on device")
+
+        file.write = some
+        return file
+
+    monkeypatch.setattr(ledger_module, "open", full_disk, raising=False)
     with pytest.raises(OSError, match="No space"):
         ledger.write(Record(id=ONE, template="other", slot=9))
     monkeypatch.undo()
