@@ -1,7 +1,7 @@
 """What we want to reach, and whether a run reached it. Pure.
 
-A goal may have a limit in the metric's unit, which is of machines like the one in the page, and a limit as a multiple
-of another system in the same run, which holds anywhere.
+A goal may have a limit in the metric's unit, which is of the machine that it was set on, and a limit as a multiple of
+another system in the same run, which holds anywhere: where there is one it decides.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A goal and what a run says about it; `met` is None when it was not measured."""
+    """A goal and what a run says about it; `met` is None when it was not measured.
+
+    `by_ratio`: it is met by the multiple alone, not by the limit in the metric's unit.
+    """
 
     goal: Goal
     wanted: str
     measured: str
     met: bool | None
+    by_ratio: bool
 
 
 _START = "POST to first result, warm pool"
@@ -100,32 +104,35 @@ GOALS: Sequence[Goal] = (
 
 
 def judge(goal: Goal, figures: Figures) -> Verdict:
-    """Compare a goal with the figures; it is met when every limit that can be judged is."""
+    """Compare a goal with the figures; a multiple decides if it can be judged, else the limit in the metric's unit."""
     metric = figures.metric(goal.metric)
     own = figures.of(goal.metric).get(goal.system)
     more = metric is not None and metric.more_is_better
     unit = metric.unit if metric else ""
     sign = "" if metric is None else "≥ " if more else "≤ "
-    wanted, measured, met = [], [], []
+    wanted, measured = [], []
+    in_limit: bool | None = None
+    in_ratio: bool | None = None
     value = float(getattr(own.summary, goal.statistic)) if own else None
     if goal.limit is not None:
         wanted.append(f"{sign}{goal.limit:g} {unit}".strip())
     if value is not None:
         measured.append(f"{number(value)} {unit}")
         if goal.limit is not None:
-            met.append(value >= goal.limit if more else value <= goal.limit)
+            in_limit = value >= goal.limit if more else value <= goal.limit
     if goal.factor is not None:
         wanted.append(f"{sign}{goal.factor:g} × {goal.of}")
         other = figures.of(goal.metric).get(goal.of)
         base = float(getattr(other.summary, goal.statistic)) if other else 0.0
         if value is not None and base:
             measured.append(f"{value / base:.2f} ×")
-            met.append(value / base >= goal.factor if more else value / base <= goal.factor)
+            in_ratio = value / base >= goal.factor if more else value / base <= goal.factor
         else:
             measured.append("-")
     return Verdict(
         goal=goal,
         wanted=", ".join(wanted),
         measured=", ".join(measured) if own else "not measured",
-        met=all(met) if met else None,
+        met=in_limit if in_ratio is None else in_ratio,
+        by_ratio=in_ratio is True and in_limit is False,
     )

@@ -60,7 +60,7 @@ class Bench:
     async def fork(self, _sandbox, _template, _listener) -> Fresh:
         child = subprocess.Popen(["sleep", "1000"])
         self.children.append(child)
-        return Fresh(pid=child.pid, pidfd=os.pidfd_open(child.pid))
+        return Fresh(pid=child.pid, pidfd=os.pidfd_open(child.pid), packages=())
 
     async def create(self):
         return await self.engine.create(ids.new_sandbox_id(), TEMPLATE)

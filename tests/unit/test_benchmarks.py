@@ -94,12 +94,12 @@ def test_a_file_without_a_run_is_refused():
         records.figures([])
 
 
-@pytest.mark.parametrize(("value", "met"), [(40.0, True), (60.0, False)])
-def test_a_goal_is_met_when_all_its_limits_are(value, met):
-    goal = goals.Goal(what="x", metric="start.total", system="embedded", limit=70.0, factor=0.5, of="local")
+@pytest.mark.parametrize(("value", "met", "by_ratio"), [(40.0, True, False), (49.0, True, True), (60.0, False, False)])
+def test_a_goal_is_met_by_its_ratio_where_it_has_one(value, met, by_ratio):
+    goal = goals.Goal(what="x", metric="start.total", system="embedded", limit=45.0, factor=0.5, of="local")
     verdict = goals.judge(goal, read(results(local={START: [100.0]}, embedded={START: [value]})))
-    assert verdict.met is met
-    assert verdict.wanted == "≤ 70 ms, ≤ 0.5 × local"
+    assert (verdict.met, verdict.by_ratio) == (met, by_ratio)
+    assert verdict.wanted == "≤ 45 ms, ≤ 0.5 × local"
 
 
 def test_more_is_better_turns_a_goal_round():
