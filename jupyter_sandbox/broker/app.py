@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import logging.handlers
 import os
@@ -248,6 +249,7 @@ class BrokerApp(JupyterApp):
             engine=engine,
         )
         await asyncio.to_thread(catalog.load)
+        rest = functools.partial(catalog.rest, known["python"])
         stop = asyncio.Event()
         everything = False  # claimed sandboxes live on for the broker that comes next, whatever ends this one
 
@@ -277,7 +279,7 @@ class BrokerApp(JupyterApp):
             for name, work in {
                 "server": server.serve(),
                 "pool": registry.pool.run(),
-                "upkeep": upkeep.keep_up(registry, resting=known["python"] if self.idle_exit_s else None),
+                "upkeep": upkeep.keep_up(registry, rest=rest if self.idle_exit_s else None),
                 "displaced": displaced(where, lock),
                 "idle": self._wait_until_unneeded(server),
                 "stop": stop.wait(),

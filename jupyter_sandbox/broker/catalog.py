@@ -126,6 +126,13 @@ class Catalog:
         if name in self._fixed:
             raise ConflictError(f"template {name} is one of the configuration: it is changed there")
 
+    async def rest(self, kept: Template) -> None:
+        """Nobody needs anything: keep ready only what a broker that has just begun keeps, workers of `kept`."""
+        for template in self._pool.templates():
+            if template != kept:
+                log.info("nobody asks for template %s: nothing is kept ready for it", template.name)
+                await self._give_up(template)
+
     async def _give_up(self, template: Template) -> None:
         await self._pool.forget(template)
         await self._engine.forget(template)

@@ -76,7 +76,7 @@ class Registry:
         self._tasks: set[asyncio.Task[None]] = set()
         self._grace_s = 0.0
         self.claims = 0
-        """How many were ever made."""
+        """How many were ever tried."""
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
 
     # -- claiming and ending
@@ -132,7 +132,7 @@ class Registry:
     async def _take(self, template: Template) -> Sandbox:
         """Return a warm worker, or make one; where there is no room, the one that the pool is making."""
         while (sandbox := self.pool.take(template)) is not None:
-            if self._engine.is_current(sandbox.worker):
+            if sandbox.worker.is_current():
                 return sandbox
             await self._destroy(sandbox)
         try:
@@ -249,14 +249,6 @@ class Registry:
             slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
             dry_run=dry_run,
         )
-
-    async def rest(self, kept: Template) -> None:
-        """Nobody needs anything: keep ready only what a broker that has just begun keeps, workers of `kept`."""
-        for template in self.pool.templates():
-            if template != kept:
-                log.info("nobody asks for template %s: nothing is kept ready for it", template.name)
-                await self.pool.forget(template)
-                await self._engine.forget(template)
 
     async def renew(self) -> None:
         """Tell every agent that its broker is there, but those that are frozen: they wait only while they run."""

@@ -70,6 +70,9 @@ class Worker(Protocol):
     def rlimits(self) -> dict[str, int]:
         """Return the resource limits that the agent sets."""
 
+    def is_current(self) -> bool:
+        """Return whether it is still what its engine would make; asked as long as it is warm."""
+
     def out_of_memory_kills(self) -> int:
         """Return how often the kernel killed a process of this worker for memory."""
 
@@ -93,9 +96,6 @@ class Engine(Protocol):
 
     async def create(self, sandbox: SandboxId, template: Template) -> Worker:
         """Make a warm worker whose agent listens at `Places.agent_socket`; leaves nothing behind when it raises."""
-
-    def is_current(self, worker: Worker) -> bool:
-        """Return whether a warm worker is still what `create` would make."""
 
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """Return the worker that a dead broker left, or None when it does not live."""

@@ -231,10 +231,6 @@ class DockerEngine:
             shutil.rmtree(directory, ignore_errors=True)
             return worker
 
-    def is_current(self, worker: Worker) -> bool:
-        """See Engine. It was made of the image that this broker uses until its end."""
-        return isinstance(worker, DockerWorker)
-
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """See Engine. What belonged to a worker that does not live is given back."""
         pidfd = processes.open_living(record.pid, record.started) if record.pid else None

@@ -52,7 +52,7 @@ class EmbeddedWorker(HeldWorker):
         group: Group | None,
         packages: PackageTimes = (),
     ) -> None:
-        """Own `pidfd`, `disk` and `group`; `packages`: of those that it has imported, needed as long as it is warm."""
+        """Own `pidfd`, `disk` and `group`; `packages`: of what it has imported, not known after a recovery."""
         super().__init__(
             sandbox=sandbox,
             template=template,
@@ -64,7 +64,11 @@ class EmbeddedWorker(HeldWorker):
             disk=disk,
             group=group,
         )
-        self.packages = packages
+        self._packages = packages
+
+    def is_current(self) -> bool:
+        """See Worker: what it imported is what a kernel would import now."""
+        return not are_stale(self._packages)
 
     def rlimits(self) -> dict[str, int]:
         """See Worker. Without control groups, processes and memory are limited here too, per process at least."""
@@ -201,10 +205,6 @@ class EmbeddedEngine:
             undo.pop_all()
             listener.close()
             return worker
-
-    def is_current(self, worker: Worker) -> bool:
-        """See Engine: what it imported is what a kernel would import now."""
-        return not (isinstance(worker, EmbeddedWorker) and are_stale(worker.packages))
 
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """See Engine. What belonged to a worker that does not live is given back."""

@@ -67,6 +67,10 @@ class HeldWorker:
         asyncio.get_running_loop().remove_reader(self.pidfd)
         self.ended.set()
 
+    def is_current(self) -> bool:
+        """See Worker. What a broker makes workers of, as an image, is the same until its end."""
+        return True
+
     def out_of_memory_kills(self) -> int:
         """See Worker."""
         return self.group.out_of_memory_kills() if self.group else 0

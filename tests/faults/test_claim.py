@@ -10,13 +10,15 @@ import socket
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
-from jupyter_sandbox import agents, restrictions
+from jupyter_sandbox import agents, restrictions, template_shape
 from jupyter_sandbox.broker import adoption, restricting, upkeep, verbs
+from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Usage
@@ -45,6 +47,7 @@ from jupyter_sandbox.specs import (
     Workspace,
     WorkspaceMode,
 )
+from jupyter_sandbox.template_store import TemplateStore
 from sandbox_worker import protocol
 from tests.conftest import eventually
 
@@ -90,6 +93,10 @@ class FakeWorker:
     inner_uid: int = 1
     pid: int = field(default_factory=os.getpid)
     kills: int = 0
+    stale: bool = False
+
+    def is_current(self) -> bool:
+        return not self.stale
 
     async def attach(self, mounts) -> dict[str, int]:
         return dict(mounts)
@@ -128,7 +135,6 @@ class FakeEngine:
         self.error: BaseException | None = None
         self.disk: FakeDisk | None = FakeDisk(where.run)
         self.made: list[FakeWorker] = []
-        self.stale: list[FakeWorker] = []
         self.forgotten: list[str] = []
         self.destroyed: list[str] = []
         self.slow = asyncio.Event()
@@ -136,9 +142,6 @@ class FakeEngine:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.channels: dict[str, channel.Channel] = {}
         self.descriptors: list[int] = []
-
-    def is_current(self, worker):
-        return worker not in self.stale
 
     async def forget(self, template):
         self.forgotten.append(template.name)
@@ -766,7 +769,7 @@ async def test_a_warm_worker_whose_packages_were_changed_is_never_handed_out(ben
         [await bench.registry._make_warm(TEMPLATES["python"]) for _ in range(2)]
     )
     stale, current = bench.engine.made
-    bench.engine.stale = [stale]
+    stale.stale = True
     sandbox = await bench.claim()
     assert sandbox.worker is current
     assert stale.id in bench.engine.destroyed
@@ -780,7 +783,15 @@ async def test_when_nothing_is_claimed_only_the_default_template_is_kept_ready(b
         bench.registry.pool.want(template)
         bench.registry.pool._warm[template.name] = deque([await bench.registry._make_warm(template)])
     sandbox = await bench.claim()
-    task = asyncio.create_task(upkeep.keep_up(bench.registry, resting=default, every_s=0.01))
+    catalog = Catalog(
+        TEMPLATES,
+        store=TemplateStore(bench.places.templates),
+        ceiling=template_shape.ceiling({}),
+        pool=bench.registry.pool,
+        engine=bench.engine,
+    )
+    rest = partial(catalog.rest, default)
+    task = asyncio.create_task(upkeep.keep_up(bench.registry, rest=rest, every_s=0.01))
     await asyncio.sleep(0.1)
     assert bench.registry.pool.templates() == [default, other], "somebody is there"
     await bench.registry.release(sandbox)
