@@ -79,8 +79,7 @@ class Server:
     def tell_end_of_log(self, results: Results, measurement: str) -> None:
         """Add what the server logged last to results in which it failed."""
         if results.failure_count(self.system.name):
-            text = f"end of the server's log:\n{_log_tail(self.directory / _LOG)}"
-            results.note(self.system.name, text, measurement)
+            _note_log(self.directory, self.system, results, measurement)
 
     def processes(self) -> list[Process]:
         """Return the processes of this system: descendants, and those of its containers with what runs beside each."""
@@ -151,6 +150,10 @@ def _write_config(system: System, directory: Path, port: int, token: str) -> Non
 def _log_tail(log: Path, lines: int = 15) -> str:
     """Return the last lines of a log without those of level INFO."""
     return "\n".join([line for line in log.read_text(errors="replace").splitlines() if line[:2] != "[I"][-lines:])
+
+
+def _note_log(directory: Path, system: System, results: Results, measurement: str = "run") -> None:
+    results.note(system.name, f"end of the server's log:\n{_log_tail(directory / _LOG)}", measurement)
 
 
 def _check_extensions(system: System, log: Path) -> None:
@@ -266,6 +269,6 @@ async def running(system: System, options: Sequence[str], results: Results) -> A
         finally:
             await _stop(keeper, system, results)
             if results.failure_count(system.name) > failed_before:
-                results.note(system.name, f"end of the server's log:\n{_log_tail(log)}")
+                _note_log(directory, system, results)
     finally:
         _remove(directory, system, results)
