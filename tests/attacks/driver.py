@@ -104,7 +104,7 @@ class Sandbox:
                     raise RuntimeError(f"no kernel: {self.lease.exits.get(self.seat)}") from None
 
     def execute(self, code, timeout=20):
-        """Run code; return {status, out, error}. Status `dead` or `timeout` when there is no reply."""
+        """Run code; return {status, out, error}. Status `dead`, `timeout`, or `nonsense` when there is no reply."""
         out: list[str] = []
 
         def show(message):
@@ -120,6 +120,8 @@ class Sandbox:
             return {"status": "timeout", "out": "".join(out), "error": ""}
         except RuntimeError as error:
             return {"status": "dead", "out": "".join(out), "error": str(error)}
+        except (ValueError, TypeError) as error:  # what jupyter_client says of frames that are no message
+            return {"status": "nonsense", "out": "".join(out), "error": str(error)}
         content = reply["content"]
         error = f"{content.get('ename')}: {content.get('evalue')}" if content["status"] == "error" else ""
         return {"status": content["status"], "out": "".join(out), "error": error}

@@ -61,7 +61,7 @@ def test_a_kernel_that_steals_its_listeners_harms_only_its_own_clients(host, ins
     box.execute(LISTENERS + STEAL + "for number, listener in listeners().values(): steal(listener, 8)")
     # a client that connects now may talk to the thief
     box.do("box.connect(box.prefix, wait=False)")
-    assert box.execute("1", timeout=1)["status"] in ("ok", "timeout", "dead")
+    assert box.execute("1", timeout=1)["status"] in ("ok", "timeout", "dead", "nonsense")
     assert inside.ask("2 + 2") == 4
     assert claim().ask("3 + 3") == 6
     box.do("box.signal(9)")
@@ -127,7 +127,7 @@ print(len(stolen))
 """
     assert int(box.execute(STEAL + code)["out"]) >= 5
     box.do("box.connect(box.prefix, wait=False)")
-    assert box.execute("1", timeout=1)["status"] in ("ok", "timeout", "dead")
+    assert box.execute("1", timeout=1)["status"] in ("ok", "timeout", "dead", "nonsense")
     assert inside.ask("2 + 2") == 4
     assert box.command("echo", "agent lives")["out"].strip() == "agent lives"
     box.do("box.signal(9)")
