@@ -14,14 +14,19 @@ from jupyter_sandbox.engines import daemon, host_languages, image
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """`says`: what `asks` returns, or prints where nothing has a value; `error` is part of what tells of `fails`."""
+    """`says`: what `asks` returns as an output of type `returned`, or prints where nothing has a value.
+
+    `fails` ends with an error named `error`, whose traceback says `traced`.
+    """
 
     keeps: str
     asks: str
     says: str = "42"
+    returned: str = "execute_result"
     prints: str
     fails: str
     error: str
+    traced: str = "boom"
     endless: str
     variable: str
     """Returns or prints the variable ONCE of the environment."""
@@ -53,9 +58,11 @@ PROGRAMS = {
         keeps="x <- 41",
         asks="x + 1",
         says="[1] 42",
+        returned="display_data",
         prints="cat('hello\\n')",
         fails="deep <- function() stop('boom'); deep()",
-        error="deep()",
+        error="ERROR",
+        traced="deep(): boom",
         endless="while (TRUE) {}",
         variable="Sys.getenv('ONCE')",
     ),
@@ -64,16 +71,19 @@ PROGRAMS = {
         asks="x + 1",
         prints='System.out.println("hello");',
         fails='throw new IllegalStateException("boom");',
-        error="IllegalStateException",
+        error="RuntimeException",
+        traced="IllegalStateException: boom",
         endless="while (true) {}",
         variable='System.getProperty("ONCE")',
     ),
     "bash": Program(
         keeps="x=41",
         asks="echo $((x + 1))",
+        returned="stream",
         prints="echo hello",
         fails="ls /missing",
-        error="2",
+        error="ExitStatus",
+        traced="ExitStatus: 2",
         endless="while :; do :; done",
         variable="echo $ONCE",
     ),

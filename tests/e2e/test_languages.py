@@ -28,8 +28,6 @@ from tests.server.brokers import Tree
 
 INTERRUPT_S = 2
 EXECUTIONS = 20
-SLACK_S = 1
-"""Of a measurement from outside: requests, a connection that is closed and heard of."""
 
 LOSES_WHEN_NOBODY_WAITS = ("javascript", "typescript")
 """Deno gives an output to the request that came last."""
@@ -97,6 +95,12 @@ def shown(outputs):
     return re.sub(r"\x1b\[[0-9;]*m", "", "".join("".join(text) for text in texts))
 
 
+def judge_failure(program, name, traceback):
+    """An error has its name, and says where it comes from."""
+    assert program.error in name
+    assert program.traced in shown([{"text": traceback}])
+
+
 @each
 def test_over_rest(ask, sandbox, language):
     program = PROGRAMS[language]
@@ -107,12 +111,14 @@ def test_over_rest(ask, sandbox, language):
         return ask("POST", f"/{sandbox}/contexts/{context['id']}/executions", {"code": code, "timeout_s": timeout_s})
 
     assert execute(program.keeps)["outcome"] == "ok"
-    assert shown(execute(program.asks)["outputs"]).strip() == program.says
-    assert shown(execute(program.prints)["outputs"]) == "hello\n"
+    asked = execute(program.asks)["outputs"]
+    assert (shown(asked).strip(), {output["output_type"] for output in asked}) == (program.says, {program.returned})
+    assert execute(program.prints)["outputs"] == [{"output_type": "stream", "name": "stdout", "text": "hello\n"}]
     failed = execute(program.fails)
     assert failed["outcome"] == "error"
-    assert program.error in json.dumps(failed["outputs"][-1])
-    assert failed["outputs"][-1]["output_type"] == "error"
+    error = failed["outputs"][-1]
+    assert error["output_type"] == "error"
+    judge_failure(program, error["ename"], error["traceback"])
     stopped = execute(program.endless, 1)
     assert (stopped["outcome"], stopped["message"]) == ("timeout", None)
     assert stopped["duration_s"] < 1 + INTERRUPT_S
@@ -138,7 +144,7 @@ def test_over_the_contexts_api(served, language):
         assert (asked["output"]["stdout"], asked["success"]) == (f"{program.says}\n", True)
         failed = ask("POST", f"/{made}/execute", {"code": program.fails})
         assert not failed["success"]
-        assert program.error in failed["output"]["stderr"]
+        assert program.traced in failed["output"]["stderr"]
     finally:
         ask("DELETE", f"/{made}")
 
@@ -154,14 +160,15 @@ def test_in_a_notebook(installed, tmp_path, language):
     kept, asked, printed, failed = (cell.outputs for cell in notebook.cells)
     assert not [output for output in kept if output.output_type == "error"]
     assert (shown(asked).strip(), shown(printed)) == (program.says, "hello\n")
-    assert program.error in json.dumps(failed[-1])
+    assert {output.output_type for output in asked} == {program.returned}
+    judge_failure(program, failed[-1].ename, failed[-1].traceback)
     notebook.cells = [nbformat.v4.new_code_cell(code) for code in (program.endless, program.prints)]
     client = NotebookClient(notebook, timeout=1, interrupt_on_timeout=True, **run)
     with client.setup_kernel():
         client.execute_cell(notebook.cells[1], 1)  # so that it has started
         began = time.monotonic()
         client.execute_cell(notebook.cells[0], 0)
-        assert time.monotonic() - began < 1 + INTERRUPT_S + SLACK_S
+        assert time.monotonic() - began < 1 + INTERRUPT_S
         client.execute_cell(notebook.cells[1], 1)
     assert shown(notebook.cells[1].outputs) == "hello\n"
 
@@ -210,7 +217,8 @@ def test_by_e2bs_sdk(served, language):
         assert run(program.keeps).error is None
         assert said(run(program.asks)) == program.says
         assert run(program.prints).logs.stdout == ["hello\n"]
-        assert program.error in str(vars(run(program.fails).error))
+        error = run(program.fails).error
+        judge_failure(program, error.name, error.traceback)
         assert "once" in said(run(program.variable, envs={"ONCE": "once 'x'\"$y\"\\"}))
         assert "once" not in said(run(program.variable))
         always = program.variable.replace("ONCE", "FROM")
@@ -220,7 +228,7 @@ def test_by_e2bs_sdk(served, language):
             run(program.endless, timeout=1)
         began = time.monotonic()
         assert said(run(program.asks, timeout=20)) == program.says
-        assert time.monotonic() - began < INTERRUPT_S + SLACK_S
+        assert time.monotonic() - began < INTERRUPT_S
         context = sandbox.create_code_context(language=language)
         listed = sandbox.list_code_contexts()
         assert listed[-1].id == context.id

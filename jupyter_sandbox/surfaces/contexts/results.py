@@ -64,7 +64,7 @@ def of(view: ExecutionView) -> Ran:
             case "stream":
                 (stderr if output["name"] == "stderr" else stdout).write(output["text"])
             case "error":
-                said = ": ".join(filter(None, (output["ename"], output["evalue"])))  # Bash has a number only
+                said = ": ".join(filter(None, (output["ename"], output["evalue"])))
                 stderr.line(_COLOUR.sub("", "\n".join(output["traceback"])) or said)
             case _:
                 stdout.line(_COLOUR.sub("", _text_of(output["data"])))
