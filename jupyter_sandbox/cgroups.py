@@ -44,15 +44,19 @@ class Hierarchy:
         try:
             for directory in group.directories():
                 directory.mkdir(parents=True, exist_ok=True)
-            for file, value in _settings(self.version, limits):
-                controller, _, _ = file.partition(".")
-                path = group.paths[controller if self.version == 1 else "unified"] / file
-                if path.exists() or not file.startswith(("memory.swap", "memory.memsw")):
-                    path.write_text(value)
+            self.hold(group, limits)
         except OSError:
             group.remove()
             raise
         return group
+
+    def hold(self, group: Group, limits: Limits) -> None:
+        """Hold `group` to `limits`, which are lower than those before if there were any; raises OSError."""
+        for file, value in _settings(self.version, limits):
+            controller, _, _ = file.partition(".")
+            path = group.paths[controller if self.version == 1 else "unified"] / file
+            if path.exists() or not file.startswith(("memory.swap", "memory.memsw")):
+                path.write_text(value)
 
     def group(self, name: str) -> Group:
         """Return the group `name`, which need not exist."""

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox.guards import ids
+from jupyter_sandbox.specs import UNLIMITED, Less
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Record:
     """Targets that it may not reach though its template opens them: written before it is held to that."""
     excepted: tuple[str, ...] = ()
     """Those that it may reach nevertheless."""
+    less: Less = UNLIMITED
+    """What it has less of than its template's limits."""
     server: str = ""
     """The name of the server that may adopt it; empty: it ends with the connection on which it was claimed."""
     notes: dict[str, str] = field(default_factory=dict, repr=False)

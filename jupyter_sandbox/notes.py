@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from jupyter_sandbox import restrictions
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.guards import ids, keys, processes
+from jupyter_sandbox.specs import UNLIMITED, Less
 from sandbox_worker import messages
 from sandbox_worker.protocol import CurveKeys  # noqa: TC001 - the decoder looks it up
 
@@ -82,6 +83,7 @@ class SandboxNote:
     denied: tuple[str, ...] = ()
     """What it may not reach, as it was claimed: see `specs.Restriction`."""
     excepted: tuple[str, ...] = ()
+    less: Less = UNLIMITED
     key: str | None = None
     parts: dict[str, str] = field(default_factory=dict, repr=False)
 

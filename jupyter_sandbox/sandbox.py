@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from jupyter_sandbox.specs import UNRESTRICTED
+from jupyter_sandbox.specs import UNLIMITED, UNRESTRICTED
 
 if TYPE_CHECKING:
     import asyncio
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.broker.client import Lease
     from jupyter_sandbox.events import Origin
     from jupyter_sandbox.owners import Owner
-    from jupyter_sandbox.specs import Restriction
+    from jupyter_sandbox.specs import Less, Restriction
     from jupyter_sandbox.terms import Term
 
 
@@ -39,6 +39,8 @@ class Claim:
     """Whether its time begins anew whenever a client uses it."""
     network: Restriction = UNRESTRICTED
     """What it may not reach of what its template opens."""
+    less: Less = UNLIMITED
+    """What it gets less of than its template's limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class SandboxView:
     metadata: dict[str, str]
     contexts: tuple[str, ...]
     network: Restriction = UNRESTRICTED
+    less: Less = UNLIMITED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,4 +114,5 @@ class Sandbox:
             metadata=dict(self.claim.metadata) if self.claim else {},
             contexts=self.kernels,
             network=self.lease.restriction,
+            less=self.claim.less if self.claim else UNLIMITED,
         )

@@ -42,6 +42,7 @@ def claim(note: notes.SandboxNote, template: str) -> Claim:
         env=note.env,
         is_renewed_by_use=note.is_renewed_by_use,
         network=restrictions.judge(note.denied, note.excepted),
+        less=note.less,
     )
 
 
@@ -130,6 +131,7 @@ def _note(
         env=claim.env,
         denied=tuple(str(target) for target in claim.network.denied),
         excepted=tuple(str(target) for target in claim.network.excepted),
+        less=claim.less,
         key=key,
         parts=parts,
     )

@@ -311,7 +311,7 @@ class Sandboxes:
             noted_until = began + wanted.timeout_s
             keepsake, behalf = self.notes.keepsake(owner, wanted, key, noted_until), owners.on_behalf(owner)
             lease = await client.Lease.claim(
-                wanted.template, "none", "", None, on_behalf=behalf, keepsake=keepsake, restriction=wanted.network
+                wanted.template, on_behalf=behalf, keepsake=keepsake, restriction=wanted.network, less=wanted.less
             )
             sandbox = Sandbox(lease=lease, owner=owner, origin=Origin.CLAIM, claim=wanted, key=key)
             sandbox.noted_until = noted_until

@@ -35,6 +35,22 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Less:
+    """What one sandbox gets less of than its template's `Limits`; None: all of it.
+
+    Disks are not among them: they are there, with their size, before a sandbox is claimed.
+    """
+
+    memory_mib: int | None = None
+    cpus: float | None = None
+    processes: int | None = None
+    open_files: int | None = None
+
+
+UNLIMITED: Final = Less()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Share:
     """A host directory that every sandbox of a template sees; operators use it for data sets."""
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_sandbox.errors import ConflictError, InvalidRequestError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Items, Number, Record, Table, Text, Whole
-from jupyter_sandbox.specs import Ceiling, KernelStart, Limits, Template
+from jupyter_sandbox.narrowing import LEAST
+from jupyter_sandbox.specs import Ceiling, KernelStart, Less, Limits, Template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +42,20 @@ _SUMMARIES: Final = {
 _DEFAULT: Final = Template(name="default")
 
 
+def _amount(name: str, least: float) -> Shape:
+    return Number(minimum=least, maximum=4096) if name == "cpus" else Whole(minimum=int(least), maximum=_LARGEST)
+
+
+def _less(name: str) -> Field:
+    return Field(shape=_amount(name, LEAST[name]), summary=_SUMMARIES[name], default=None)
+
+
+LESS: Final = Record(name="LowerLimits", build=Less, fields={each.name: _less(each.name) for each in fields(Less)})
+"""Limits of a claim."""
+
+
 def _limit(name: str) -> Field:
-    shape: Shape = Number(minimum=0.01, maximum=4096) if name == "cpus" else Whole(minimum=1, maximum=_LARGEST)
+    shape = _amount(name, LEAST["cpus"] if name == "cpus" else 1)
     return Field(shape=shape, summary=_SUMMARIES[name], default=getattr(_DEFAULT.limits, name))
 
 

@@ -18,13 +18,13 @@ from jupyter_sandbox import errors
 from jupyter_sandbox.broker import restriction_verbs, starting, verbs
 from jupyter_sandbox.host import places, tasks
 from jupyter_sandbox.host.channel import Channel
-from jupyter_sandbox.specs import UNRESTRICTED
+from jupyter_sandbox.specs import UNLIMITED, UNRESTRICTED, WorkspaceMode
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jupyter_sandbox.specs import Restriction
+    from jupyter_sandbox.specs import Less, Restriction
 
 _START_TIMEOUT_S: Final = 90
 _ANSWER_TIMEOUT_S: Final = 60
@@ -164,15 +164,16 @@ class Lease:
     async def claim(
         cls,
         template: str,
-        workspace_mode: str,
-        workspace_name: str,
-        directory: int | None,
+        workspace_mode: str = WorkspaceMode.NONE,
+        workspace_name: str = "",
+        directory: int | None = None,
         kernelspec: int | None = None,
         kernel: verbs.Kernel | None = None,
         *,
         on_behalf: str = "",
         keepsake: Keepsake = NO_KEEPSAKE,
         restriction: Restriction = UNRESTRICTED,
+        less: Less = UNLIMITED,
     ) -> Lease:
         """Claim a sandbox that shows the open directories, of the notebook and of the kernelspec.
 
@@ -190,6 +191,7 @@ class Lease:
             server=keepsake.server,
             note=keepsake.note,
             network=restriction_verbs.network(restriction),
+            less=less,
         )
         shown = [descriptor for descriptor in (directory, kernelspec) if descriptor is not None]
         early: list[object] = []  # a kernel may end before we hear that it started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import lifecycle, restrictions
+from jupyter_sandbox import lifecycle, narrowing, restrictions
 from jupyter_sandbox.broker import commands, pausing, restricting
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.guards import ids
@@ -42,7 +42,8 @@ async def take_over(
     sandbox.seats = set(record.seats)
     sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
     try:
-        sandbox.restriction = restrictions.judge(record.denied, record.excepted)
+        sandbox.restriction, sandbox.less = restrictions.judge(record.denied, record.excepted), record.less
+        sandbox.worker.limits = narrowing.lowered(sandbox.worker.limits, record.less)
         await restricting.enforce_again(sandbox, firewall)
         if record.paused:
             await engine.resume(sandbox.worker)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import lifecycle, restrictions, templates, workspace
+from jupyter_sandbox import lifecycle, narrowing, restrictions, templates, workspace
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recovery, verbs
 from jupyter_sandbox.broker.admission import Admission
@@ -30,7 +30,7 @@ from jupyter_sandbox.host import kernel_sockets, tasks
 from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import HEAD_START_S, Pool
-from jupyter_sandbox.specs import UNRESTRICTED, Restriction, Template, Workspace, WorkspaceMode
+from jupyter_sandbox.specs import UNLIMITED, UNRESTRICTED, Less, Restriction, Template, Workspace, WorkspaceMode
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Registry:
         seat: str | None = None,
         on_behalf: str = "",
         restriction: Restriction = UNRESTRICTED,
+        less: Less = UNLIMITED,
         server: str = "",
         notes: Mapping[str, str] = MappingProxyType({}),
     ) -> Sandbox:
@@ -109,6 +110,7 @@ class Registry:
             raise WorkspaceError("a workspace needs its directory, opened by the caller, and a mode other than none")
         self.firewall.judge(template)
         restrictions.within(template.policy, restriction, template.name)
+        limits = narrowing.narrowed(template.limits, less, template.name)
         with self.admission.claim(party, template, self.claimed()):
             sandbox = await self._take(template)
             sandbox.owner, sandbox.on_behalf = party
@@ -116,12 +118,15 @@ class Registry:
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
             sandbox.holder = holder
             sandbox.restriction, sandbox.server, sandbox.notes = restriction, server, dict(notes)
+            sandbox.less = less
             sandbox.created_at = datetime.now(UTC).isoformat()
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
             if seat is not None:
                 sandbox.seats.add(await self._free_seat(sandbox, seat))
             self.record(sandbox)
+            if limits != template.limits:
+                await self._engine.narrow(sandbox.worker, limits)
             await binding.bind(sandbox, self._mounter, self.firewall, wanted, directory, kernelspec)
         except BaseException:
             await self._destroy(sandbox)
@@ -342,7 +347,7 @@ class Registry:
         if sandbox.state is WorkerState.WARM:
             self.pool.discard(sandbox)
         kills = sandbox.worker.out_of_memory_kills() > min(sandbox.kernels.values(), default=0)
-        cause = f"it needed more than its {sandbox.template.limits.memory_mib} MiB of memory" if kills else "it crashed"
+        cause = f"it needed more than its {sandbox.worker.limits.memory_mib} MiB of memory" if kills else "it crashed"
         commands.lost(sandbox, f"The sandbox was lost: {cause}.")
         self._tell(
             sandbox,

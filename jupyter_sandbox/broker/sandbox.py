@@ -15,7 +15,7 @@ from jupyter_sandbox.guards import processes
 from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.ledger import Record
 from jupyter_sandbox.lifecycle import WorkerState
-from jupyter_sandbox.specs import UNRESTRICTED, KernelStart
+from jupyter_sandbox.specs import UNLIMITED, UNRESTRICTED, KernelStart
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards import ids
     from jupyter_sandbox.host.kernel_sockets import Listeners
-    from jupyter_sandbox.specs import Restriction, Template
+    from jupyter_sandbox.specs import Less, Restriction, Template
 
 
 MAX_LOG: Final = 8192
@@ -79,6 +79,8 @@ class Sandbox:
     """Whether it is frozen, or about to be: nothing is asked of its agent then."""
     restriction: Restriction = UNRESTRICTED
     """What of its template's policy it may not use."""
+    less: Less = UNLIMITED
+    """What it has less of than its template's limits; the worker knows the limits that are left."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it is frozen, thawed or ended, and while its network is opened or changed."""
 
@@ -137,7 +139,7 @@ class Sandbox:
         verdict = obituary.write(
             what=what,
             status=exited.status,
-            limits=self.template.limits,
+            limits=self.worker.limits,
             out_of_memory=self.worker.out_of_memory_kills() > kills_before,
             disk_full=exited.disk_full,
             requested=exited.target in self.ending,
@@ -160,7 +162,7 @@ class Sandbox:
 
     def usage(self) -> usage_verbs.UsageReport:
         """Return what its worker uses now, and may use."""
-        used, limits = self.worker.usage(), self.template.limits
+        used, limits = self.worker.usage(), self.worker.limits
         return usage_verbs.UsageReport(
             cpu_s=used.cpu_s,
             cpus=limits.cpus,
@@ -203,6 +205,7 @@ class Sandbox:
             paused=self.is_paused,
             denied=network.denied,
             excepted=network.excepted,
+            less=self.less,
             server=self.server,
             notes=dict(self.notes),
         )

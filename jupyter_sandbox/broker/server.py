@@ -308,6 +308,7 @@ class Server:
             seat=seat,
             on_behalf=request.on_behalf,
             restriction=request.network.judge(),
+            less=request.less,
             server=adoption.server(request.server),
             notes=adoption.notes(request.note, seat, request.kernel.note if request.kernel else ""),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from jupyter_sandbox.broker import adoption_verbs, restriction_verbs, template_verbs, usage_verbs
+from jupyter_sandbox.specs import UNLIMITED, Less
 from sandbox_worker.protocol import CurveKeys, TerminalSize  # noqa: TC001 - the decoder looks them up
 
 
@@ -50,6 +51,8 @@ class Claim:
     note: str = field(default="", repr=False)
     network: restriction_verbs.Network = restriction_verbs.OPEN
     """What it may not reach, in force before anything of the owner runs in it; see `restriction_verbs.Restrict`."""
+    less: Less = UNLIMITED
+    """What it gets less of than its template's limits, in force before, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

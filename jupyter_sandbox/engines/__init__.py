@@ -103,6 +103,12 @@ class Engine(Protocol):
     async def destroy(self, worker: Worker) -> None:
         """End a worker, paused or not, and give back all it took; quiet when done twice."""
 
+    async def narrow(self, worker: Worker, limits: Limits) -> None:
+        """Hold a warm worker to lower limits than it was made with, before it is bound; they are its own then.
+
+        Raises SandboxError; NotSupportedError for what cannot be held on this machine.
+        """
+
     async def pause(self, worker: Worker) -> None:
         """Let no process of a worker run, its agent among them; quiet when none does.
 

@@ -100,7 +100,6 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
     `uid`: host uid of everything inside; `hand_over`: host path of the worker's hand-over directory.
     """
     limits = template.limits
-    memory = limits.memory_mib << 20
     tmpfs = "rw,nosuid,nodev,mode=1777"
     return {
         "Image": host.image,
@@ -132,12 +131,8 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             "IpcMode": "private",
             "LogConfig": {"Type": "none", "Config": {}},
             "MaskedPaths": list(_MASKED),
-            "Memory": memory,
-            "MemorySwap": memory,  # memory and swap together: no swap
-            "NanoCpus": int(min(limits.cpus, host.processors or limits.cpus) * 1e9),
             "NetworkMode": "none",
             "OomScoreAdj": _AGENT_OOM_SCORE,  # kernels raise theirs: a full memory limit takes them first
-            "PidsLimit": limits.processes,
             "Privileged": False,
             "ReadonlyPaths": list(_READ_ONLY),
             "ReadonlyRootfs": True,
@@ -156,9 +151,21 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
                 _ulimit("nofile", min(limits.open_files, host.open_files)),
                 _ulimit("nproc", min(limits.processes, host.processes)),
             ],
+            **resources(limits, host),
             **({"UsernsMode": "host"} if host.remaps else {}),  # uids are unique on the host; disk and shares need them
             **({"Runtime": host.runtime} if host.runtime else {}),
         },
+    }
+
+
+def resources(limits: Limits, host: Host) -> dict[str, Any]:
+    """Return what of `limits` its control group holds: part of ContainerCreate, and what ContainerUpdate takes."""
+    memory = limits.memory_mib << 20
+    return {
+        "Memory": memory,
+        "MemorySwap": memory,  # memory and swap together: no swap
+        "NanoCpus": int(min(limits.cpus, host.processors or limits.cpus) * 1e9),
+        "PidsLimit": limits.processes,
     }
 
 

@@ -149,6 +149,19 @@ class Daemon:
             raise StartError(f"the container {name} ended at once (exit status {state.get('ExitCode')})")
         return pid
 
+    async def update(self, name: str, resources: Mapping[str, Any]) -> None:
+        """Hold a container to other limits: part of its `HostConfig`."""
+        await self._call(self._update, name, resources)
+
+    def _update(self, name: str, resources: Mapping[str, Any]) -> None:
+        """Ask for it by docker-py's session, since its `update_container` knows neither `NanoCpus` nor `PidsLimit`."""
+        import docker.errors
+
+        url = f"{self._client.base_url}/v{self._client.api_version}/containers/{name}/update"
+        answer = self._client.post(url, json=dict(resources), timeout=self._client.timeout)
+        if not answer.ok:
+            raise docker.errors.APIError(answer.reason, answer, answer.text)
+
     async def pause(self, name: str) -> None:
         """Freeze every process of a container; quiet when they are."""
         if not await self._is_paused(name):

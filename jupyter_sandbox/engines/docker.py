@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.host.places import Places
-    from jupyter_sandbox.specs import Template
+    from jupyter_sandbox.specs import Limits, Template
 
 _READY_TIMEOUT_S: Final = 60
 _SETTLE_TIMEOUT_S: Final = 90
@@ -264,6 +264,11 @@ class DockerEngine:
         await worker.end()
         await self._give_back(worker.id)
         self._slots.free(worker.slot)
+
+    async def narrow(self, worker: Worker, limits: Limits) -> None:
+        """See Engine. The daemon does it; open files are limited as the worker is bound."""
+        await self._reach().update(worker.id, container.resources(limits, self._host))
+        worker.limits = limits
 
     async def pause(self, worker: Worker) -> None:
         """See Engine. The daemon does it, so that whoever looks at the container sees that it is paused."""

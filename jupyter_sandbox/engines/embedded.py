@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.engines import Worker
     from jupyter_sandbox.guards.ids import SandboxId
     from jupyter_sandbox.host.places import Places
-    from jupyter_sandbox.specs import Template
+    from jupyter_sandbox.specs import Limits, Template
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +234,18 @@ class EmbeddedEngine:
         await worker.end()
         await self._give_back(worker.id, worker.group)
         self._slots.free(worker.slot)
+
+    async def narrow(self, worker: Worker, limits: Limits) -> None:
+        """See Engine: by its control group, or by the rlimits that it is bound with."""
+        group = worker.group if isinstance(worker, EmbeddedWorker) else None
+        if group is None and limits.cpus != worker.limits.cpus:
+            raise NotSupportedError("cpus cannot be limited here: the broker may make no control group")
+        if group is not None and self._hierarchy is not None:
+            try:
+                await tasks.whole(asyncio.to_thread(self._hierarchy.hold, group, limits))
+            except OSError as error:
+                raise StartError(f"{worker.id} could not be held to lower limits: {error}") from error
+        worker.limits = limits
 
     async def pause(self, worker: Worker) -> None:
         """See Engine: by the freezer of its control group."""

@@ -28,6 +28,7 @@ from jupyter_sandbox.file_watches import FileWatches
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import pipes, places
+from jupyter_sandbox.specs import Less
 from sandbox_worker.protocol import TerminalSize
 
 SANDBOXES: dict[int, Sandbox] = {}
@@ -50,11 +51,13 @@ WATCHES = FileWatches(FILES)
 class Sandbox:
     """A claimed sandbox with at most one kernel."""
 
-    def __init__(self, template="python", mode="none", directory=None, name=None, network=((), ())):
+    def __init__(self, template="python", mode="none", directory=None, name=None, network=((), ()), less=None):
         descriptor = None if directory is None else os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             name = Path(directory or "").name if name is None else name
-            claiming = client.Lease.claim(template, mode, name, descriptor, restriction=restrictions.judge(*network))
+            claiming = client.Lease.claim(
+                template, mode, name, descriptor, restriction=restrictions.judge(*network), less=Less(**(less or {}))
+            )
             self.lease = asyncio.run(claiming)
         finally:
             if descriptor is not None:

@@ -95,8 +95,8 @@ def claim():
     """Claim sandboxes with a kernel that end with the case: `box = claim("small-disk")`."""
     boxes = []
 
-    def make(template="python", mode="none", directory=None, *, start=True):
-        box = Sandbox(template, mode, directory and str(directory))
+    def make(template="python", mode="none", directory=None, *, start=True, less=None):
+        box = Sandbox(template, mode, directory and str(directory), less=less)
         boxes.append(box)
         if start:
             box.start()

@@ -17,7 +17,7 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import children, kernel, linux, messages, standby
+from sandbox_worker import children, harden, kernel, linux, messages, standby
 from sandbox_worker.children import HOME, LOG_BYTES, Process
 from sandbox_worker.patience import LOOK_S, Patience
 from sandbox_worker.protocol import (
@@ -194,6 +194,8 @@ class Agent:
     def _bind(self, request: Bind, mounts: Sequence[int]) -> None:
         if self._bound:
             raise ValueError("already bound")
+        if self._standby is not None:
+            harden.limit(self._standby.process.pid, request.rlimits)  # it was confined before these were known
         self._confinement.bind(request, mounts, self._standby.user_namespace if self._standby else None)
         os.chdir(HOME)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)

@@ -46,10 +46,15 @@ def restrict(rlimits: Mapping[str, int]) -> None:
     Raises OSError or ValueError; the caller must then exit.
     """
     linux.drop_capabilities()
-    for name, value in rlimits.items():
-        number = getattr(resource, name)
-        hard = resource.getrlimit(number)[1]
-        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(number, (limit, limit))
+    limit(0, rlimits)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.install_seccomp(PROGRAM)
+
+
+def limit(pid: int, rlimits: Mapping[str, int]) -> None:
+    """Lower the resource limits of a process, of the caller by 0. Raises OSError or ValueError."""
+    for name, value in rlimits.items():
+        number = getattr(resource, name)
+        hard = resource.prlimit(pid, number)[1]
+        lowered = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.prlimit(pid, number, (lowered, lowered))

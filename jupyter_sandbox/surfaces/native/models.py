@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import languages, restrictions
+from jupyter_sandbox import languages, narrowing, restrictions
 from jupyter_sandbox.contexts import ContextView, NewContext
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.events import Origin
@@ -13,9 +13,9 @@ from jupyter_sandbox.execution import ExecutionState, ExecutionView, NewExecutio
 from jupyter_sandbox.execution_fold import Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards.shapes import NAME, Choice, Field, Flag, Items, Nullable, Number, Record, Table, Text, Whole
 from jupyter_sandbox.sandbox import Claim, SandboxState, SandboxView
-from jupyter_sandbox.specs import UNRESTRICTED, Restriction
+from jupyter_sandbox.specs import UNLIMITED, UNRESTRICTED, Less, Restriction
 from jupyter_sandbox.surfaces.native import file_models, schemas, template_models, token_models
-from jupyter_sandbox.template_shape import ENVIRONMENT
+from jupyter_sandbox.template_shape import ENVIRONMENT, LESS
 
 if TYPE_CHECKING:
     from jupyter_sandbox.broker.usage_verbs import UsageReport
@@ -102,12 +102,13 @@ def claim(times: Times) -> Record:
             "metadata": Field(shape=METADATA, summary="Words of your own, to find it by.", default={}),
             "env": Field(shape=ENVIRONMENT, summary="Environment variables of its contexts.", default={}),
             "network": Field(shape=NETWORK, summary="What it may not reach of what its template opens.", default=None),
+            "limits": Field(shape=LESS, summary="What it gets less of than its template's limits.", default=None),
         },
     )
 
 
-def _claim(*, network: Restriction | None, **values: Any) -> Claim:
-    return Claim(network=network or UNRESTRICTED, is_renewed_by_use=True, **values)
+def _claim(*, network: Restriction | None, limits: Less | None, **values: Any) -> Claim:
+    return Claim(network=network or UNRESTRICTED, less=limits or UNLIMITED, is_renewed_by_use=True, **values)
 
 
 def renewal(times: Times) -> Record:
@@ -193,6 +194,7 @@ def sandbox(view: SandboxView) -> dict[str, Any]:
             "deny": [restrictions.words(target) for target in view.network.denied],
             "allow": [restrictions.words(target) for target in view.network.excepted],
         },
+        "limits": narrowing.shown(view.less),
     }
 
 
@@ -292,6 +294,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         network=schemas.record(
             deny={"type": "array", "items": schemas.TEXT}, allow={"type": "array", "items": schemas.TEXT}
         ),
+        limits={"type": "object", "additionalProperties": {"type": "number"}},
     ),
     "Sandboxes": schemas.record(sandboxes=schemas.list_of("Sandbox"), next=schemas.or_null(schemas.TEXT)),
     "Usage": schemas.record(

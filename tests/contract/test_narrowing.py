@@ -1,0 +1,88 @@
+"""A sandbox that is claimed with less than its template's limits is held to that, and its siblings are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_sandbox.broker import usage_verbs
+from jupyter_sandbox.errors import ConflictError, InvalidRequestError
+from tests.attacks.driver import call
+from tests.contract.test_recovery import reattach
+
+LESS = {"memory_mib": 160, "cpus": 0.25, "processes": 48, "open_files": 100}
+HOARD = "held = bytearray(200 << 20); print(len(held) >> 20)"
+SPIN = """
+import time
+began, used = time.monotonic(), time.process_time()
+while time.monotonic() - began < 2: pass
+print((time.process_time() - used) / (time.monotonic() - began))
+"""
+CROWD = """
+import os, time
+made = 0
+try:
+    while made < 200:
+        if os.fork() == 0: time.sleep(60); os._exit(0)
+        made += 1
+except BlockingIOError:
+    pass
+print(made)
+"""
+OPEN = """
+held = []
+try:
+    while True: held.append(open('/dev/null'))
+except OSError as error:
+    print(error.errno, len(held))
+del held
+"""
+
+
+def said(box, code):
+    return box.execute(code, 30)["out"].strip()
+
+
+def used(box):
+    return call(usage_verbs.GetUsage(sandbox=box.id), usage_verbs.UsageReport)
+
+
+def test_each_limit_holds_and_siblings_have_theirs(broker, claim):
+    box, sibling = claim(less=LESS), claim()
+    report = used(box)
+    assert (report.memory_total_bytes, report.cpus) == (160 << 20, 0.25)
+    assert float(said(box, SPIN)) < 0.5
+    error, opened = said(box, OPEN).split()
+    assert (int(error), 0 < int(opened) < 100) == (24, True)
+    assert 10 < int(said(box, CROWD).split()[-1]) < 48
+    box.execute(HOARD, 30)
+    end = box.end(30)
+    assert (end["reason"], "160 MiB of memory" in end["message"]) == ("memory", True), end
+    assert said(sibling, HOARD) == "200"
+
+
+def test_lower_limits_outlive_the_broker(own_broker, claim):
+    box = claim(less={"memory_mib": 160})
+    own_broker.kill()
+    own_broker.start()
+    reattach(box)
+    assert used(box).memory_total_bytes == 160 << 20
+    box.execute(HOARD, 30)
+    assert "160 MiB of memory" in box.end(30)["message"]
+
+
+@pytest.mark.parametrize(
+    ("less", "kind", "words"),
+    [
+        ({"memory_mib": 1 << 20}, ConflictError, "memory_mib is 1048576, and template python allows at most"),
+        ({"cpus": 64.5}, ConflictError, "cpus is 64.5, and template python allows at most"),
+        ({"memory_mib": 1}, InvalidRequestError, "memory_mib is 1, and a kernel needs at least 64"),
+        ({"cpus": float("nan")}, InvalidRequestError, "cpus is nan"),
+        ({"processes": 0}, InvalidRequestError, "processes is 0"),
+        ({"open_files": -1}, InvalidRequestError, "open_files is -1"),
+    ],
+)
+def test_more_than_the_template_allows_or_too_little_is_refused(broker, claim, less, kind, words):
+    before = broker.status().claimed
+    with pytest.raises(kind, match=words):
+        claim(less=less)
+    assert broker.status().claimed == before
