@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from jupyter_sandbox.specs import UNLIMITED, UNRESTRICTED
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from jupyter_sandbox.broker.client import Lease
@@ -63,17 +64,56 @@ class SandboxView:
 class Filter:
     """Which sandboxes of an owner are listed: all those that have everything that is named here."""
 
-    state: str | None = None
+    states: frozenset[str] | None = None
+    """Any one of these."""
     template: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    origin: Origin | None = None
+    made_from: datetime | None = None
+    """Made then, or later."""
 
     def fits(self, view: SandboxView) -> bool:
         """Whether a sandbox is one of them."""
         return (
-            self.state in (None, view.state)
+            (self.states is None or view.state in self.states)
             and self.template in (None, view.template)
+            and self.origin in (None, view.origin)
+            and (self.made_from is None or view.created_at >= self.made_from)
             and all(view.metadata.get(name) == value for name, value in self.metadata)
         )
+
+
+Place = TypeVar("Place", str, "tuple[datetime, str]")
+"""Where a sandbox is in a list: no two are at one, and none ever moves."""
+
+
+def by_id(view: SandboxView) -> str:
+    """Return a sandbox's place among ids."""
+    return view.id
+
+
+def by_time(view: SandboxView) -> tuple[datetime, str]:
+    """Return a sandbox's place in time."""
+    return view.created_at, view.id
+
+
+def page(
+    views: Iterable[SandboxView],
+    wanted: Filter,
+    limit: int,
+    *,
+    place: Callable[[SandboxView], Place],
+    after: Place | None = None,
+    is_backward: bool = False,
+) -> tuple[list[SandboxView], bool]:
+    """Return at most `limit` of those that are wanted, in the order of their places, and whether there are more.
+
+    `after` is where the page before ended; nothing needs to be there any more.
+    """
+    found = sorted((view for view in views if wanted.fits(view)), key=place, reverse=is_backward)
+    if after is not None:
+        found = [view for view in found if (place(view) < after if is_backward else place(view) > after)]
+    return found[:limit], len(found) > limit
 
 
 @dataclass(eq=False, kw_only=True)

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.events import Emit
     from jupyter_sandbox.notes import SandboxNote
-    from jupyter_sandbox.sandbox import Filter
 
 _END_WITHIN_S: Final = 20
 _TICK_S: Final = 0.5
@@ -138,12 +137,9 @@ class Sandboxes:
         """Return a sandbox of `owner`; raises UnknownSandboxError."""
         return self._view(self.find(owner, sandbox_id))
 
-    def page(self, owner: Owner, wanted: Filter, limit: int, after: str = "") -> tuple[list[SandboxView], bool]:
-        """Return at most `limit` sandboxes of `owner` in the order of their ids, and whether there are more."""
-        mine = sorted((sandbox for sandbox in self._all() if sandbox.owner == owner), key=lambda each: each.id)
-        views = (self._view(sandbox) for sandbox in mine if sandbox.id > after)
-        found = [view for view in views if wanted.fits(view)]
-        return found[:limit], len(found) > limit
+    def views(self, owner: Owner) -> list[SandboxView]:
+        """Return all sandboxes of `owner`."""
+        return [self._view(sandbox) for sandbox in self._all() if sandbox.owner == owner]
 
     def renew(self, owner: Owner, sandbox_id: str, timeout_s: float) -> SandboxView:
         """Let a claimed sandbox live so long from now on."""

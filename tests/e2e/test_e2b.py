@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -299,6 +300,36 @@ def test_sandboxes_are_found_by_what_they_were_given(own):
     assert [len(pages.next_items()), pages.has_next, len(pages.next_items()), pages.has_next] == [2, True, 1, False]
     for other in others:
         assert other.kill()
+
+
+def listed(order="desc", limit=None, **query):
+    """The ids of all pages, and how many were on each."""
+    query = SandboxQuery(metadata={"kind": "listed"}, **query)
+    pages, sizes, found = Sandbox.list(query=query, order=order, limit=limit), [], []
+    while pages.has_next:
+        page = pages.next_items()
+        sizes.append(len(page))
+        found += [each.sandbox_id for each in page]
+    return found, sizes
+
+
+def test_sandboxes_are_listed_by_their_time_on_full_pages(served):
+    made = [Sandbox.create(timeout=60, metadata={"kind": "listed"}) for _ in range(3)]
+    ids = [each.sandbox_id for each in made]
+    for limit, sizes in ((None, [3]), (1, [1, 1, 1]), (2, [2, 1]), (3, [3])):
+        assert listed("asc", limit) == (ids, sizes)
+        assert listed("desc", limit) == (ids[::-1], sizes)
+    second = made[1].get_info().started_at
+    assert listed(started_after=second) == (ids[:0:-1], [2])
+    assert listed(started_after=datetime.now(UTC) + timedelta(seconds=60)) == ([], [0])
+    assert listed(template="base")[0] == listed(template=made[0].get_info().template_id)[0] == ids[::-1]
+    assert listed(template="nothing") == ([], [0])
+    made[1].pause()
+    assert listed(state=[SandboxState.PAUSED]) == ([ids[1]], [1])
+    assert listed(state=[SandboxState.RUNNING], limit=1) == ([ids[2], ids[0]], [1, 1])
+    assert len(listed(state=[SandboxState.RUNNING, SandboxState.PAUSED])[0]) == 3
+    for each in made:
+        assert each.kill()
 
 
 def test_a_sandbox_lives_as_long_as_it_is_told(own):

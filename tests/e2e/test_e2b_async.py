@@ -195,6 +195,27 @@ async def test_signed_urls_work_for_what_they_were_signed_for(sandbox):
 
 
 @with_sandbox
+async def test_sandboxes_are_listed_by_their_time_on_full_pages(sandbox):
+    metadata = {"kind": "listed asynchronously"}
+    made = [await AsyncSandbox.create(timeout=60, metadata=metadata) for _ in range(2)]
+    ids = [each.sandbox_id for each in made]
+    second = (await made[1].get_info()).started_at
+
+    async def listed(order=None, **query):
+        pages, found = AsyncSandbox.list(query=SandboxQuery(metadata=metadata, **query), order=order, limit=1), []
+        while pages.has_next:
+            (each,) = await pages.next_items()
+            found.append(each.sandbox_id)
+        return found
+
+    assert await listed() == await listed(order="desc", template="base") == ids[::-1]
+    assert await listed(order="asc") == ids
+    assert await listed(started_after=second) == ids[1:]
+    for each in made:
+        assert await each.kill()
+
+
+@with_sandbox
 async def test_a_sandbox_is_found_and_lives_as_long_as_it_is_told(sandbox):
     (found,) = await AsyncSandbox.list(query=SandboxQuery(metadata=KIND)).next_items()
     assert (found.sandbox_id, found.metadata) == (sandbox.sandbox_id, KIND)

@@ -19,7 +19,6 @@ from jupyter_sandbox.broker.usage_verbs import UsageReport
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution_fold import OutputEvent
 from jupyter_sandbox.host.beneath import Entry, Kind
-from jupyter_sandbox.sandbox import SandboxState
 from jupyter_sandbox.surfaces.e2b import connect, files, filesystem, gzips, metrics, results, variables, words
 from jupyter_sandbox.usage_service import Load
 
@@ -103,23 +102,6 @@ def test_ids_are_letters_and_digits():
     assert words.our_id(words.sandbox_id(ours)) == ours
     assert words.sandbox_id(ours).isalnum()
     assert words.our_id("../x") == "../x"
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("", (None, False)),
-        ("running", (SandboxState.READY, False)),
-        ("paused", (SandboxState.PAUSED, False)),
-        ("paused,running", (None, False)),
-        ("paused,", (SandboxState.PAUSED, False)),
-        ("ready", (None, True)),
-        ("Paused", (None, True)),
-        (",", (None, True)),
-    ],
-)
-def test_states_in_a_query_are_one_of_ours_or_all_or_none(theirs, ours):
-    assert words.our_state(theirs) == ours
 
 
 def event(output):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qsl, unquote
 
 from tornado import web
 
 from jupyter_sandbox import errors, template_service
-from jupyter_sandbox.events import Origin
 from jupyter_sandbox.guards import shapes
-from jupyter_sandbox.sandbox import Claim, Filter, SandboxState
-from jupyter_sandbox.surfaces.e2b import networks, words
+from jupyter_sandbox.sandbox import Claim, SandboxState
+from jupyter_sandbox.surfaces.e2b import listing, networks, words
 from jupyter_sandbox.surfaces.keyed import KeyedHandler
 
 if TYPE_CHECKING:
@@ -28,10 +25,6 @@ KEY_HEADER: Final = "X-API-Key"
 _USUAL_S: Final = 300
 _MOST_METADATA: Final = 64
 _TEXT: Final = shapes.Text(max_length=4096)
-_MOST: Final = 1000
-_DIGITS: Final = re.compile(r"[0-9]+")
-
-
 _THEIRS: Final = frozenset({"base", "code-interpreter-v1", "code-interpreter", "code-interpreter-beta", "python"})
 
 
@@ -71,6 +64,10 @@ class ControlHandler(KeyedHandler):
         most = self.surface.settings.max_timeout_s
         return shapes.Number(minimum=0, maximum=most).judge(usual if value is None else value, "timeout")
 
+    def our_template(self, theirs: str) -> str:
+        """Return the name of the template that a client means."""
+        return self.surface.settings.template if theirs in _THEIRS else theirs
+
     def model(self, held: Held) -> dict[str, Any]:
         """Return a sandbox as who makes or connects to it gets it."""
         return {
@@ -101,11 +98,10 @@ class SandboxesHandler(ControlHandler):
         owner = await self.owner_of_all()
         table = shapes.decode_object(self.body() or b"{}")
         asked = _TEXT.judge(table.get("templateID", ""), "templateID")
-        template = self.surface.settings.template if asked in _THEIRS else asked
         if table.get("autoPause") or table.get("volumeMounts") or table.get("iam"):
             raise errors.NotSupportedError("autoPause, volumeMounts and iam are not supported here")
         wanted = Claim(
-            template=template,
+            template=self.our_template(asked),
             timeout_s=self.timeout(table),
             metadata=_texts(table.get("metadata"), "metadata"),
             env=words.ENVIRONMENT | _texts(table.get("envVars"), "envVars"),
@@ -120,21 +116,13 @@ class SandboxesHandler(ControlHandler):
     async def on_get(self) -> None:
         """List sandboxes."""
         owner = await self.owner("sandboxes", "read")
-        state, is_none = words.our_state(",".join(self.get_arguments("state")))
-        if is_none:
-            self.answer(200, [])
-            return
-        metadata = tuple((unquote(k), unquote(v)) for k, v in parse_qsl(self.get_argument("metadata", "")))
-        given = self.get_argument("limit", "100")
-        limit = shapes.Whole(minimum=1, maximum=_MOST).judge(
-            int(given[:9]) if _DIGITS.fullmatch(given) else given, "limit"
-        )
-        after = words.our_id(self.get_argument("nextToken", ""))
-        views, has_more = self.services.sandboxes.page(owner, Filter(state=state, metadata=metadata), limit, after)
-        if has_more:
-            self.set_header("X-Next-Token", words.sandbox_id(views[-1].id))
+        query = {name: self.get_query_arguments(name, strip=False) for name in self.request.query_arguments}
+        wanted = listing.judge(query, self.our_template)
+        views, following = wanted.of(self.services.sandboxes.views(owner))
+        if following:
+            self.set_header("X-Next-Token", following)
         limits = {report.name: report.limits for report in await template_service.listing()}
-        self.answer(200, [_listed(view, limits) for view in views if view.origin is Origin.CLAIM])
+        self.answer(200, [_listed(view, limits) for view in views])
 
 
 class SandboxHandler(ControlHandler):

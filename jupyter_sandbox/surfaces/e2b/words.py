@@ -27,7 +27,6 @@ ENVD_VERSION: Final = "0.6.4"
 from a network (0.6.4), of which a sandbox has none. With metadata of files (0.6.2) they come, too, and are refused."""
 CLIENT_ID: Final = "jupyter-sandbox"
 _OUR_PREFIX: Final = "sbx_"
-_STATES: Final = {"running": SandboxState.READY, "paused": SandboxState.PAUSED}
 _ID: Final = re.compile(r"[0-9a-f]{20}")
 
 CODES: Final[dict[int, str]] = {
@@ -55,12 +54,6 @@ def sandbox_id(ours: str) -> str:
 def our_id(theirs: str) -> str:
     """Return our id; what is none stays what it is, and is unknown."""
     return f"{_OUR_PREFIX}{theirs}" if _ID.fullmatch(theirs) else theirs[:60]
-
-
-def our_state(theirs: str) -> tuple[SandboxState | None, bool]:
-    """Return the one state that a list is of, None for all; and whether nothing can have a state that was named."""
-    named = [ours for name, ours in _STATES.items() if name in theirs.split(",")]
-    return named[0] if len(named) == 1 else None, bool(theirs) and not named
 
 
 def whole_path(theirs: str) -> str:

@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import usage_service
+from jupyter_sandbox import sandbox, usage_service
 from jupyter_sandbox.incoming import Incoming
 from jupyter_sandbox.sandbox import Filter
 from jupyter_sandbox.surfaces.native import models
@@ -71,8 +71,10 @@ async def list_sandboxes(services: Services, call: Call) -> Answer:
     """A page of sandboxes."""
     page = call.query
     metadata = tuple(tuple(item.split(":", 1)) for item in page.metadata)
-    wanted = Filter(state=page.state, template=page.template, metadata=metadata)
-    found, has_more = services.sandboxes.page(call.owner, wanted, page.limit, _after(page.cursor))
+    states = None if page.state is None else frozenset({page.state})
+    wanted = Filter(states=states, template=page.template, metadata=metadata)
+    mine = services.sandboxes.views(call.owner)
+    found, has_more = sandbox.page(mine, wanted, page.limit, place=sandbox.by_id, after=_after(page.cursor))
     following = base64.urlsafe_b64encode(found[-1].id.encode()).decode() if has_more else None
     return Answer(model={"sandboxes": [models.sandbox(view) for view in found], "next": following})
 
