@@ -216,9 +216,30 @@ async def test_a_signature_is_for_one_path_one_way_and_one_sandbox(world, make):
         "files?path=a&signature=v1_",
         "files?path=a",
     ):
-        assert (wrong, (await ask(world, "GET", wrong, {})).code) == (wrong, 502)
+        refused = [await ask(world, "GET", wrong, {})]
+        # who names a sandbox is told the same, whether it is there or not
+        for sandbox_id in (box["sandboxID"], other["sandboxID"], "0" * 20) if "signature" in wrong else ():
+            refused.append(await ask(world, "GET", wrong, {"E2b-Sandbox-Id": sandbox_id}))
+        assert {(wrong, each.code, each.body) for each in refused} == {(wrong, 401, refused[0].body)}
+        assert b"signature is missing or wrong" in refused[0].body
+    assert (await ask(world, "POST", f"files?path=a&signature={quote(right)}", {}, b"")).code == 401
     foreign = of(other, **{"X-Access-Token": "0" * 64})
     assert (await ask(world, "GET", "e2b/sbx/files?path=a", foreign)).code == 401
+
+
+async def test_a_good_signature_for_a_paused_sandbox_is_told_so_and_for_none_is_none(world, make):
+    box = await make("alice")
+    url = f"files?path=a&signature={quote(signature(box['envdAccessToken'], 'a', 'read', '', ''))}"
+    path, key = f"e2b/sandboxes/{box['sandboxID']}", {"X-API-Key": "alice"}
+    assert (await ask(world, "GET", url, {})).code == 404  # there is no such file
+    assert (await ask(world, "POST", f"{path}/pause", key | UNARY, b"{}")).code == 204
+    for headers in ({}, of(box)):
+        response = await ask(world, "GET", url, headers)
+        assert (response.code, json.loads(response.body)["message"]) == (502, "The sandbox was not found")
+    assert (await ask(world, "GET", url.replace("path=a", "path=b"), {})).code == 401
+    assert (await ask(world, "DELETE", path, key)).code == 204
+    for headers in ({}, of(box)):
+        assert (await ask(world, "GET", url, headers)).code == 401
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError, NotSu
 from jupyter_sandbox.surfaces.e2b import gzips, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
 from jupyter_sandbox.surfaces.e2b.domain import ID_HEADER
-from jupyter_sandbox.web import FILE
+from jupyter_sandbox.web import FILE, encoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
@@ -35,6 +35,8 @@ class FilesHandler(DataHandler):
 
     operation = "transfer_file"
     max_body_bytes = _MAX_UPLOAD
+    _signed: Held | None = None
+    """The sandbox with whose token the URL was signed, which may be paused."""
 
     def file_limit(self) -> int | None:
         """See ServiceHandler: a body that is one file, of somebody who may write it."""
@@ -57,10 +59,25 @@ class FilesHandler(DataHandler):
 
     def meant(self) -> Held | None:
         """See DataHandler; a signed URL that names no sandbox is tried on every one's token."""
-        if "signature" not in self.request.query_arguments or ID_HEADER in self.request.headers:
+        if not self._is_signed():
             return super().meant()
-        held = next((each for each in self.surface.all_held() if self.shows_token(each)), None)
-        return None if held is None else self.surface.find(held.sandbox_id)
+        named = self.request.headers.get(ID_HEADER)
+        known = (each for each in self.surface.all_held() if named in (None, words.sandbox_id(each.sandbox_id)))
+        self._signed = next((each for each in known if self.shows_token(each)), None)
+        return None if self._signed is None else self.surface.find(self._signed.sandbox_id)
+
+    def refuse_stranger(self, held: Held | None) -> None:
+        """See DataHandler; who brings no good signature is not told which sandboxes there are."""
+        is_named = ID_HEADER in self.request.headers
+        if self._signed in self.surface.all_held() or (is_named and not self._is_signed()):
+            super().refuse_stranger(held)
+            return
+        self.set_header("Cache-Control", "no-store")
+        self.set_status(401)
+        self.finish(encoded({"code": 401, "message": "the URL's signature is missing or wrong, or its time is over"}))
+
+    def _is_signed(self) -> bool:
+        return "signature" in self.request.query_arguments
 
     def shows_token(self, held: Held) -> bool:
         """See DataHandler."""
