@@ -273,7 +273,9 @@ class SandboxExtension(ExtensionApp):
             settings = interpreter.CodeInterpreter(parent=self)
             self.handlers.extend(interpreter.rules(self._services, settings))
             e2b_settings = E2b(parent=self)
-            self.handlers.extend(e2b.rules(self._services, e2b_settings))
+            e2b_routes = e2b.rules(self._services, e2b_settings)
+            self.handlers.extend(e2b_routes)
+            e2b.serve_top(self.serverapp.web_app, e2b_routes)  # type: ignore[union-attr]
             e2b.serve_domain(self.serverapp.web_app, e2b_settings)  # type: ignore[union-attr]
             self.handlers.extend(ragflow.rules(self._services, self))
             api = ContextsApi(self._services.named, times.max_output_bytes, parent=self)

@@ -32,14 +32,15 @@ def free_port():
 class Served:
     """A server that was started by the command."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, base_url: str = "") -> None:
         self.port, self.log = free_port(), folder / "log"
         self.token_file = folder / "token"
         scheme = "https" if any(each.startswith("--certificate") for each in options) else "http"
-        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.url = f"{scheme}://127.0.0.1:{self.port}{base_url}"
+        settings = ("--", f"--ServerApp.base_url={base_url}/") if base_url else ()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, f"--port={self.port}", f"--token-file={self.token_file}", *options],
+                [*COMMAND, f"--port={self.port}", f"--token-file={self.token_file}", *options, *settings],
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"JUPYTER_DATA_DIR": str(folder / "data")},
@@ -93,9 +94,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def served_for_e2b(folder: Path, *options: str) -> Iterator[Served]:
+def served_for_e2b(folder: Path, *options: str, base_url: str = "") -> Iterator[Served]:
     """A server to which the environment of this process leads E2B's SDK."""
-    server = Served(folder, *options)
+    server = Served(folder, *options, base_url=base_url)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.for_e2b.items():
             patch.setenv(name, value)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/e2b"
 DATA: Final = "/e2b/sbx"
+SIGNED: Final = "/files"
 _ID: Final = "([^/]+)"
 
 Rule = tuple[str, type[ServiceHandler], dict[str, Any]]
@@ -37,7 +38,7 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{DATA}/health": data.HealthHandler,
         f"{DATA}/envs": data.EnvsHandler,
         f"{DATA}/files": files.FilesHandler,
-        "/files": files.FilesHandler,  # signed URLs lose the path of the base
+        SIGNED: files.FilesHandler,
         f"{DATA}/execute": code.ExecuteHandler,
         f"{DATA}/contexts": code.ContextsHandler,
         f"{DATA}/contexts/{_ID}/restart": code.RestartHandler,
@@ -49,6 +50,12 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{ROOT}/.*": control.NotSupportedHandler,
     }
     return [(path, handler, {"services": services, "surface": surface}) for path, handler in served.items()]
+
+
+def serve_top(application: Any, routes: list[Rule]) -> None:
+    """Serve signed URLs of a web application below a base URL at its top, too: SDKs leave out the path of the base."""
+    if application.settings["base_url"] != "/":
+        application.add_handlers(".*$", [rule for rule in routes if rule[0] == SIGNED])
 
 
 def serve_domain(application: Any, settings: E2b) -> None:
