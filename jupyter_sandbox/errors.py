@@ -197,10 +197,9 @@ class CapacityError(SandboxError):
 
 
 class DiskSpaceError(CapacityError):
-    """The host has no room for another virtual disk."""
+    """The host has no room for another virtual disk; as with any lack of room, it is worth to try again."""
 
     code = "no_disk_space"
-    status = 507
 
 
 class ServerStoppingError(SandboxError):

@@ -50,4 +50,4 @@ def test_an_unknown_code_becomes_the_base_class(code):
 
 def test_a_full_disk_is_a_lack_of_capacity():
     assert issubclass(errors.DiskSpaceError, errors.CapacityError)
-    assert errors.DiskSpaceError.status == 507
+    assert errors.DiskSpaceError.status == 503, "clients try that again, and 507 they do not"
