@@ -25,6 +25,8 @@ KEY_HEADER: Final = "X-API-Key"
 _USUAL_S: Final = 300
 _MOST_METADATA: Final = 64
 _TEXT: Final = shapes.Text(max_length=4096)
+_IDEMPOTENCY: Final = "Idempotency-Key"
+_KEY: Final = shapes.Text(min_length=1, max_length=255)
 _THEIRS: Final = frozenset({"base", "code-interpreter-v1", "code-interpreter", "code-interpreter-beta", "python"})
 
 
@@ -107,8 +109,10 @@ class SandboxesHandler(ControlHandler):
             env=words.ENVIRONMENT | _texts(table.get("envVars"), "envVars"),
             network=networks.judge(table.get("network"), table.get("allow_internet_access")),
         )
-        key = self.request.headers.get("Idempotency-Key")
-        view = await self.services.sandboxes.claim(owner, wanted, key[:128] if key else None)
+        key = self.request.headers.get(_IDEMPOTENCY)
+        if key is not None:
+            _KEY.judge(key, _IDEMPOTENCY)
+        view = await self.services.sandboxes.claim(owner, wanted, key)
         held = self.surface.of(owner, view.id, asked)
         await self.services.sandboxes.noted(view.id)
         self.answer(201, self.model(held))
