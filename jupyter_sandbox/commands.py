@@ -190,10 +190,7 @@ class Commands:
 
         Raises ConflictError when it reads nothing any more, or never did; BusyError when too much waits for it.
         """
-        sink = self._attendant(command).sink
-        self._require_running(command)
-        if sink is None or sink.is_closed:
-            raise ConflictError(f"command {command.id} does not read its standard input")
+        sink = self._sink(command)
         if close and command.wanted.terminal is not None:
             raise ConflictError("what is typed at a terminal has no end; type Ctrl-D, which is \\u0004")
         if len(data) > MAX_INPUT_BYTES:
@@ -203,6 +200,16 @@ class Commands:
         sink.put(data)
         if close:
             sink.end()
+
+    async def feed(self, command: Command, data: bytes) -> None:
+        """Give it something to read, however much: wait while it does not read. Raises ConflictError as `write`."""
+        rest = data
+        while rest:
+            sink = self._sink(command)
+            await sink.has_room()
+            part, rest = rest[: sink.room], rest[sink.room :]
+            self.write(command, part)
+            await asyncio.sleep(0)
 
     async def signal(self, command: Command, name: str) -> None:
         """Signal its process group, by the signal's name. Quiet when it has ended."""
@@ -233,6 +240,14 @@ class Commands:
     def _require_running(self, command: Command) -> None:
         """Raise SandboxPausedError for a command that can do nothing now."""
         self._sandboxes.find_running(command.owner, command.sandbox_id)
+
+    def _sink(self, command: Command) -> pipes.Sink:
+        """Return what its input is written into; raises ConflictError when it reads nothing any more, or never did."""
+        sink = self._attendant(command).sink
+        self._require_running(command)
+        if sink is None or sink.is_closed:
+            raise ConflictError(f"command {command.id} does not read its standard input")
+        return sink
 
     def _attendant(self, command: Command) -> _Attendant:
         attendant = self._attendants.get(command.id)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 SILENCE_S: Final = 60
 """Who sends nothing of a file for so long, or takes nothing, is given up: until then he keeps the sandbox's disk."""
 
-
 _PIECE: Final = 1 << 20
 """What is handed on of a file at once at most, bytes."""
 _READ: Final = 1 << 18
@@ -47,8 +46,9 @@ def in_large_pieces(connection: Any) -> Callable[[], None]:
 class Incoming:
     """A file in a body, read as it comes: the next piece is read when the last was taken. Iterate it once."""
 
-    def __init__(self) -> None:
-        """Nothing has come."""
+    def __init__(self, silence_s: float | None = SILENCE_S) -> None:
+        """Nothing has come. `silence_s`: how long the next piece is waited for; None: who iterates sees to that."""
+        self._silence_s = silence_s
         self._piece = b""
         self._is_wanted, self._is_whole = True, False
         self._news, self._room, self._end = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -74,14 +74,14 @@ class Incoming:
         self._room.set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the pieces; InvalidRequestError when none came for `SILENCE_S`."""
+        """Yield the pieces; InvalidRequestError when none came for `silence_s`."""
         while True:
             try:
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(self._silence_s):
                     await self._news.wait()
             except TimeoutError:
                 self._end.set()  # nobody waits for the rest either
-                raise InvalidRequestError(f"nothing of the body came for {SILENCE_S} s") from None
+                raise InvalidRequestError(f"nothing of the body came for {self._silence_s} s") from None
             self._news.clear()
             piece, self._piece = self._piece, b""
             if piece:

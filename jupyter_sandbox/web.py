@@ -119,6 +119,8 @@ class ServiceHandler(TokenRoute, APIHandler):
     """Of a body that is no file."""
     incoming: Incoming | None = None
     """The body, when it is a file."""
+    silence_s: float | None = SILENCE_S
+    """See Incoming."""
     _body_bytes = 0
     _read_as_before: Callable[[], None] | None = None
     _is_gone = False
@@ -146,7 +148,7 @@ class ServiceHandler(TokenRoute, APIHandler):
             connection: Any = self.request.connection
             connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
             self._read_as_before = in_large_pieces(connection)
-            self.incoming = Incoming()
+            self.incoming = Incoming(self.silence_s)
 
     def find_user(self) -> None:
         """Set `current_user` again, if it is somebody else than Jupyter makes of the request."""

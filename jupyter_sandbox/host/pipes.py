@@ -116,6 +116,7 @@ class Sink:
         self._loop = asyncio.get_running_loop()
         self._pending = bytearray()
         self._is_watched = self._is_ending = False
+        self._taken = asyncio.Event()
         self.is_closed = False
 
     @property
@@ -128,6 +129,12 @@ class Sink:
         self._pending += data
         self._write()
 
+    async def has_room(self) -> None:
+        """Wait until something is taken, or nothing ever will be because it is closed."""
+        while self.room <= 0 and not self.is_closed:
+            self._taken.clear()
+            await self._taken.wait()
+
     def end(self) -> None:
         """Close it when all is written."""
         self._is_ending = True
@@ -138,6 +145,7 @@ class Sink:
         if not self.is_closed:
             self.is_closed = True
             self._pending.clear()
+            self._taken.set()
             self._watch(is_wanted=False)
             self._on_closed()
 
@@ -147,6 +155,7 @@ class Sink:
         try:
             while self._pending:
                 del self._pending[: os.write(self._descriptor, self._pending[:BLOCK])]
+                self._taken.set()
         except BlockingIOError:
             pass
         except OSError:  # nobody reads there any more

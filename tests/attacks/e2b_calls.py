@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import struct
@@ -15,9 +16,55 @@ UNARY = {"Content-Type": "application/json"}
 STREAM = {"Content-Type": "application/connect+json"}
 
 
-def envelope(value) -> bytes:
+def envelope(value, flags=0) -> bytes:
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return struct.pack(">BI", 0, len(data)) + data
+    return struct.pack(">BI", flags, len(data)) + data
+
+
+def chunk(data: bytes) -> bytes:
+    """A piece of a body whose length nobody knows; the last one is empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def envelopes(reader):
+    """Yield flags and messages of an answer that comes in chunks, from its head on."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    data = b""
+    while size := int(await reader.readline(), 16):
+        data += (await reader.readexactly(size + 2))[:-2]
+        while len(data) >= 5 and len(data) >= 5 + (length := struct.unpack(">I", data[1:5])[0]):
+            yield data[0], json.loads(data[5 : 5 + length])
+            data = data[5 + length :]
+
+
+class Running:
+    """A command that somebody follows by a stream."""
+
+    def __init__(self, pid, told):
+        self.pid, self._told = pid, told
+
+    async def says(self) -> bytes:
+        """What it writes next to its standard output; nothing at its end."""
+        async for _, message in self._told:
+            if text := message.get("event", {}).get("data", {}).get("stdout"):
+                return base64.b64decode(text)
+        return b""
+
+
+@contextlib.asynccontextmanager
+async def running(world, box, command, **headers):
+    """Start a command, which reads; in the end its client hangs up."""
+    body = envelope({"process": {"cmd": "/bin/bash", "args": ["-c", command]}})
+    fields = allowed(box, STREAM, {"Content-Length": str(len(body))}, headers)
+    reader, writer = await opened(world, "POST", "/e2b/sbx/process.Process/Start", fields)
+    writer.write(body)
+    try:
+        async with contextlib.aclosing(envelopes(reader)) as told:
+            _, first = await anext(told)
+            yield Running(first["event"]["start"]["pid"], told)
+    finally:
+        writer.close()
 
 
 async def ask(url, method, path, headers, body=None):

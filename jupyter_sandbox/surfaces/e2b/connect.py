@@ -9,7 +9,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox.errors import InvalidRequestError
+from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError
 from jupyter_sandbox.guards import shapes
 
 if TYPE_CHECKING:
@@ -53,6 +53,36 @@ def messages(body: bytes) -> Iterator[dict[str, Any]]:
         if not flags & _END:
             yield message(body[position : position + size])
         position += size
+
+
+class Envelopes:
+    """A request that is a stream and comes in pieces: of what came, at most one envelope and a piece are kept."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Nothing has come. `max_bytes`: of one message."""
+        self._max_bytes, self._kept = max_bytes, bytearray()
+
+    def take(self, piece: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the messages that are whole now; iterate to the end. Raises InvalidRequestError, BodyTooLargeError."""
+        kept = self._kept
+        kept += piece
+        while len(kept) >= _HEAD.size:
+            flags, size = _HEAD.unpack_from(kept)
+            if flags:
+                raise InvalidRequestError("envelopes that are compressed, or have another flag, are not taken")
+            if size > self._max_bytes:
+                raise BodyTooLargeError(f"a message has more than {self._max_bytes} bytes")
+            whole = _HEAD.size + size
+            if len(kept) < whole:
+                return
+            data = bytes(kept[_HEAD.size : whole])
+            del kept[:whole]
+            yield message(data)
+
+    def finish(self) -> None:
+        """Say that no more will come; raises InvalidRequestError when there is a part of an envelope."""
+        if self._kept:
+            raise InvalidRequestError("the stream ends within an envelope")
 
 
 def message(data: bytes) -> dict[str, Any]:

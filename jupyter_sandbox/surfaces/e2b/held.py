@@ -70,7 +70,10 @@ class E2b(Configurable):
 
 @dataclass(eq=False, kw_only=True)
 class Held:
-    """One sandbox. `template`: as the client called it. `contexts`: the usual one of each language."""
+    """One sandbox. `template`: as the client called it. `contexts`: the usual one of each language.
+
+    `inputs`: how many streams of input are open.
+    """
 
     owner: Owner
     sandbox_id: str
@@ -78,6 +81,7 @@ class Held:
     token: str = field(default_factory=lambda: secrets.token_hex(_TOKEN_CHARACTERS // 2), repr=False)
     contexts: dict[str, str] = field(default_factory=dict)
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    inputs: int = 0
 
     def is_token(self, text: str) -> bool:
         """Whether `text` is the token, in a time that does not tell how much of it is right."""

@@ -25,6 +25,7 @@ _MAX_OUTPUT: Final = 1 << 20
 _SIGNALS: Final = {"SIGNAL_SIGKILL": "SIGKILL", "SIGNAL_SIGTERM": "SIGTERM"}
 _FIELDS: Final = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr", Stream.TERMINAL: "pty"}
 _KEEPALIVE: Final[dict[str, Any]] = {"event": {"keepalive": {}}}
+_NOT_FOUND: Final = "process with this pid or tag not found"
 
 
 class ProcessHandler(CallHandler):
@@ -42,7 +43,14 @@ class ProcessHandler(CallHandler):
                 has_tag = view.wanted.tag is not None and view.wanted.tag == meant.get("tag")
                 if has_tag or view.pid == meant.get("pid"):
                     return self.services.commands.get(self.box.owner, self.box.sandbox_id, view.id)
-        raise UnknownCommandError("process with this pid or tag not found")
+        raise UnknownCommandError(_NOT_FOUND)
+
+    def running(self, message: dict[str, Any]) -> Command:
+        """Return the command that a message means, if it runs; raises UnknownCommandError."""
+        command = self.found(message)
+        if command.is_over:
+            raise UnknownCommandError(_NOT_FOUND)
+        return command
 
     async def followed(self, command: Command) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what a command says, from what is kept of it to its end; raises TimeIsOverError."""
@@ -114,9 +122,7 @@ class SendInputHandler(ProcessHandler):
 
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Give a command something to read."""
-        given = message.get("input")
-        text = (given.get("stdin") or given.get("pty")) if isinstance(given, dict) else None
-        self.services.commands.write(self.found(message), _bytes(text))
+        self.services.commands.write(self.found(message), given(message))
         return {}
 
 
@@ -137,10 +143,7 @@ class SendSignalHandler(ProcessHandler):
         name = _SIGNALS.get(str(message.get("signal")))
         if name is None:
             raise InvalidRequestError(f"signal is one of {', '.join(_SIGNALS)}")
-        command = self.found(message)
-        if command.is_over:
-            raise UnknownCommandError("process with this pid or tag not found")
-        await self.services.commands.signal(command, name)
+        await self.services.commands.signal(self.running(message), name)
         return {}
 
 
@@ -194,7 +197,10 @@ def _size(value: object) -> TerminalSize:
     return TerminalSize(rows=size["rows"], columns=size["cols"])
 
 
-def _bytes(text: object) -> bytes:
+def given(message: dict[str, Any]) -> bytes:
+    """Return what a message gives a command to read; raises InvalidRequestError."""
+    value = message.get("input")
+    text = (value.get("stdin") or value.get("pty")) if isinstance(value, dict) else None
     try:
         return base64.b64decode(text if isinstance(text, str) else "", validate=True)
     except ValueError:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_server.utils import url_path_join
 
-from jupyter_sandbox.surfaces.e2b import code, control, data, files, filesystem, metrics, process, watches
+from jupyter_sandbox.surfaces.e2b import code, control, data, files, filesystem, inputs, metrics, process, watches
 from jupyter_sandbox.surfaces.e2b.domain import Entrance
 from jupyter_sandbox.surfaces.e2b.held import E2b, HeldSandboxes
 from jupyter_sandbox.web import ServiceHandler
@@ -44,6 +44,7 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{DATA}/contexts/{_ID}/restart": code.RestartHandler,
         f"{DATA}/contexts/{_ID}": code.ContextHandler,
         **{f"{DATA}/process.Process/{name}": handler for name, handler in process.METHODS.items()},
+        **{f"{DATA}/process.Process/{name}": handler for name, handler in inputs.METHODS.items()},
         **{f"{DATA}/filesystem.Filesystem/{name}": handler for name, handler in filesystem.METHODS.items()},
         **{f"{DATA}/filesystem.Filesystem/{name}": handler for name, handler in watches.METHODS.items()},
         f"{DATA}/.*": data.NotSupportedHandler,

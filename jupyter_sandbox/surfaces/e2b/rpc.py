@@ -14,7 +14,7 @@ from jupyter_sandbox.surfaces.e2b.data import DataHandler
 from jupyter_sandbox.web import encoded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable
 
 _STATUS: Final = {
     "file_conflict": 409,
@@ -23,7 +23,7 @@ _STATUS: Final = {
     "conflict": 400,
     "no_capacity": 429,
 }
-_MAX_OF_TURN: Final = 32
+MAX_OF_TURN: Final = 32
 """More events than that, if there are, are sent in another turn of the loop: a client that reads never stops it."""
 
 
@@ -73,15 +73,18 @@ class CallHandler(DataHandler):
         connection: Any = self.request.connection
         connection.stream.set_nodelay(True)
         with self._sending("A stream of messages"):
-            try:
-                await self._send_events()
-                last = connect.end()
-            except connect.TimeIsOverError:
-                last = connect.end({"code": "deadline_exceeded", "message": "the time of the request is over"})
-            except SandboxError as error:
-                last = connect.end(words.connect_problem(_STATUS.get(error.code, error.status), error))
-            self.write(last)
+            self.write(connect.end(await self.failure(self._send_events())))
             self.finish(set_content_type=connect.STREAM)
+
+    async def failure(self, work: Awaitable[None]) -> dict[str, Any] | None:
+        """Return why work on a stream came to no end, as its last message says it."""
+        try:
+            await work
+        except connect.TimeIsOverError:
+            return {"code": "deadline_exceeded", "message": "the time of the request is over"}
+        except SandboxError as error:
+            return words.connect_problem(_STATUS.get(error.code, error.status), error)
+        return None
 
     async def _send_events(self) -> None:
         await self.require(self.resource, self.action)
@@ -95,5 +98,5 @@ class CallHandler(DataHandler):
                 async with asyncio.timeout(self.patience_s):
                     await self.flush()
                 count += 1
-                if count % _MAX_OF_TURN == 0:
+                if count % MAX_OF_TURN == 0:
                     await asyncio.sleep(0)

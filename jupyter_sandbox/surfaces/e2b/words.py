@@ -42,7 +42,7 @@ CODES: Final[dict[int, str]] = {
     507: "resource_exhausted",
 }
 """Connect's code for a status of ours."""
-_OTHER_CODES: Final = {"file_changed": "aborted"}
+_OTHER_CODES: Final = {"file_changed": "aborted", "sandbox_paused": "unavailable"}
 """What another code fits better than the one of its status."""
 
 
