@@ -28,6 +28,7 @@ MAX_NAME_BYTES: Final = 255
 MAX_PATH_BYTES: Final = 4000
 """Less than PATH_MAX, path_resolution(7), so that a path can always be named in one system call."""
 MAX_DEPTH: Final = 128
+_MAX_TARGET_BYTES: Final = 1024
 ONE_LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
 PATTERN: Final = (
     r"^(\/+(\.\/+)*(sandbox|home\/+(\.\/+)*user)\/+)?"
@@ -91,6 +92,11 @@ def is_usable(path: str) -> bool:
         return names(path) == tuple(path.split("/"))
     except InvalidRequestError:
         return False
+
+
+def is_tellable(target: str) -> bool:
+    """Whether where a symlink leads, as a sandbox wrote it, can be shown: one line of text that is not too long."""
+    return not _UNUSABLE.search(target) and len(target.encode()) <= _MAX_TARGET_BYTES
 
 
 def _leads_up(part: str) -> bool:

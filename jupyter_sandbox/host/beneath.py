@@ -21,7 +21,7 @@ import os
 import re
 import stat as mode_bits
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -96,9 +96,10 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One name in a directory. `mode` are its permission bits; a symlink's target is the sandbox's own business.
+    """One name in a directory. `mode` are its permission bits.
 
-    Not every name that a sandbox chose is text, or can be part of a path: see `guards.paths`.
+    `target`: where a symlink leads, in its sandbox's words, for people to read and nobody to follow; None when it is no
+    symlink, or cannot be told. Not every name that a sandbox chose is text, or can be part of a path: `guards.paths`.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Entry:
     size_bytes: int
     mode: int
     modified_ns: int
+    target: str | None = None
 
 
 def stat(view: View, names: Names) -> Entry:
@@ -115,7 +117,7 @@ def stat(view: View, names: Names) -> Entry:
         if not names:
             return _entry("", os.fstat(view.directory))
         with parent(view, names) as place:
-            return _entry(names[-1], os.stat(names[-1], dir_fd=place, follow_symlinks=False))
+            return _entry_in(place, names[-1])
 
 
 def entries(view: View, wanted: Mapping[str, Names]) -> dict[str, Entry]:
@@ -138,7 +140,7 @@ def listing(view: View, names: Names, *, after: str, limit: int) -> tuple[list[E
         entries = []
         for name in ahead[:limit]:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                entries.append(_entry(name, os.stat(name, dir_fd=directory, follow_symlinks=False)))
+                entries.append(_entry_in(directory, name))
         return entries, ahead[limit - 1] if len(ahead) > limit else None
 
 
@@ -291,6 +293,15 @@ def _opened(view: View, names: Names, flags: int) -> Iterator[int]:
 def parent(view: View, names: Names) -> contextlib.AbstractContextManager[int]:
     """Hold the directory that `names[-1]` is in."""
     return _opened(view, names[:-1], PLACE)
+
+
+def _entry_in(directory: int, name: str) -> Entry:
+    entry = _entry(name, os.stat(name, dir_fd=directory, follow_symlinks=False))
+    if entry.kind is Kind.SYMLINK:
+        with contextlib.suppress(OSError):  # it is something else by now
+            target = os.readlink(name, dir_fd=directory)
+            return replace(entry, target=target if paths.is_tellable(target) else None)
+    return entry
 
 
 def _entry(name: str, status: os.stat_result) -> Entry:

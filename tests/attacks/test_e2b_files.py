@@ -50,6 +50,34 @@ async def test_a_symlink_is_not_followed_by_a_watcher(filesystem):
     assert (status, body["code"]) == (400, "invalid_argument")
 
 
+TARGETS = {
+    "no text": (b"\xff\xfe", None),
+    "half a character": (b"\xed\xa0\x80", None),
+    "several lines": (b"a\nb", None),
+    "what commands a terminal": (b"\x1b[2J", None),
+    "long": (b"x" * 4000, None),
+    "too long by a byte": (b"x" * 1025, None),
+    "long enough": (b"x" * 1024, "x" * 1024),
+    "out": (b"../../../etc/passwd", "../../../etc/passwd"),
+    "letters": ("\u00e9/\U0001f600".encode(), "\u00e9/\U0001f600"),
+    "itself": (b"itself", "itself"),
+}
+
+
+async def test_where_a_symlink_leads_is_told_as_one_line_of_text_or_not_at_all(filesystem):
+    planted = {name: target.decode("latin-1") for name, (target, _) in TARGETS.items()}
+    await filesystem.run(
+        f"import os\nfor name, target in {planted!r}.items(): os.symlink(target.encode('latin-1'), '/sandbox/' + name)"
+    )
+    status, listed = await filesystem("ListDir", path=".")
+    assert status == 200
+    told = {each["name"]: each.get("symlinkTarget") for each in listed["entries"]}
+    assert told == {name: expected for name, (_, expected) in TARGETS.items()}
+    for name, (_, expected) in TARGETS.items():
+        _, body = await filesystem("Stat", path=name)
+        assert (body["entry"]["type"], body["entry"].get("symlinkTarget")) == ("FILE_TYPE_SYMLINK", expected)
+
+
 async def test_a_watcher_of_another_sandbox_is_none(world, make, filesystem):
     theirs = Filesystem(world, await make("bob"))
     watcher = await filesystem.watcher()

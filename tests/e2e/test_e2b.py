@@ -268,6 +268,17 @@ def test_files_are_written_read_listed_moved_and_removed(own):
         files.read("/etc/passwd")
 
 
+def test_a_symlink_tells_where_it_leads_and_nothing_else_does(own):
+    own.files.write("file", "text")
+    own.commands.run("ln -s file link; ln -s /etc/passwd away; ln -s nowhere broken; mkdir directory")
+    links = {"link": "file", "away": "/etc/passwd", "broken": "nowhere"}
+    assert {each.name: each.symlink_target for each in own.files.list(".")} == links | {"file": None, "directory": None}
+    for name, target in links.items():
+        info = own.files.get_info(name)
+        assert (info.type.value, info.symlink_target) == ("symlink", target)
+    assert own.files.get_info("file").symlink_target is None
+
+
 def test_signed_urls_work_for_what_they_were_signed_for_and_so_long(own):
     own.files.write("s.txt", "signed")
     url = own.download_url("s.txt", use_signature_expiration=60)

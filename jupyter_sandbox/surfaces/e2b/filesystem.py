@@ -133,7 +133,8 @@ METHODS: Final = {
 def model(entry: Entry, path: str) -> dict[str, Any]:
     """Return what is at a path as E2B shows it."""
     whole = _BITS.get(entry.kind, 0) | entry.mode
-    return {
+    target = {} if entry.target is None else {"symlinkTarget": entry.target}
+    return target | {
         "name": entry.name or words.USER,
         "type": _TYPES[entry.kind],
         "path": words.their_path(path),
