@@ -74,6 +74,15 @@ async def test_nothing_of_a_sandbox_without_its_token(world, make, case):
     assert (await ask(world, method, f"e2b/sbx/{path}", right, body)).code != 401
 
 
+async def test_each_port_tells_its_health_as_its_clients_expect(world, make):
+    box = await make("alice")
+    told = {}
+    for port in ("", "49983", "49999"):
+        response = await ask(world, "GET", "e2b/sbx/health", allowed(box, {"E2b-Sandbox-Port": port}))
+        told[port] = (response.code, response.body)
+    assert told == {"": (204, b""), "49983": (204, b""), "49999": (200, b'"OK"')}
+
+
 async def test_who_has_no_token_renews_nothing(world, make):
     # once: to find out whether it lives counted as a use, whoever asked
     alice = as_person(world, "alice")

@@ -14,8 +14,9 @@ from jupyter_sandbox.errors import InvalidRequestError, SandboxError, UnknownCon
 from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.guards import processes, shapes
-from jupyter_sandbox.surfaces.e2b import results, variables, words
+from jupyter_sandbox.surfaces.e2b import data, results, variables, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
+from jupyter_sandbox.surfaces.e2b.domain import PORT_HEADER
 from jupyter_sandbox.surfaces.e2b.keepalives import with_keepalives
 from jupyter_sandbox.web import Form
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.execution import Execution
 
 KEEPALIVE_S: Final = 5.0
+_PORT: Final = "49999"
 USUAL: Final = (languages.PYTHON, "javascript")
 """Languages whose usual context E2B's clients expect in the list before they used it."""
 _CODE: Final = shapes.Text(max_length=16 << 20, pattern="")
@@ -45,6 +47,17 @@ class CodeHandler(DataHandler):
             if context.id == context_id:
                 return context
         raise UnknownContextError(f"Context {context_id[:60]} not found")
+
+
+class HealthHandler(data.HealthHandler):
+    """`GET /health` of both ports: the one of code says more."""
+
+    async def on_get(self) -> None:
+        """The sandbox lives."""
+        if self.request.headers.get(PORT_HEADER) == _PORT:
+            self.answer(200, "OK")
+        else:
+            await super().on_get()
 
 
 class ExecuteHandler(CodeHandler):

@@ -35,7 +35,7 @@ def rules(services: Services, settings: E2b) -> list[Rule]:
         f"{ROOT}/sandboxes/{_ID}/metrics": metrics.MetricsHandler,
         f"{ROOT}/sandboxes/metrics": metrics.AllMetricsHandler,
         f"{ROOT}/sandboxes/{_ID}": control.SandboxHandler,
-        f"{DATA}/health": data.HealthHandler,
+        f"{DATA}/health": code.HealthHandler,
         f"{DATA}/envs": data.EnvsHandler,
         f"{DATA}/files": files.FilesHandler,
         SIGNED: files.FilesHandler,
