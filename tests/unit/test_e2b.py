@@ -19,12 +19,59 @@ from jupyter_sandbox.broker.usage_verbs import UsageReport
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution_fold import OutputEvent
 from jupyter_sandbox.host.beneath import Entry, Kind
-from jupyter_sandbox.surfaces.e2b import connect, files, filesystem, gzips, metrics, results, variables, words
+from jupyter_sandbox.surfaces.e2b import (
+    code,
+    connect,
+    files,
+    filesystem,
+    gzips,
+    keepalives,
+    metrics,
+    process,
+    results,
+    variables,
+    watches,
+    words,
+)
 from jupyter_sandbox.usage_service import Load
 
 pytestmark = pytest.mark.unit
 
 JSON = st.dictionaries(st.text(max_size=8), st.text(max_size=8) | st.integers(-9, 9) | st.none(), max_size=4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "interval_s"),
+    [
+        (None, 15),
+        ("50", 15),
+        ("15", 15),
+        ("5", 5),
+        ("0", 1),
+        *((bad, 15) for bad in ("", "-1", "x", "1.5", "\u0663", "9" * 6)),
+    ],
+)
+def test_how_long_a_stream_may_be_silent(asked, interval_s):
+    assert keepalives.interval_s(asked, process.KEEPALIVE_S) == interval_s
+    assert (watches.KEEPALIVE_S, code.KEEPALIVE_S) == (15, 5)
+
+
+@pytest.mark.parametrize("silences", [0, 1, 3])
+async def test_a_stream_says_that_it_is_there_as_often_as_it_is_silent(silences):
+    go = asyncio.Event()
+
+    async def events():
+        yield {"n": 1}
+        await go.wait()
+        yield {"n": 2}
+
+    heard = []
+    async for event in keepalives.with_keepalives(events(), {"alive": True}, 0.01 if silences else 60):
+        heard.append(event)
+        if len(heard) == 1 + silences:
+            go.set()
+    assert heard[: 1 + silences] == [{"n": 1}, *[{"alive": True}] * silences]
+    assert heard[-1] == {"n": 2}
 
 
 @given(st.lists(JSON, max_size=4))

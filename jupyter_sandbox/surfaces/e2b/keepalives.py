@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+
+HEADER: Final = "Keepalive-Ping-Interval"
+_SECONDS: Final = re.compile(r"[0-9]{1,5}")
+
+
+def interval_s(asked: str | None, usual_s: float) -> float:
+    """Return how long a stream may be silent: as its client asks in seconds, but from 1 s to what is usual."""
+    return min(max(int(asked), 1), usual_s) if asked is not None and _SECONDS.fullmatch(asked) else usual_s
 
 
 async def with_keepalives(

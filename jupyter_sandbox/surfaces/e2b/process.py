@@ -10,8 +10,7 @@ from jupyter_sandbox.command import CommandState, NewCommand
 from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.errors import InvalidRequestError, UnknownCommandError
 from jupyter_sandbox.events import CommandOutcome
-from jupyter_sandbox.surfaces.e2b import connect, words
-from jupyter_sandbox.surfaces.e2b.keepalives import with_keepalives
+from jupyter_sandbox.surfaces.e2b import connect, keepalives, words
 from jupyter_sandbox.surfaces.e2b.rpc import CallHandler
 from sandbox_worker.protocol import TerminalSize
 
@@ -77,7 +76,9 @@ class _StreamHandler(ProcessHandler):
     async def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what the command says."""
         command = await self.begun(message)
-        async with contextlib.aclosing(with_keepalives(self.followed(command), _KEEPALIVE, KEEPALIVE_S)) as events:
+        every_s = keepalives.interval_s(self.request.headers.get(keepalives.HEADER), KEEPALIVE_S)
+        events = keepalives.with_keepalives(self.followed(command), _KEEPALIVE, every_s)
+        async with contextlib.aclosing(events):
             async for event in events:
                 yield event
 

@@ -12,7 +12,7 @@ from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import changes, processes
 from jupyter_sandbox.host.changes import What
 from jupyter_sandbox.incoming import SILENCE_S
-from jupyter_sandbox.surfaces.e2b import connect, filesystem
+from jupyter_sandbox.surfaces.e2b import connect, filesystem, keepalives
 from jupyter_sandbox.surfaces.e2b.filesystem import FilesystemHandler
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ class WatchDirHandler(_WatchingHandler):
         timer = loop.call_later(limit_s, processes.resolve, until) if limit_s else None
         sandbox, path = self.box.sandbox_id, self.path(message)
         recursive, with_entries = self.flag(message, "recursive"), self.flag(message, "includeEntry")
+        silence_s = keepalives.interval_s(self.request.headers.get(keepalives.HEADER), KEEPALIVE_S)
         try:
             watching = self.services.watches.watching(
-                sandbox, path, recursive=recursive, fold=changes.separately, silence_s=KEEPALIVE_S, until=until
+                sandbox, path, recursive=recursive, fold=changes.separately, silence_s=silence_s, until=until
             )
             async with watching as watch:
                 yield {"start": {}}
