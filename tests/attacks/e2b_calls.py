@@ -53,10 +53,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(world, box, command, **headers):
+async def running(world, box, command, **more):
     """Start a command, which reads; in the end its client hangs up."""
-    body = envelope({"process": {"cmd": "/bin/bash", "args": ["-c", command]}})
-    fields = allowed(box, STREAM, {"Content-Length": str(len(body))}, headers)
+    body = envelope({"process": {"cmd": "/bin/bash", "args": ["-c", command]}} | more)
+    fields = allowed(box, STREAM, {"Content-Length": str(len(body))})
     reader, writer = await opened(world, "POST", "/e2b/sbx/process.Process/Start", fields)
     writer.write(body)
     try:

@@ -11,37 +11,75 @@ from urllib.parse import quote
 
 import pytest
 
+from jupyter_sandbox.surfaces.e2b import routes
 from jupyter_sandbox.surfaces.e2b.files import signature
-from tests.attacks.e2b_calls import STREAM, UNARY, allowed, ask, envelope, making, of
+from jupyter_sandbox.surfaces.e2b.held import E2b
+from tests.attacks.e2b_calls import STREAM, UNARY, Filesystem, allowed, ask, envelope, making, of, running
 from tests.attacks.rest_world import as_person, once_refused, watched
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
-DATA_PLANE = {
-    "health": ("GET", "health", {}, None),
-    "read": ("GET", "files?path=a", {}, None),
-    "write": ("POST", "files?path=a", {"Content-Type": "multipart/form-data; boundary=x"}, b"--x--\r\n"),
-    "execute": ("POST", "execute", UNARY, b'{"code": "1"}'),
-    "contexts": ("GET", "contexts", {}, None),
-    "new context": ("POST", "contexts", UNARY, b"{}"),
-    "end context": ("DELETE", "contexts/x", {}, None),
-    "restart context": ("POST", "contexts/x/restart", UNARY, b""),
-    "start": ("POST", "process.Process/Start", STREAM, envelope({"process": {"cmd": "id"}})),
-    "connect": ("POST", "process.Process/Connect", STREAM, envelope({"process": {"pid": 1}})),
-    "list": ("POST", "process.Process/List", UNARY, b"{}"),
-    "input": ("POST", "process.Process/SendInput", UNARY, b"{}"),
-    "signal": ("POST", "process.Process/SendSignal", UNARY, b"{}"),
-    "stat": ("POST", "filesystem.Filesystem/Stat", UNARY, b'{"path": "."}'),
-    "list directory": ("POST", "filesystem.Filesystem/ListDir", UNARY, b'{"path": "."}'),
-    "remove": ("POST", "filesystem.Filesystem/Remove", UNARY, b'{"path": "a"}'),
-    "variables": ("GET", "envs", {}, None),
-    "write a stream": ("POST", "files?path=a", {"Content-Type": "application/octet-stream"}, b"x"),
-    "watch": ("POST", "filesystem.Filesystem/WatchDir", STREAM | {"Connect-Timeout-Ms": "1"}, envelope({"path": "."})),
-    "new watcher": ("POST", "filesystem.Filesystem/CreateWatcher", UNARY, b'{"path": "."}'),
-    "events of a watcher": ("POST", "filesystem.Filesystem/GetWatcherEvents", UNARY, b'{"watcherId": "x"}'),
-    "end of a watcher": ("POST", "filesystem.Filesystem/RemoveWatcher", UNARY, b'{"watcherId": "x"}'),
-    "nothing": ("POST", "process.Process/Nothing", UNARY, b"{}"),
+FILE = {"Content-Type": "application/octet-stream"}
+CAT = {"process": {"tag": "cat"}}
+KEPT = b'{"path": "kept"}'
+REQUESTS = {
+    "GET health": ("", {}, None),
+    "GET envs": ("", {}, None),
+    "GET files": ("?path=kept", {}, None),
+    "POST files": ("?path=kept", FILE, b"overwritten"),
+    "POST execute": ("", UNARY, b"{\"code\": \"open('executed', 'w')\"}"),
+    "GET contexts": ("", {}, None),
+    "POST contexts": ("", UNARY, b"{}"),
+    "DELETE contexts/ID": ("", {}, None),
+    "POST contexts/ID/restart": ("", UNARY, b""),
+    "POST process.Process/Start": ("", STREAM, envelope({"process": {"cmd": "/bin/touch", "args": ["started"]}})),
+    "POST process.Process/Connect": ("", STREAM, envelope({"process": {"pid": 1}})),
+    "POST process.Process/List": ("", UNARY, b"{}"),
+    "POST process.Process/SendInput": ("", UNARY, json.dumps(CAT | {"input": {"stdin": "eA=="}}).encode()),
+    "POST process.Process/StreamInput": (
+        *("", STREAM, envelope({"start": CAT}) + envelope({"data": {"input": {"stdin": "eA=="}}})),
+    ),
+    "POST process.Process/CloseStdin": ("", UNARY, json.dumps(CAT).encode()),
+    "POST process.Process/SendSignal": ("", UNARY, json.dumps(CAT | {"signal": "SIGNAL_SIGKILL"}).encode()),
+    "POST process.Process/Update": ("", UNARY, json.dumps(CAT | {"pty": {"size": {"rows": 9, "cols": 9}}}).encode()),
+    "POST filesystem.Filesystem/Stat": ("", UNARY, KEPT),
+    "POST filesystem.Filesystem/MakeDir": ("", UNARY, b'{"path": "made"}'),
+    "POST filesystem.Filesystem/Move": ("", UNARY, b'{"source": "kept", "destination": "moved"}'),
+    "POST filesystem.Filesystem/Remove": ("", UNARY, KEPT),
+    "POST filesystem.Filesystem/ListDir": ("", UNARY, b'{"path": "."}'),
+    "POST filesystem.Filesystem/WatchDir": ("", STREAM | {"Connect-Timeout-Ms": "1"}, envelope({"path": "."})),
+    "POST filesystem.Filesystem/CreateWatcher": ("", UNARY, b'{"path": "."}'),
+    "POST filesystem.Filesystem/GetWatcherEvents": ("", UNARY, b'{"watcherId": "x"}'),
+    "POST filesystem.Filesystem/RemoveWatcher": ("", UNARY, b'{"watcherId": "x"}'),
+    "GET Nothing": ("", {}, None),
+    "POST Nothing": ("", UNARY, b"{}"),
+    "DELETE Nothing": ("", {}, None),
 }
+"""What changes something in a sandbox with a file `kept` and a command of the tag `cat`, if it can: query, head, body."""
+
+
+CHANGES = (
+    *("POST files", "POST execute", "POST contexts", "DELETE contexts/ID"),
+    *(f"POST process.Process/{name}" for name in ("SendInput", "StreamInput", "Start", "CloseStdin", "SendSignal")),
+    *(f"POST filesystem.Filesystem/{name}" for name in ("MakeDir", "Move", "Remove")),
+)
+"""Those whose change would be seen."""
+
+
+def data_plane():
+    """Each method of each route of the data plane, as the server has them; one without a request here is an error."""
+    found = {}
+    for path, handler, _ in routes.rules(None, E2b()):
+        if path.startswith(f"{routes.DATA}/"):
+            name = path.removeprefix(f"{routes.DATA}/").replace("([^/]+)", "ID").replace(".*", "Nothing")
+            for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+                if hasattr(handler, f"on_{method.lower()}"):
+                    query, kind, body = REQUESTS[f"{method} {name}"]
+                    found[f"{method} {name}"] = (method, name + query, kind, body)
+    return found
+
+
+DATA_PLANE = data_plane()
 
 
 @pytest.fixture
@@ -51,10 +89,33 @@ def make(world, jp_asyncio_loop):
         yield make
 
 
+def test_every_method_of_the_data_plane_is_tried():
+    assert set(DATA_PLANE) == set(REQUESTS)
+
+
+async def state(world, box):
+    """What runs in a sandbox of alice's, what is on its disk, and its contexts."""
+    listed = await ask(world, "POST", "e2b/sbx/process.Process/List", allowed(box, UNARY), b"{}")
+    files = await Filesystem(world, box)("ListDir", path=".", depth=3)
+    known = await as_person(world, "alice").get(f"sbx_{box['sandboxID']}")
+    return json.loads(listed.body)["processes"], files, known.body["contexts"]
+
+
+async def another_state(world, box, before):
+    async with asyncio.timeout(20):
+        while True:
+            if await state(world, box) != before:
+                return
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("case", DATA_PLANE)
 async def test_nothing_of_a_sandbox_without_its_token(world, make, case):
     box, other = await make("alice"), await make("bob")
     method, path, kind, body = DATA_PLANE[case]
+    assert (await ask(world, "POST", "e2b/sbx/files?path=kept", allowed(box, FILE), b"kept")).code == 200
+    made = await ask(world, "POST", "e2b/sbx/contexts", allowed(box, UNARY), b"{}")
+    path = path.replace("ID", json.loads(made.body)["id"])
     wrong = [
         {},
         {"X-Access-Token": ""},
@@ -66,12 +127,17 @@ async def test_nothing_of_a_sandbox_without_its_token(world, make, case):
         {"Authorization": f"Bearer {box['envdAccessToken']}"},
         {"Cookie": "username-localhost=alice"},
     ]
-    for headers in wrong:
-        response = await ask(world, method, f"e2b/sbx/{path}", kind | of(box, **headers), body)
-        assert (headers, response.code) == (headers, 401)
-        assert box["envdAccessToken"].encode() not in response.body
-    right = kind | of(box, **{"X-Access-Token": box["envdAccessToken"]})
-    assert (await ask(world, method, f"e2b/sbx/{path}", right, body)).code != 401
+    async with running(world, box, "exec 3> fed; echo ready; exec cat >&3", tag="cat") as cat:
+        assert await cat.says() == b"ready\n"
+        before = await state(world, box)
+        for headers in wrong:
+            response = await ask(world, method, f"e2b/sbx/{path}", kind | of(box, **headers), body)
+            assert (headers, response.code) == (headers, 401)
+            assert box["envdAccessToken"].encode() not in response.body
+        assert await state(world, box) == before
+        assert (await ask(world, method, f"e2b/sbx/{path}", allowed(box, kind), body)).code != 401
+        if case in CHANGES:
+            await another_state(world, box, before)
 
 
 async def test_each_port_tells_its_health_as_its_clients_expect(world, make):
