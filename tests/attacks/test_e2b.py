@@ -140,6 +140,45 @@ async def test_nothing_of_a_sandbox_without_its_token(world, make, case):
             await another_state(world, box, before)
 
 
+async def test_what_is_not_served_of_the_data_plane_says_so(world, make):
+    box = await make("alice")
+    assert (await ask(world, "GET", "e2b/sbx/metrics", allowed(box))).code == 501
+    packed = {"Content-Type": "application/proto"}
+    assert (await ask(world, "POST", "e2b/sbx/process.Process/List", allowed(box, packed), b"")).code == 415
+    packed = {"Content-Type": "application/connect+proto"}
+    start = envelope(b"\x0a\x04\x0a\x02id")
+    answer = await ask(world, "POST", "e2b/sbx/process.Process/Start", allowed(box, packed), start)
+    assert b'"code":"invalid_argument"' in answer.body
+
+
+async def test_variables_of_commands_are_told_to_nobody(world, make):
+    box = await make("alice")
+    secret = {"process": {"cmd": "/bin/sleep", "args": ["1000"], "envs": {"SECRET": "x"}}}
+    async with running(world, box, "", **secret):
+        listed = await ask(world, "POST", "e2b/sbx/process.Process/List", allowed(box, UNARY), b"{}")
+    (found,) = json.loads(listed.body)["processes"]
+    assert found["config"] == {"cmd": "/bin/sleep", "args": ["1000"], "envs": {}, "cwd": "/home/user"}
+
+
+async def test_who_makes_a_sandbox_is_told_what_he_asked_for_and_everybody_the_template_behind_it(world, make):
+    box, key = await make("alice"), {"X-API-Key": "alice"}
+    info = json.loads((await ask(world, "GET", f"e2b/sandboxes/{box['sandboxID']}", key)).body)
+    assert (box["templateID"], info["templateID"]) == ("base", "python")
+
+
+@pytest.mark.parametrize("kind", ["metadata", "envVars"])
+async def test_what_a_sandbox_is_given_is_bounded(world, make, kind):
+    await make("alice", **{kind: {f"n{number}": "x" for number in range(64)}})
+    await make("alice", **{kind: {"n": "x" * 4096}})
+    for table in (
+        {f"n{number}": "x" for number in range(65)},
+        {"n": "x" * 4097},
+        {f"n{number}": "x" * 4090 for number in range(5)},
+    ):
+        body = json.dumps({"templateID": "base", kind: table})
+        assert (await ask(world, "POST", "e2b/v2/sandboxes", {"X-API-Key": "alice"} | UNARY, body)).code == 400
+
+
 async def test_each_port_tells_its_health_as_its_clients_expect(world, make):
     box = await make("alice")
     told = {}
