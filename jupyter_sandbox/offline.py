@@ -13,6 +13,7 @@ from jupyter_sandbox import open_requests, websocket_words
 from jupyter_sandbox.guards import kernel_messages
 from jupyter_sandbox.guards.kernel_messages import RefusedMessageError
 from jupyter_sandbox.outlets import Item, OfflineBuffer
+from jupyter_sandbox.receipts import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,19 +41,18 @@ def bound(
     if kept is None:
         return
 
-    def say(words: str, parent: Header) -> Item:
-        content = {"name": "stderr", "text": words + "\n"}
+    def mark(words: str, messages: int, size_bytes: int, parent: Header) -> Item:
+        content = {"name": "stderr", "text": words.format(messages=messages, size_bytes=size_bytes) + "\n"}
         message = session.msg("stream", content, parent=open_requests.plain(parent))
-        return "iopub", session.serialize(message, ident=b"stream")
+        return "iopub", Mark(session.serialize(message, ident=b"stream"), messages, size_bytes)
 
-    def marker(count: int, size_bytes: int, parent: Header) -> Item:
-        return say(f"{count} messages with {size_bytes:,} bytes were dropped while this notebook was closed.", parent)
+    def marker(messages: int, size_bytes: int, parent: Header) -> Item:
+        return mark(websocket_words.DROPPED, messages, size_bytes, parent)
 
     buffer = OfflineBuffer(max_bytes, marker)
     missing, ends = receipts.take() if receipts else ([], [])
     for each in missing:
-        words = websocket_words.CUT.format(messages=each.messages, size_bytes=each.size_bytes)
-        buffer.append(say(words, each.parent))
+        buffer.append(mark(websocket_words.CUT, each.messages, each.size_bytes, each.parent))
     for item in ends:
         buffer.append(item)
     kept["buffer"] = buffer

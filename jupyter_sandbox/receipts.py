@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from jupyter_sandbox.guards.kernel_messages import Channel
     from jupyter_sandbox.open_requests import Header
@@ -29,6 +29,15 @@ _MAX_SPANS: Final = 1024
 """A client that answers no ping is told of the last ones only."""
 _MAX_ENDS_BYTES: Final = 1 << 20
 _MAX_DIGITS: Final = 20
+
+
+class Mark(list[bytes]):
+    """The frames of a message of ours that tells what is missing: when it is lost itself, that is told again."""
+
+    def __init__(self, frames: Iterable[bytes], messages: int, size_bytes: int) -> None:
+        """`messages`, `size_bytes`: what it tells."""
+        super().__init__(frames)
+        self.messages, self.size_bytes = messages, size_bytes
 
 
 @dataclass
@@ -73,8 +82,9 @@ class Receipts:
             if span is None or span.number != self._number or span.parent.get("msg_id") != parent.get("msg_id"):
                 span = _Span(self._number, parent)
                 self._spans.append(span)
-            span.messages += 1
-            span.size_bytes += sum(map(len, parts))
+            told = parts if isinstance(parts, Mark) else Mark(parts, 1, sum(map(len, parts)))
+            span.messages += told.messages
+            span.size_bytes += told.size_bytes
         else:
             return False
         was_due, self._is_due = self._is_due, True

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.kernel_streams import Refusal
 
 CUT: Final = "The connection was cut: {messages:,} messages with {size_bytes:,} bytes of output may be missing here."
+DROPPED: Final = "{messages:,} messages with {size_bytes:,} bytes were dropped while this notebook was closed."
 NO_ANSWER: Final = "The kernel became idle and did not answer."
 
 

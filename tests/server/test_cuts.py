@@ -95,7 +95,8 @@ async def test_a_mark_that_was_lost_with_the_next_cut_is_told_again(come, forget
     last = await come()
     result = await last.finish(cell)
     assert (result.status, result.text()) == ("ok", "")
-    assert "may be missing here" in result.text("stderr")
+    assert "2 messages with" in result.text("stderr"), "what is missing, and not that the mark is"
+    assert result.text("stderr").count("may be missing here") == 1
 
 
 async def test_what_comes_while_nobody_is_there_comes_once_and_nothing_is_told(come, go_on):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_sandbox.receipts import Receipts
+from jupyter_sandbox.receipts import Mark, Receipts
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +55,13 @@ def test_what_is_missing_is_counted_by_request_and_ends_come_again():
     receipts.ping()
     passed(receipts, "error", ONE)
     assert missing(receipts) == ({"1": (3, 30), "2": (1, 10)}, 2)
+
+
+def test_a_mark_that_is_lost_counts_for_what_it_tells():
+    receipts = Receipts()
+    receipts.passed_on("iopub", "stream", ONE, Mark([b"x" * 500], 7, 1000))
+    passed(receipts, "stream", ONE)
+    assert missing(receipts) == ({"1": (8, 1010)}, 0)
 
 
 @pytest.mark.parametrize("data", [b"", b"-1", b"2", b"x", b"9" * 200])
