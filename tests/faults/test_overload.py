@@ -166,18 +166,20 @@ async def test_on_a_host_whose_disk_is_full_claims_are_refused_and_no_byte_is_lo
     space = os.statvfs(small_host)
     used = space.f_blocks - space.f_bfree
     assert used / (used + space.f_bavail) <= 0.95
-    told = {}
-    for lease in leases:  # every sandbox fills its disk, as the host's is full for claims
-        error, digest, size = (await output_of(lease.sandbox, FILL)).split()
-        assert error == "28"
-        told[lease.sandbox] = digest, int(size)
     with (small_host / "ballast").open("wb", buffering=0) as ballast:
         for block in (1 << 20, 1 << 10):
             with contextlib.suppress(OSError):
                 while ballast.write(bytes(block)) == block:
                     pass  # until there is no room at all
-    space = os.statvfs(small_host)
-    assert space.f_bavail * space.f_frsize < 1 << 20
+        os.fsync(ballast.fileno())
+    assert os.statvfs(small_host).f_bavail == 0
+    told = {}
+    for lease in leases:  # every sandbox fills its disk, while the host has no block for it but those it has
+        error, digest, size = (await output_of(lease.sandbox, FILL)).split()
+        assert error == "28"
+        assert int(size) > 40 << 20, "all of the disk"
+        told[lease.sandbox] = digest, int(size)
+    assert os.statvfs(small_host).f_bavail == 0
     for lease in leases:
         assert await content_of(lease.sandbox) == told[lease.sandbox]
         lease.close()
