@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from tests.chaos.history import Context, History, Sandbox
 from tests.chaos.system import READY_S, Answer, System
@@ -58,6 +58,8 @@ class Chaos:
         """Sandboxes of others, which are listed too."""
         self.recovered_s: dict[str, list[float]] = {}
         """How long it took until everything was ready again, by what was killed."""
+        self._occupied: set[str] = set()
+        """Contexts that run something, or are paused."""
 
     def act(self, action: str, pick: int) -> None:
         """Do one thing, if there is something to do it to, and look whether everything is as it must be."""
@@ -97,16 +99,8 @@ class Chaos:
         if found is None:
             return None
         sandbox_id, _, context_id, context = found
-        deadline = time.monotonic() + READY_S
-        while True:
-            token = secrets.token_hex(6)
-            answer = self._execute(sandbox_id, context_id, COUNT.format(token=token))
-            if answer.status == 200 and answer.body["outcome"] == "ok":
-                self.history.ran(context, token, text_of(answer))
-                return True
-            self.history.is_unsure(context)
-            assert time.monotonic() < deadline, f"the kernel does not come back: {answer}"
-            time.sleep(0.2)
+        self._count(sandbox_id, context_id, context)
+        return True
 
     def stream(self, pick: int) -> bool | None:
         """Output of many pieces, with nothing killed meanwhile."""
@@ -230,16 +224,25 @@ class Chaos:
         self.history.ended(found[0])
         return True
 
-    def kill(self, *victims: str) -> None:
-        """Kill processes at once, start the server anew if it is one, and wait until all that lives is served again."""
+    def kill(self, *victims: str) -> bool:
+        """Kill processes at once, start the server anew if it is one, and wait until all that lives serves again.
+
+        That is: all sandboxes are listed, and what has nothing else to do has run code, with its state intact. Returns
+        whether there was everything that was to be killed; else it does not count.
+        """
         began = time.monotonic()
-        for victim in victims:
-            getattr(self.system, f"kill_{victim}")()
+        was_there = all([getattr(self.system, f"kill_{victim}")() for victim in victims])
         if "server" in victims:
             self.system.start_server()
         self.system.ready()
         wait_until(lambda: set(self.history.sandboxes) <= self.system.listed() & self.system.owned(), READY_S)
-        self.recovered_s.setdefault(" and ".join(victims), []).append(time.monotonic() - began)
+        for sandbox_id, sandbox in self.history.sandboxes.items():
+            for context_id, context in sandbox.contexts.items():
+                if context_id not in self._occupied:
+                    self._count(sandbox_id, context_id, context)
+        if was_there:
+            self.recovered_s.setdefault(" and ".join(victims), []).append(time.monotonic() - began)
+        return was_there
 
     def finish(self) -> None:
         """Give everything back."""
@@ -268,7 +271,9 @@ class Chaos:
             return None
         self.run(pick)
         self._ask("POST", found[0], "pause", status={200})
+        self._occupied |= set(found[1].contexts)
         meanwhile()
+        self._occupied -= set(found[1].contexts)
         assert self._ask("GET", found[0], status={200}).body["state"] == "paused"
         self._ask("POST", found[0], "resume", status={200})
         self.run(pick)
@@ -294,17 +299,32 @@ class Chaos:
         body = {"code": STREAM.format(lines=LINES, pause_s=0.01), "timeout_s": 50, "detached": True}
         started = self._ask("POST", found[0], "contexts", found[2], "executions", body=body)
         assert started.status in {200, 201, 202}, started
+        self._occupied.add(found[2])
         return (found[0], "contexts", found[2], "executions", started.body["id"])
 
     def end_stream(self, where: tuple[str, ...], outcomes: Collection[str]) -> None:
         """Wait for its end, and look at what came of it."""
         wait_until(lambda: self._ask("GET", *where, status={200}).body["outcome"] is not None, READY_S)
         end = self._ask("GET", *where, status={200})
+        self._occupied.discard(where[2])
         assert end.body["outcome"] in outcomes, end
         lines, is_whole = text_of(end).split(), end.body["outcome"] == "ok"
         assert lines[:1] == ["begun"] or not (lines or is_whole), lines
         self.executions += 1
         self.history.streamed([int(line) for line in lines[1:]], LINES, is_whole=is_whole)
+
+    def _count(self, sandbox_id: str, context_id: str, context: Context) -> None:
+        """Run code that counts, again while the kernel is away, until it was run and its output was judged."""
+        deadline = time.monotonic() + READY_S
+        while True:
+            token = secrets.token_hex(6)
+            answer = self._execute(sandbox_id, context_id, COUNT.format(token=token))
+            if answer.status == 200 and answer.body["outcome"] == "ok":
+                self.history.ran(context, token, text_of(answer))
+                return
+            self.history.is_unsure(context)
+            assert time.monotonic() < deadline, f"the kernel does not come back: {answer}"
+            time.sleep(0.2)
 
     def _execute(self, sandbox_id: str, context_id: str, code: str) -> Answer:
         self.executions += 1
@@ -334,6 +354,15 @@ class Chaos:
             for context_id, context in sandbox.contexts.items()
         ]
         return all_of_them[pick % len(all_of_them)] if all_of_them else None
+
+
+def slow(recovered_s: Mapping[str, Sequence[float]], most_s: float) -> list[str]:
+    """After what it took longer than that until all was well again, a sentence each."""
+    return [
+        f"{victims} killed: ready again in {max(took):.1f} s at worst, not in {most_s:g} s"
+        for victims, took in sorted(recovered_s.items())
+        if max(took) > most_s
+    ]
 
 
 def text_of(answer: Answer) -> str:

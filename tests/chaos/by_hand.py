@@ -18,8 +18,17 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def counted(doc: str | None, count: int, run: Callable[[Chaos, int, random.Random], str], promise: str) -> int:
-    """Run so often, `count` times if nobody says how often; say what came of it, how soon all was well, what holds."""
+def counted(
+    doc: str | None,
+    count: int,
+    run: Callable[[Chaos, int, random.Random], str],
+    promise: str,
+    judge: Callable[[Chaos], list[str]] = lambda _: [],
+) -> int:
+    """Run so often, `count` times if nobody says how often; say what came of it, how soon all was well, what holds.
+
+    Returns the program's status: 1 when `judge` finds something wrong.
+    """
     options = parser(doc)
     options.add_argument("--count", type=int, default=count)
     wanted = options.parse_args()
@@ -28,7 +37,16 @@ def counted(doc: str | None, count: int, run: Callable[[Chaos, int, random.Rando
         chaos = Chaos(system)
         said = run(chaos, wanted.count, random.Random(wanted.seed))
         chaos.finish()
-    for line in (said, chaos.recoveries(), promise):
+    for line in (said, chaos.recoveries()):
         if line:
             print(line)
-    return 0
+    return verdict(judge(chaos), promise)
+
+
+def verdict(wrong: list[str], promise: str) -> int:
+    """Say what is wrong, or what holds; return the program's status."""
+    for each in wrong:
+        print(f"FAILED: {each}")
+    if not wrong:
+        print(promise)
+    return int(bool(wrong))

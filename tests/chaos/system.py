@@ -150,26 +150,31 @@ class System:
         """What the ledger says of a sandbox."""
         return self.tree.records()[sandbox_id]
 
-    def kill_server(self) -> None:
-        """As a crash would; nobody starts another."""
+    def kill_server(self) -> bool:
+        """As a crash would; nobody starts another. True: it was there."""
+        assert self.server.process.poll() is None, self.server.said()
         self.server.process.kill()
         self.server.process.wait()
+        return True
 
-    def kill_broker(self) -> None:
-        """As a crash would; the server starts another when it notices."""
+    def kill_broker(self) -> bool:
+        """As a crash would; the server starts another when it notices. True: it was there."""
         self.tree.kill_broker()
+        return True
 
     def kill_agent(self, sandbox_id: str) -> None:
         """End a worker as a whole."""
         os.kill(self.record(sandbox_id)["pid"], signal.SIGKILL)
 
-    def kill_zygote(self) -> None:
-        """The process that forks workers; another is started when it is needed."""
-        broker = broker_pid()
+    def kill_zygote(self) -> bool:
+        """The processes that fork workers; others are started when they are needed. Whether there was one."""
+        broker, killed = broker_pid(), 0
         for pid in children(broker) if broker else []:
             with contextlib.suppress(OSError):
                 if Path(f"/proc/{pid}/comm").read_text().strip() == "sandbox-zygote":
                     os.kill(pid, signal.SIGKILL)
+                    killed += 1
+        return killed > 0
 
     def kill_kernel(self, sandbox_id: str, inner_pid: int) -> None:
         """One kernel of a sandbox, by its pid inside."""
