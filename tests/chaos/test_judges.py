@@ -1,0 +1,56 @@
+"""The judges of the programs that kill and cut notice what must not be."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_sandbox.websocket_words import CUT
+from tests.chaos.actions import slow
+from tests.chaos.by_hand import verdict
+from tests.chaos.cuts import LINES, Cell
+from tests.chaos.history import Violation
+
+pytestmark = pytest.mark.unit
+
+
+def judged(missing=(), gaps="", doubled=()) -> bool:
+    cell = Cell("cell")
+    numbers = sorted([*(set(range(LINES)) - set(missing)), *doubled])
+    cell.text, cell.gaps = "".join(f"{number}\n" for number in numbers), gaps
+    return cell.judge()
+
+
+def gap(messages: int) -> str:
+    return CUT.format(messages=messages, size_bytes=1234) + "\n"
+
+
+def test_output_that_came_once_passes_and_a_gap_that_was_told_is_counted():
+    assert not judged()
+    assert judged(missing=(3, 4), gaps=gap(2))
+    assert judged(missing=(3, 4, 9), gaps=gap(2) + gap(1)), "each gap tells of its own"
+    assert judged(gaps=gap(5)), "what may be missing need not"
+    assert judged(missing=range(30), gaps="30 messages with 3,000 bytes were dropped while this notebook was closed.\n")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"missing": (3,)},
+        {"missing": (3, 4, 5), "gaps": gap(2)},
+        {"missing": (3,), "gaps": "something may be missing"},
+        {"doubled": (3,), "gaps": gap(1)},
+        {"doubled": (LINES,)},
+    ],
+)
+def test_more_loss_than_was_told_or_a_doubled_line_is_noticed(lie):
+    with pytest.raises(Violation):
+        judged(**lie)
+
+
+def test_one_slow_recovery_is_noticed_and_told(capsys):
+    took = {"server": [2.0, 5.1], "broker": [0.3, 5.0]}
+    assert slow(took, 5) == ["server killed: ready again in 5.1 s at worst, not in 5 s"]
+    assert verdict(slow(took, 5), "all is well") == 1
+    assert capsys.readouterr().out == "FAILED: server killed: ready again in 5.1 s at worst, not in 5 s\n"
+    assert verdict(slow(took, 6), "all is well") == 0
+    assert capsys.readouterr().out == "all is well\n"
