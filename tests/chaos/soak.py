@@ -1,21 +1,26 @@
 """As long as one likes: `python -m tests.chaos.soak --minutes 60`. What is used is written down while it goes on.
 
-A line of JSON for each look, at the end a table: what grew for each 1 000 executions, and whether anything is left.
+A line of JSON for each look, at the end a table and a verdict: what grew for each 1 000 executions, whether anything is left,
+and whether the load was reached. The status is 1 when a figure is not what `tests.chaos.growth` says it must be.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos import by_hand
 from tests.chaos.actions import Chaos, audited
-from tests.chaos.steady import Load, Steady
+from tests.chaos.growth import COUNTS, FEWEST, Look, judged, second_half, stayed, thirds
+from tests.chaos.load import Load
+from tests.chaos.steady import Steady
 from tests.chaos.system import READY_S, System, a_system, children
 from tests.conftest import broker_pid, wait_until
 from tests.faults.test_churn import mounts
@@ -29,24 +34,9 @@ FAULTS = {
     "agent": ("kill_agent",),
 }
 EVERY_S = 10
+STILL_S = 2
 WARM = 3
 """Two of the template that is used, and one of `python`."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """What server and broker use at a moment."""
-
-    at_s: float
-    executions: int
-    server_mib: float
-    broker_mib: float
-    server_files: int
-    broker_files: int
-    broker_age_s: float
-    mounts: int
-    loops: int
-    processes: int
 
 
 def look(system: System, executions: int, began: float) -> Look:
@@ -59,8 +49,9 @@ def look(system: System, executions: int, began: float) -> Look:
         broker_mib=resident_mib(broker),
         server_files=files(server),
         broker_files=files(broker),
+        server_age_s=age_s(server),
         broker_age_s=age_s(broker),
-        mounts=mounts("self"),
+        mounts=mounts(broker) if broker else 0,
         loops=len(loops(system.tree.directory)),
         processes=len(system.tree.processes()) + len(children(server)),
     )
@@ -92,13 +83,9 @@ def age_s(pid: int) -> float:
     return round(time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"), 1)
 
 
-def slope(looks: list[Look], name: str) -> float:
-    """How much a figure grew for each 1 000 executions: a straight line through the looks of the second half."""
-    half = looks[len(looks) // 2 :]
-    xs, ys = [each.executions / 1000 for each in half], [getattr(each, name) for each in half]
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    spread = sum((x - mean_x) ** 2 for x in xs)
-    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
+def ours(system: System) -> set[int]:
+    """The processes whose work is the load."""
+    return {system.server.process.pid, broker_pid() or 0, *system.tree.processes()}
 
 
 def settle(chaos: Chaos) -> None:
@@ -109,8 +96,28 @@ def settle(chaos: Chaos) -> None:
     wait_until(lambda: len(chaos.system.tree.records()) == WARM and not chaos.system.orphans(), READY_S)
 
 
-def main() -> int:
-    """Run, and say what came of it; 1 when something was lost, doubled or left."""
+def baseline(system: System, began: float) -> Look:
+    """The look before all that is done, when all of it is there that is there from then on: nothing comes any more."""
+
+    def counts() -> list[int]:
+        seen = look(system, 0, began)
+        return [getattr(seen, name) for name in COUNTS]
+
+    before: list[int] = []
+    while before != (before := counts()):
+        time.sleep(STILL_S)
+    return look(system, 0, began)
+
+
+def settled(system: System, executions: int, began: float, first: Look) -> Look:
+    """The look after the end, as soon as nothing is left, or when there was time enough for that."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not stayed(first, look(system, executions, began)), READY_S)
+    return look(system, executions, began)
+
+
+def parsed() -> argparse.Namespace:
+    """What is wanted."""
     parser = by_hand.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--faults", type=float, default=0.05, help="how many of 1 actions kill something")
@@ -125,10 +132,15 @@ def main() -> int:
         "--load",
         type=float,
         default=0.7,
-        help="how busy the processors are to be, 0 to 1: a user beside it executes as often as that takes",
+        help="how busy the processors are to be, 0 to 1, with what is ours: a user beside it executes as often as that takes",
     )
     parser.add_argument("--output", type=Path, default=Path("soak.jsonl"))
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run, and say what came of it; raises when something was lost or doubled, 1 when a figure is not what it must be."""
+    options = parsed()
     chance = random.Random(options.seed)
     print(f"seed {options.seed}", flush=True)
     killing = [action for victim in options.kill for action in FAULTS[victim]]
@@ -139,8 +151,9 @@ def main() -> int:
         chaos.act("claim", 0)  # from then on there are warm workers of its template
         chaos.act("add_context", 0)  # and the process's one context of ZeroMQ, with its descriptor
         settle(chaos)
+        first = baseline(system, time.monotonic())
         began = looked = time.monotonic()
-        first, load, steady = look(system, 0, began), Load(), Steady(chaos, options.load)
+        load, steady = Load(lambda: ours(system)), Steady(chaos, options.load)
         with steady.at_work(load):
             while time.monotonic() - began < options.minutes * 60:
                 kind = killing if chance.random() < options.faults else gentle
@@ -149,21 +162,29 @@ def main() -> int:
                 del chaos.history.steps[:-200]
                 if time.monotonic() - looked > EVERY_S:
                     looked = time.monotonic()
+                    load.look()
                     looks.append(look(system, chaos.executions + steady.executions, began))
                     print(json.dumps(asdict(looks[-1])), file=output, flush=True)
+            load.look()
             share, executions = load.share(), chaos.executions + steady.executions
         settle(chaos)
         wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
-        last = look(system, executions, began)
-    print(f"{executions} executions, {len(chaos.history.ever)} sandboxes, processors {share:.0%} busy")
+        last = settled(system, executions, began, first)
+    print(f"{executions} executions, {len(chaos.history.ever)} sandboxes, processors {share:.0%} busy with them")
     print(chaos.recoveries())
-    for name in ("server_mib", "broker_mib", "server_files", "broker_files", "mounts", "loops", "processes"):
-        before, after = getattr(first, name), getattr(last, name)
-        grown = f"{slope(looks, name):+.3f} for each 1 000 executions" if len(looks) > 3 else ""
-        print(f"{name:14}{before:>10} at first{after:>10} at last   {grown}")
-    print("nothing was lost, doubled or left")
-    return 0
+    for name in ("server_mib", "broker_mib", *COUNTS):
+        print(f"{name:14}{getattr(first, name):>10} at first{getattr(last, name):>10} at last   {trend(looks, name)}")
+    wrong = judged(first, looks, last, killed=options.kill, share=share, wanted=options.load)
+    return by_hand.verdict(wrong, "nothing was lost, doubled or left, and nothing grows")
+
+
+def trend(looks: list[Look], name: str) -> str:
+    """How a figure grew in the second half, and in each third."""
+    if len(looks) < FEWEST:
+        return ""
+    parts = ", ".join(f"{each:+.3f}" for each in thirds(looks, name))
+    return f"{second_half(looks, name):+.3f} for each 1 000 executions (by thirds {parts})"
 
 
 if __name__ == "__main__":

@@ -8,34 +8,16 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tests.chaos.actions import COUNT, Chaos, text_of
 from tests.chaos.history import Context
+from tests.chaos.load import Load
 from tests.chaos.system import READY_S, Answer
 
 PAUSE_S = 0.02
 ANEW_AFTER = 5_000
 """Executions; a kernel keeps the text of each."""
-
-
-class Load:
-    """How busy the processors of the machine are, from now on."""
-
-    def __init__(self) -> None:
-        self._busy, self._there = _ticks()
-
-    def share(self) -> float:
-        """Return the share of the time for which they did something, 0 to 1."""
-        busy, there = _ticks()
-        return (busy - self._busy) / max(1, there - self._there)
-
-
-def _ticks() -> tuple[int, int]:
-    """For how long they did something, and have been there."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4] - ticks[7], sum(ticks)
 
 
 class Steady:
