@@ -185,6 +185,11 @@ class Host:
                 wait_until(lambda: not Path(f"/proc/{pid}").exists())
             self._forget_process()
 
+    def leave(self) -> None:
+        """End the client process and leave the broker to others."""
+        if self.process is not None:
+            self._forget_process()
+
     def _forget_process(self) -> None:
         process, self.process = self.process, None
         process.stdin.close()
