@@ -14,7 +14,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,10 @@ class Answer:
 class System:
     """A server and its broker."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, templates: Mapping[str, str]) -> None:
         self.tree = Tree(directory)
-        self.tree.template("small", SMALL)
+        for name, text in {"small": SMALL, **templates}.items():
+            self.tree.template(name, text)
         self.audit = directory / "audit.jsonl"
         (directory / "config/jupyter_server_config.py").write_text(SERVER.format(audit=str(self.audit)))
         (directory / "server").mkdir()
@@ -195,13 +196,13 @@ def children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def a_system() -> Iterator[System]:
-    """A system in a directory of its own; the environment is as before afterwards."""
+def a_system(**templates: str) -> Iterator[System]:
+    """A system in a directory of its own, with templates by name; the environment is as before afterwards."""
     before = dict(os.environ)
     os.environ.setdefault(ENGINE_VARIABLE, "embedded")
     directory = Path(tempfile.mkdtemp(prefix="jsbc", dir="/tmp"))
     directory.chmod(0o755)
-    system = System(directory)
+    system = System(directory, templates)
     try:
         with system.running():
             yield system

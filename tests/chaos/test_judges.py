@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jupyter_sandbox.websocket_words import CUT
+from tests.chaos import creates
 from tests.chaos.actions import slow
 from tests.chaos.by_hand import verdict
 from tests.chaos.cuts import LINES, Cell
@@ -54,3 +57,34 @@ def test_one_slow_recovery_is_noticed_and_told(capsys):
     assert capsys.readouterr().out == "FAILED: server killed: ready again in 5.1 s at worst, not in 5 s\n"
     assert verdict(slow(took, 6), "all is well") == 0
     assert capsys.readouterr().out == "all is well\n"
+
+
+REFUSED = (503, "no_capacity", "5")
+CROWD = creates.Seen(
+    made=[f"sbx_{number}" for number in range(20)],
+    live=frozenset(f"sbx_{number}" for number in range(20)),
+    refusals=[REFUSED] * 480,
+    refused_s=0.9,
+    refilled_s=29,
+)
+
+
+def test_a_crowd_of_which_twenty_are_served_passes():
+    assert creates.wrong(CROWD) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (replace(CROWD, refused_s=1.1), "a refusal took 1.10 s"),
+        (replace(CROWD, refilled_s=31), "31.0 s after the release"),
+        (replace(CROWD, made=["sbx_0", *CROWD.made[:19]]), "handed out twice"),
+        (replace(CROWD, live=frozenset(CROWD.made[:19])), "20 were served and 19 live"),
+        (replace(CROWD, made=CROWD.made[:19]), "19 were served"),
+        (replace(CROWD, refusals=[REFUSED] * 479), "479 were refused"),
+        (replace(CROWD, refusals=[REFUSED] * 479 + [(500, "internal_error", "5")]), "when to come again"),
+        (replace(CROWD, refusals=[REFUSED] * 479 + [(503, "no_capacity", "")]), "when to come again"),
+    ],
+)
+def test_what_must_not_be_in_a_crowd_is_noticed(seen, words):
+    assert any(words in each for each in creates.wrong(seen))
