@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+from tests.chaos.cells import Client
 from tests.chaos.history import Context, History, Sandbox
 from tests.chaos.system import READY_S, Answer, System
 from tests.conftest import wait_until
@@ -49,6 +52,7 @@ class Chaos:
         "kill_kernel",
         "kill_agent",
         "cut_upload",
+        "cut_websocket",
     )
 
     def __init__(self, system: System) -> None:
@@ -133,6 +137,19 @@ class Chaos:
         for name in [*found[1].files, f"file{pick % 3}"]:
             answer = self._ask("GET", found[0], "files", name, download="1", status={200, 404})
             self.history.read(found[1], name, answer.body if answer.status == 200 else None)
+        return True
+
+    def cut_websocket(self, pick: int) -> bool | None:
+        """Output whose client is cut once or twice, and comes back: it comes once, but for what a gap tells."""
+        found = self._context(pick)
+        if found is None:
+            return None
+        self.run(pick)
+        client = Client(self.system, found[2], random.Random(pick))
+        asyncio.run(client.one_cell(1 + pick % 2))
+        self.executions += client.cells
+        self.history.counted(found[3], client.cells)
+        self.run(pick)
         return True
 
     def restart(self, pick: int) -> bool | None:

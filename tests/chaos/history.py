@@ -70,6 +70,10 @@ class History:
             raise Violation(f"the state is not intact: execution {count} follows {sorted(context.counts)}")
         context.counts = {int(count)}
 
+    def counted(self, context: Context, times: int) -> None:
+        """Executions counted there whose output was judged elsewhere."""
+        context.counts = {count + times for count in context.counts}
+
     def is_unsure(self, context: Context) -> None:
         """An execution ended otherwise: it may have counted, or not."""
         context.counts |= {count + 1 for count in context.counts}

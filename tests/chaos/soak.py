@@ -172,6 +172,7 @@ def main() -> int:
         chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
         last = settled(system, executions, began, first)
     print(f"{executions} executions, {len(chaos.history.ever)} sandboxes, processors {share:.0%} busy with them")
+    print(f"the user beside it waited {steady.worst_s:.2f} s at most")
     print(chaos.recoveries())
     for name in ("server_mib", "broker_mib", *COUNTS):
         print(f"{name:14}{getattr(first, name):>10} at first{getattr(last, name):>10} at last   {trend(looks, name)}")

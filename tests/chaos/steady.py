@@ -16,18 +16,22 @@ from tests.chaos.load import Load
 from tests.chaos.system import READY_S, Answer
 
 PAUSE_S = 0.02
+REST_S = 0.5
+"""However busy the machine is, so often it is looked how long an execution takes."""
 ANEW_AFTER = 5_000
 """Executions; a kernel keeps the text of each."""
 
 
 class Steady:
-    """The user: has a sandbox, of which each execution must tell the count after the one before, once and whole."""
+    """The user, a bystander of all that is killed: has a sandbox, of which each execution must tell the count after the one before, once and whole."""
 
     def __init__(self, chaos: Chaos, share: float) -> None:
         self._chaos, self._share = chaos, share
         self._over = threading.Event()
         self._failed: BaseException | None = None
         self.executions = 0
+        self.worst_s = 0.0
+        """The longest wait for an execution, from when it was first asked for."""
 
     @contextlib.contextmanager
     def at_work(self, load: Load) -> Iterator[None]:
@@ -61,18 +65,19 @@ class Steady:
             self._failed = error
 
     def _live(self, where: tuple[str, ...], load: Load) -> None:
-        history, context = self._chaos.history, Context()
+        history, context, began = self._chaos.history, Context(), time.monotonic()
         while not self._over.is_set():
-            if load.share() >= self._share:
+            if load.share() >= self._share and time.monotonic() < began + REST_S:
                 time.sleep(PAUSE_S)
                 continue
-            token = secrets.token_hex(6)
+            token, began = secrets.token_hex(6), time.monotonic()
             with self._perhaps(lambda: history.is_unsure(context)):
                 body = {"code": COUNT.format(token=token), "timeout_s": 30}
                 answer = self._ask("POST", *where, "executions", body=body)
                 assert answer.body["outcome"] == "ok", answer
                 history.ran(context, token, text_of(answer))
                 self.executions += 1
+            self.worst_s = max(self.worst_s, time.monotonic() - began)
             if self.executions % ANEW_AFTER == ANEW_AFTER - 1:
                 with self._perhaps(lambda: context.counts.add(0)):
                     self._ask("POST", *where, "restart")

@@ -12,6 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.chaos import cuts, kills, uploads
 from tests.chaos.actions import Chaos, audited
+from tests.chaos.load import Load
+from tests.chaos.soak import ours
+from tests.chaos.steady import Steady
 from tests.chaos.system import a_system
 from tests.conftest import stop_broker, wait_until
 
@@ -19,6 +22,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.needs_root, pytest.mark.slow, pytest.
 
 EXAMPLES = int(os.environ.get("JUPYTER_SANDBOX_CHAOS_EXAMPLES", "2"))
 STEPS = int(os.environ.get("JUPYTER_SANDBOX_CHAOS_STEPS", "8"))
+LOAD = 0.5
+BYSTANDER_S = 30
+"""On a machine with other work, while servers and brokers are killed and started anew."""
 picks = some.integers(0, 1 << 20)
 
 
@@ -75,10 +81,15 @@ def test_whatever_is_done_and_killed_nothing_is_lost_doubled_or_left(system, cha
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
+    bystander = Steady(chaos, LOAD)
     try:
-        run_state_machine_as_test(machine(chaos), settings=bounded)
+        with bystander.at_work(Load(lambda: ours(system))):
+            run_state_machine_as_test(machine(chaos), settings=bounded)
     finally:
         print("the last history:", *chaos.history.steps, sep="\n  ")
+        print(f"a bystander executed {bystander.executions} times and waited {bystander.worst_s:.2f} s at most")
+    assert bystander.executions > 0
+    assert bystander.worst_s < BYSTANDER_S
     wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
     chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
 

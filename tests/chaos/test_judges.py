@@ -10,7 +10,7 @@ from jupyter_sandbox.websocket_words import CUT
 from tests.chaos import creates
 from tests.chaos.actions import slow
 from tests.chaos.by_hand import verdict
-from tests.chaos.cuts import LINES, Cell
+from tests.chaos.cells import LINES, Cell
 from tests.chaos.history import Violation
 
 pytestmark = pytest.mark.unit
