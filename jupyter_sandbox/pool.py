@@ -91,8 +91,8 @@ class Pool(Generic[Item]):
         warm = self._warm.get(template.name)
         return warm.popleft() if warm else None
 
-    async def take_next(self, template: Template, timeout_s: float) -> Item | None:
-        """Hand out the worker that is being started, if that is soon; None if there is none, or somebody waits for it.
+    async def take_next(self, template: Template) -> Item | None:
+        """Hand out the worker that is being started; None if there is none, or somebody waits for it.
 
         Raises what its start raises.
         """
@@ -100,10 +100,10 @@ class Pool(Generic[Item]):
             return None
         waiting = self._waiting = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait([waiting], timeout=timeout_s)
-            return waiting.result() if waiting.done() else None
+            await asyncio.wait([waiting])
+            return None if waiting.cancelled() else waiting.result()
         except asyncio.CancelledError:
-            if waiting.done() and waiting.exception() is None:
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
                 await self._unmake(waiting.result())  # it came, and nobody is there to have it
             raise
         finally:
@@ -183,6 +183,10 @@ class Pool(Generic[Item]):
             if (waiting := self._take_waiting()) is not None:
                 waiting.set_exception(error)
             return
+        except BaseException:
+            if (waiting := self._take_waiting()) is not None:
+                waiting.cancel()
+            raise
         finally:
             self._starting = None
         for noted in (self._failures, self._told):

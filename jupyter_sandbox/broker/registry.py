@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from jupyter_sandbox.ledger import Ledger
 
 _MAX_SEATS: Final = 64
-_NEXT_S: Final = 0.8
-"""How long a claim for which there is no room waits for the worker that is being made: who is refused is told soon."""
-
 log = logging.getLogger(__name__)
 
 
@@ -143,7 +140,7 @@ class Registry:
         try:
             return await self._make(template)
         except CapacityError:
-            sandbox = await self.pool.take_next(template, _NEXT_S)
+            sandbox = await self.pool.take_next(template)
             if sandbox is None:
                 raise
             return sandbox
