@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tornado import web
 
-from jupyter_sandbox import errors, template_service
+from jupyter_sandbox import errors, narrowing, template_service
 from jupyter_sandbox.guards import shapes
 from jupyter_sandbox.sandbox import Claim, SandboxState
 from jupyter_sandbox.surfaces.e2b import listing, networks, words
@@ -265,4 +265,4 @@ def _texts(value: object, where: str) -> dict[str, str]:
 
 
 def _listed(view: SandboxView, limits: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    return words.listed(view, limits.get(view.template, {}))
+    return words.listed(view, {**limits.get(view.template, {}), **narrowing.shown(view.less)})
