@@ -90,10 +90,8 @@ async def _user(server: Server, number: int, seed: int, plan: Plan, results: Res
             answer = await server.client.ask("POST", f"/api/v1/execute?{query}", {"code": code})
             results.add(LATENCY, name, (time.perf_counter() - begin) * 1e3)
             printed = answer["result_text"]
-            if _is_right(expected, printed):
-                right += 1
-            else:
-                results.check(name, "interpreter", expected=str(expected), actual=str(printed))
+            is_right = _is_right(expected, printed)
+            right += results.judge(name, "interpreter", is_right=is_right, expected=str(expected), actual=str(printed))
         return right, time.perf_counter()
     finally:
         await server.client.ask("POST", f"/api/v1/release?{query}")

@@ -86,7 +86,11 @@ class Results:
 
     def check(self, system: str, measurement: str, *, expected: str, actual: str) -> bool:
         """Compare an answer with the one expected, count it, and return whether it is right."""
-        if actual == expected:
+        return self.judge(system, measurement, is_right=actual == expected, expected=expected, actual=actual)
+
+    def judge(self, system: str, measurement: str, *, is_right: bool, expected: str, actual: str) -> bool:
+        """Count an answer that was compared already; a wrong one is a failure. Return whether it is right."""
+        if is_right:
             self.right[system] += 1
             return True
         self.wrong[system] += 1

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import containers, goals, records
+from benchmarks import containers, goals, interpreter, records
 from benchmarks.metrics import Metric, Results, percentile, summarize
 from benchmarks.plan import FULL, QUICK
 
@@ -150,3 +155,25 @@ def test_a_container_belongs_to_the_server_whose_directory_it_shows_or_is_named_
     assert containers.belongs({"Mounts": [], "Names": ["/jsb-abc-1234"]}, directory)
     assert not containers.belongs({"Mounts": [{"Source": "/tmp/jsb-other/h"}], "Names": ["/sbx_2"]}, directory)
     assert not containers.belongs({"Mounts": [{"Type": "tmpfs"}], "Names": None}, directory)
+
+
+class Answering:
+    """A code interpreter of one user; `nothing` is what it answers when nothing was printed."""
+
+    def __init__(self, nothing: str | None) -> None:
+        self._nothing, self._variables = nothing, {}
+
+    async def ask(self, _method, path, body=None):
+        if "/release" in path:
+            return None
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(body["code"], self._variables)
+        return {"result_text": printed.getvalue() or self._nothing}
+
+
+@pytest.mark.parametrize(("nothing", "right", "wrong"), [("", 5, 0), (None, 4, 1)])
+def test_the_answers_of_the_code_interpreter_are_counted_and_null_is_no_empty_text(nothing, right, wrong):
+    found = Results(systems=["ours"])
+    server = SimpleNamespace(system=SimpleNamespace(name="ours"), client=Answering(nothing))
+    asyncio.run(interpreter._user(server, 0, 7, replace(QUICK, load_requests=5), found))
+    assert (found.right["ours"], found.wrong["ours"], len(found.failures)) == (right, wrong, wrong)
