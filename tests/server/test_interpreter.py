@@ -11,6 +11,7 @@ import pytest
 from traitlets.config import Config
 
 from jupyter_sandbox import named_sandboxes
+from jupyter_sandbox.host import places
 from jupyter_sandbox.surfaces.interpreter import answers
 from tests.server.brokers import nothing_is_claimed, sandboxes
 
@@ -128,6 +129,21 @@ async def test_a_session_that_nobody_uses_is_given_back(interpreter, settings):
     assert (await interpreter.execute("kept"))["result_text"] == "1"  # it was used, so it lives
     await nothing_is_claimed()
     assert "NameError" in (await interpreter.execute("kept"))["result_text"]
+
+
+@pytest.mark.parametrize("settings", [{"template": "none-of-them"}])
+async def test_an_environment_that_cannot_be_made_is_told_as_such(interpreter, settings):
+    status, words = await interpreter.detail("POST", "execute", body={"code": "1"})
+    assert (status, "none-of-them" in words) == (503, True)
+
+
+async def test_a_broker_that_cannot_be_reached_is_a_gateway_timeout(interpreter, monkeypatch, tmp_path):
+    monkeypatch.setenv(places.SOCKET_VARIABLE, str(tmp_path / "nobody-listens"))
+    for method, path, how in (("POST", "execute", {"body": {"code": "1"}}), ("GET", "status", {"user": None})):
+        status, words = await interpreter.detail(method, path, **how)
+        assert (status, words.startswith("Gateway Timeout: Could not connect")) == (504, True)
+    monkeypatch.delenv(places.SOCKET_VARIABLE)
+    assert (await interpreter.execute("6 * 7"))["result_text"] == "42"
 
 
 async def test_release_ends_a_session_once(interpreter):

@@ -17,6 +17,8 @@ RESET: Final = (
 )
 NOT_RUN: Final = "Something else of this session was still running when the time was over; the code was not run."
 NO_SESSION: Final = "No active session found for user"
+NOT_MADE: Final = "No environment could be made: {}"
+NOT_REACHED: Final = "Gateway Timeout: Could not connect to what makes environments: {}"
 BAD_TOKEN: Final = "Invalid or missing authentication token"  # noqa: S105 - words of an answer
 
 DETAILS: Final[dict[str, tuple[int, str | None]]] = {
@@ -29,8 +31,14 @@ DETAILS: Final[dict[str, tuple[int, str | None]]] = {
     "file_changed": (400, None),
     "quota_exceeded": (503, None),
     "busy": (503, None),
+    "unknown_template": (503, NOT_MADE),
+    "start_failed": (503, NOT_MADE),
+    "program_missing": (503, NOT_MADE),
+    "no_disk_space": (503, None),
+    "broker_unavailable": (504, NOT_REACHED),
+    "engine_unavailable": (504, NOT_REACHED),
 }
-"""Where status and words differ from the errors' own, by code; no words: the error's own."""
+"""Where status and words differ from the errors' own, by code; no words: the error's own, which others may quote."""
 
 
 def result(view: ExecutionView) -> dict[str, str | None]:
@@ -58,7 +66,7 @@ def result(view: ExecutionView) -> dict[str, str | None]:
 def detail(error: SandboxError) -> tuple[int, str]:
     """Return the status and the words for an error."""
     status, words = DETAILS.get(error.code, (error.status, None))
-    return status, words or str(error)
+    return status, (words or "{}").format(error)
 
 
 def _text(output: Output) -> str:
