@@ -138,6 +138,10 @@ class Pool(Generic[Item]):
         """Return all warm workers."""
         return [item for warm in self._warm.values() for item in warm]
 
+    def fills(self, template: Template) -> bool:
+        """Whether workers of `template` are kept ready, and the last start of one did not fail."""
+        return self._templates.get(template.name) == template and template.name not in self._told
+
     async def run(self) -> None:
         """Refill for ever. One start at a time: more would slow down the claims that they are for."""
         while True:

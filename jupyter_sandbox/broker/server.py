@@ -363,6 +363,8 @@ class Server:
                 total=registry.count(template),
                 max_total=template.max_total,
                 starts=str(registry.admission.state(template)),
+                is_filling=registry.pool.fills(template)
+                and warm[name] + claimed[name] < min(template.min_idle, template.max_total),
             )
             for name, template in sorted(registry.templates.items())[:_PAGE]
         )

@@ -247,7 +247,10 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersReport:
-    """How many workers there are of a template; `total`: those that start or end, too; `starts`: a BreakerState."""
+    """How many workers there are of a template; `total`: those that start or end, too; `starts`: a BreakerState.
+
+    `is_filling`: fewer are there than always stand by, and the others are on their way.
+    """
 
     name: str
     warm: int
@@ -255,6 +258,7 @@ class WorkersReport:
     total: int
     max_total: int
     starts: str = "closed"
+    is_filling: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

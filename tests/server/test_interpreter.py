@@ -10,7 +10,7 @@ import uuid
 import pytest
 from traitlets.config import Config
 
-from jupyter_sandbox import named_sandboxes
+from jupyter_sandbox import named_sandboxes, template_service, template_shape
 from jupyter_sandbox.host import places
 from jupyter_sandbox.surfaces.interpreter import answers
 from tests.server.brokers import nothing_is_claimed, sandboxes
@@ -135,6 +135,8 @@ async def test_a_session_that_nobody_uses_is_given_back(interpreter, settings):
 async def test_an_environment_that_cannot_be_made_is_told_as_such(interpreter, settings):
     status, words = await interpreter.detail("POST", "execute", body={"code": "1"})
     assert (status, "none-of-them" in words) == (503, True)
+    told = json.loads((await interpreter("GET", "status", user=None)).body)
+    assert told == {"total_workers": 0, "busy_workers": 0, "is_initializing": False}
 
 
 async def test_a_broker_that_cannot_be_reached_is_a_gateway_timeout(interpreter, monkeypatch, tmp_path):
@@ -162,15 +164,36 @@ async def test_a_session_shows_among_the_sandboxes_and_kernels_of_its_owner(inte
     assert [kernel["id"] for kernel in kernels] == shown["contexts"]
 
 
-async def test_status_counts_workers(interpreter):
-    response = await interpreter("GET", "status", user=None)
-    idle = json.loads(response.body)
-    assert (response.code, set(idle)) == (200, {"total_workers", "busy_workers", "is_initializing"})
-    assert (idle["busy_workers"], idle["is_initializing"]) == (0, False)
-    await interpreter.execute("1")
-    busy = json.loads((await interpreter("GET", "status", user=None)).body)
-    assert busy["busy_workers"] == 1
-    assert busy["total_workers"] >= 1
+@pytest.fixture
+def filling(jp_asyncio_loop):
+    """A template of which three workers stand by, once it was used; none is there."""
+    limits = {"disk_mib": 16, "disk_inodes": 1024, "memory_mib": 512}
+    values = {"min_idle": 3, "max_total": 4, "limits": limits}
+    definition = template_shape.DEFINITION.judge(values, "filling")
+    jp_asyncio_loop.run_until_complete(template_service.define("filling", definition, replace=False))
+    yield
+    jp_asyncio_loop.run_until_complete(template_service.delete("filling"))
+
+
+@pytest.mark.parametrize("settings", [{"template": "filling"}])
+async def test_status_counts_workers_and_tells_while_the_first_ones_start(interpreter, filling, settings):
+    async def status():
+        response = await interpreter("GET", "status", user=None)
+        assert response.code == 200
+        return json.loads(response.body)
+
+    assert await status() == {"total_workers": 0, "busy_workers": 0, "is_initializing": False}
+    executing = asyncio.ensure_future(interpreter.execute("1"))
+    told = [await status()]
+    async with asyncio.timeout(60):
+        while told[-1] != {"total_workers": 4, "busy_workers": 1, "is_initializing": False}:
+            told.append(await status())
+    await executing
+    starting = [each["total_workers"] for each in told if each["is_initializing"]]
+    assert starting, told
+    assert max(starting) < 4
+    assert (await interpreter("POST", "release")).code == 204
+    assert (await status())["busy_workers"] == 0
 
 
 UNPROCESSABLE = {

@@ -128,6 +128,22 @@ async def test_wanted_workers_become_warm_one_after_the_other():
         assert factory.calls == 2
 
 
+async def test_it_fills_for_templates_that_were_asked_for_while_their_workers_start():
+    async with running() as (subject, factory, _):
+        assert not subject.fills(PYTHON)
+        factory.failures = [StartError("no")]
+        factory.gate.clear()
+        subject.want(PYTHON)
+        await eventually(lambda: factory.calls == 1)
+        assert subject.fills(PYTHON)
+        factory.gate.set()
+        await eventually(lambda: not subject.fills(PYTHON))
+        await eventually(lambda: len(subject.warm()) == 2)
+        assert subject.fills(PYTHON)
+        await subject.forget(PYTHON)
+        assert not subject.fills(PYTHON)
+
+
 async def test_the_oldest_is_taken_and_replaced():
     async with running() as (subject, _, _):
         subject.want(PYTHON)

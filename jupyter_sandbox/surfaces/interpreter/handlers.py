@@ -148,15 +148,9 @@ class StatusHandler(InterpreterHandler):
         owner = await self.owner("sandboxes", "read")
         report = await self.services.sandboxes.check()
         mine = sum(whose == owner for whose in self.services.sandboxes.whose().values())
-        warm = next((each.warm for each in report.workers if each.name == self.surface.template), 0)
-        self.answer(
-            200,
-            {
-                "total_workers": mine + warm,
-                "busy_workers": mine,
-                "is_initializing": self.surface.template not in report.templates,
-            },
-        )
+        ours = next((each for each in report.workers if each.name == self.surface.template), None)
+        warm, is_filling = (ours.warm, ours.is_filling) if ours else (0, False)
+        self.answer(200, {"total_workers": mine + warm, "busy_workers": mine, "is_initializing": is_filling})
 
 
 class FilesHandler(InterpreterHandler):
