@@ -230,6 +230,14 @@ async def test_what_cannot_be_meant_is_told_field_by_field(interpreter, case):
     assert await sandboxes() == []
 
 
+async def test_code_is_bounded_in_characters(interpreter):
+    most = 16 << 20
+    request = ("POST", "execute")
+    status, (problem,) = await interpreter.detail(*request, raw='{"code": "%s"}' % ("#" * (most + 1)))
+    assert (status, problem["type"], problem["loc"]) == (422, "string_too_long", ["body", "code"])
+    assert str(most) in problem["msg"]
+
+
 async def test_all_that_is_wrong_is_told_at_once(interpreter):
     status, problems = await interpreter.detail("POST", "execute", body={"x": 1}, user="me")
     assert status == 422

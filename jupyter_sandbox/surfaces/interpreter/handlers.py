@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 ROOT: Final = "/api/v1"
 TOKEN_HEADER: Final = "X-Auth-Token"  # noqa: S105 - the name of a header
 _MAX_CODE: Final = 16 << 20
+"""In characters."""
+_MAX_CODE_BODY: Final = 24 << 20
+"""In bytes: characters may be of several, and code that is a little too long hears so as of any field.
+
+Less than a message of a kernel may have, which repeats the code.
+"""
 
 Rule = tuple[str, type[JupyterHandler], dict[str, Any]]
 
@@ -108,7 +114,7 @@ class InterpreterHandler(KeyedHandler):
 class ExecuteHandler(InterpreterHandler):
     """`POST /execute`."""
 
-    max_body_bytes = _MAX_CODE
+    max_body_bytes = _MAX_CODE_BODY
     operation = "execute_code"
 
     async def on_post(self) -> None:
