@@ -69,6 +69,11 @@ class Served:
         return False
 
     def ask(self, method, path, body=None, user=None):
+        """Status and answer."""
+        return self.ask_fully(method, path, body, user)[:2]
+
+    def ask_fully(self, method, path, body=None, user=None):
+        """Status, answer and headers."""
         query = f"?{urlencode({'user_uuid': user})}" if user else ""
         request = urllib.request.Request(
             f"{self.url}/api/v1/{path}{query}",
@@ -78,10 +83,10 @@ class Served:
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.loads(answer.read() or "null")
+                return answer.status, json.loads(answer.read() or "null"), answer.headers
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, json.loads(error.read())
+                return error.code, json.loads(error.read()), error.headers
 
     def execute(self, code, user):
         status, said = self.ask("POST", "execute", {"code": code}, user)

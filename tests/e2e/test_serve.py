@@ -96,8 +96,9 @@ def test_beyond_the_most_workers_the_next_user_is_told_when_to_try_again(served)
     try:
         for user in users[:3]:
             wait_until(lambda user=user: served.ask("POST", "execute", {"code": "1"}, user)[0] == 200)
-        status, said = served.ask("POST", "execute", {"code": "1"}, users[3])
+        status, said, headers = served.ask_fully("POST", "execute", {"code": "1"}, users[3])
         assert (status, "in use" in said["detail"]) == (503, True)
+        assert int(headers["Retry-After"]) > 0
     finally:
         released = [served.ask("POST", "release", user=user)[0] for user in users]
     assert released == [204] * 3 + [404]
@@ -149,6 +150,34 @@ def test_the_page_loads_nothing_from_elsewhere_and_cannot_be_framed(served):
 
 
 # -- start and end
+
+
+@pytest.fixture
+def hasty(tree, tmp_path):
+    """A server whose sessions end when nobody uses them for two seconds."""
+    server = Served(tmp_path, "--min-idle-workers=0", "--worker-disk-mb=32", "--idle-timeout=2")
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium_path() is None, reason="chromium is not installed (apt install chromium)")
+def test_a_person_who_was_away_for_too_long_is_told_so(hasty):
+    done = subprocess.run(
+        [sys.executable, "-m", "browser.try_page_idle", hasty.url, hasty.token],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_session_that_nobody_uses_ends_after_the_idle_timeout(hasty):
+    user = str(uuid.uuid4())
+    assert hasty.execute("kept = 1", user) == ""
+    wait_until(lambda: hasty.ask("GET", "status")[1]["busy_workers"] == 0)
+    assert "NameError" in hasty.execute("kept", user)
 
 
 def test_it_ends_with_ctrl_c_and_leaves_nothing(tree, tmp_path):
