@@ -218,6 +218,13 @@ async def test_a_body_that_is_too_large_is_refused_before_it_came(world, people,
     assert await alice_works(world)
 
 
+async def test_who_may_not_or_has_no_room_is_told_so_in_the_words_of_the_contexts_api(contexts, tokens):
+    status, model = await contexts(tokens.issue("carol", "files"))("POST", body={})
+    assert (status, model["code"]) == (403, "WRONG_SCOPE")
+    status, model = await contexts(tokens.issue("nothing"))("POST", body={})
+    assert (status, model["code"]) == (429, "QUOTA_EXCEEDED")
+
+
 @pytest.mark.parametrize("raw", BODIES.values(), ids=BODIES)
 async def test_a_context_that_is_none_is_refused_and_claims_nothing(people, contexts, raw):
     status, model = await contexts("alice")("POST", raw=raw)

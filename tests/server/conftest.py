@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from traitlets.config import Config
 
+from jupyter_sandbox import tokens
 from jupyter_sandbox.host import places
+from jupyter_sandbox.token_file import TokenFile
 from tests.server.brokers import Tree, nothing_is_claimed
 from tests.server.interpreter import Interpreter
 from tests.server.notebook import Notebook
@@ -151,3 +154,23 @@ def interpreter(jp_serverapp, jp_fetch, jp_asyncio_loop):
 def rest(jp_fetch, jp_serverapp):
     """A client of the REST surface: `reply = await rest.get("healthz")`."""
     return Rest(jp_fetch, jp_serverapp)
+
+
+@pytest.fixture
+def owners_token(tmp_path, jp_server_config):
+    """Issue tokens: `owners_token("kernels")`. An owner may begin two executions in a minute."""
+    file = TokenFile(tmp_path / "tokens.json")
+    server = {
+        "identity_provider_class": "jupyter_sandbox.identity.SandboxIdentityProvider",
+        "authorizer_class": "jupyter_sandbox.authorizer.OwnerAuthorizer",
+    }
+    more = {"OwnerTokens": {"token_file": str(file.path)}, "Rates": {"executions_per_minute": 2}}
+    jp_server_config.merge(Config({"ServerApp": server, **more}))
+
+    def issue(*scopes):
+        token_id, text, digest = tokens.mint()
+        values = {"id": token_id, "owner": "alice", "scopes": scopes, "created_at": datetime.now(UTC)}
+        file.change(lambda stored: (*stored, tokens.Token(**values, expires_at=None, digest=digest)))
+        return text
+
+    return issue

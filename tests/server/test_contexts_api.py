@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from traitlets.config import Config
 
+from jupyter_sandbox import named_sandboxes
 from tests.conftest import eventually
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.contexts import ContextsApi
@@ -235,6 +236,23 @@ async def test_a_template_that_is_full_is_told(contexts, settings):
     await contexts.created()
     status, model = await contexts("POST", body={})
     assert (status, model["code"]) == (503, "NO_CAPACITY")
+
+
+async def test_an_owner_who_asks_too_often_is_told_when_to_ask_again(owners_token, contexts):
+    contexts._headers = {"Authorization": f"token {owners_token('sandboxes', 'kernels')}"}
+    context = await contexts.created()
+    assert [await contexts.printed(context, f"print({n})") for n in range(2)] == ["0\n", "1\n"]
+    refused = await contexts.response("POST", context, "execute", body={"code": "1"})
+    assert (refused.code, json.loads(refused.body)["code"]) == (429, "RATE_LIMITED")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+
+
+async def test_only_so_many_executions_of_a_context_may_wait(contexts, monkeypatch):
+    monkeypatch.setattr(named_sandboxes, "MAX_WAITING", 2)
+    context = await contexts.created()
+    body = {"code": "import time; time.sleep(0.5)"}
+    answers = await asyncio.gather(*(contexts("POST", context, "execute", body=body) for _ in range(3)))
+    assert sorted((status, model.get("code")) for status, model in answers if status != 200) == [(429, "BUSY")]
 
 
 async def test_sessions_of_other_apis_are_no_contexts(contexts, interpreter):

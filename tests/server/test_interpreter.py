@@ -116,6 +116,14 @@ async def test_only_so_many_executions_of_one_user_may_wait(interpreter, monkeyp
     assert {each.headers.get("Retry-After") for each in answered if each.code == 503} == {"1"}
 
 
+async def test_an_owner_who_asks_too_often_is_told_when_to_ask_again(owners_token, interpreter):
+    interpreter.token = owners_token("sandboxes", "kernels")
+    assert [(await interpreter.execute(str(n)))["result_text"] for n in range(2)] == ["0", "1"]
+    refused = await interpreter("POST", "execute", body={"code": "1"})
+    assert (refused.code, set(json.loads(refused.body))) == (429, {"detail"})
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+
+
 @pytest.mark.parametrize("settings", [{"max_output_mib": 1}])
 async def test_output_beyond_the_limit_is_cut_and_counted(interpreter, settings):
     text = (await interpreter.execute("print('x' * 3_000_000, flush=True)"))["result_text"]
@@ -218,6 +226,44 @@ UNPROCESSABLE = {
         *("POST", ["files"], {"files": [{"path": "/sandbox", "name": "a"}]}),
         *(..., ("missing", ["body", "files", 0, "download_url"])),
     ),
+    "files that are no list": ("POST", ["files"], {"files": {}}, ..., ("list_type", ["body", "files"])),
+    "a file that is no object": (
+        "POST",
+        ["files"],
+        {"files": [1]},
+        ...,
+        ("model_attributes_type", ["body", "files", 0]),
+    ),
+    "a url that is none": (
+        *("POST", ["files"], {"files": [{"path": "/sandbox", "name": "a", "download_url": "ftp://a"}]}),
+        *(..., ("url_parsing", ["body", "files", 0, "download_url"])),
+    ),
+    "a url without end": (
+        *("POST", ["files"], {"files": [{"path": "/sandbox", "name": "a", "download_url": "http://" + "a" * 8186}]}),
+        *(..., ("string_too_long", ["body", "files", 0, "download_url"])),
+    ),
+    "a path of 1025 characters": (
+        *("DELETE", ["files"], {"files": [{"path": "/sandbox/" + "a" * 1016, "name": "a"}]}),
+        *(..., ("string_too_long", ["body", "files", 0, "path"])),
+    ),
+    "a name of 256 characters": (
+        *("DELETE", ["files"], {"files": [{"path": "/sandbox", "name": "a" * 256}]}),
+        *(..., ("string_too_long", ["body", "files", 0, "name"])),
+    ),
+    "no path and no name": (
+        *("DELETE", ["files"], {"files": [{"path": "", "name": ""}]}),
+        *(..., ("string_too_short", ["body", "files", 0, "path"])),
+    ),
+    "fields of a form that are no object": (
+        *("POST", ["files", "export"]),
+        {"files": [{"path": "/sandbox", "name": "a", "upload_url": "http://a", "upload_fields": ["key"]}]},
+        *(..., ("dict_type", ["body", "files", 0, "upload_fields"])),
+    ),
+    "a field of a form that is no text": (
+        *("POST", ["files", "export"]),
+        {"files": [{"path": "/sandbox", "name": "a", "upload_url": "http://a", "upload_fields": {"key": 1}}]},
+        *(..., ("dict_type", ["body", "files", 0, "upload_fields"])),
+    ),
 }
 
 
@@ -236,6 +282,12 @@ async def test_code_is_bounded_in_characters(interpreter):
     status, (problem,) = await interpreter.detail(*request, raw='{"code": "%s"}' % ("#" * (most + 1)))
     assert (status, problem["type"], problem["loc"]) == (422, "string_too_long", ["body", "code"])
     assert str(most) in problem["msg"]
+
+
+async def test_the_longest_path_and_name_are_no_mistake(interpreter):
+    longest = {"path": "/sandbox/" + "a" * 1015, "name": "b" * 255}
+    said = await interpreter.detail("DELETE", "files", body={"files": [longest]})
+    assert said == (404, "No active session found for user")
 
 
 async def test_all_that_is_wrong_is_told_at_once(interpreter):

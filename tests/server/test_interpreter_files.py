@@ -19,8 +19,10 @@ MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
-def jp_server_config(jp_server_config, free_port):
-    """An operator's object store on this machine, and small files."""
+def jp_server_config(jp_server_config, free_port, request):
+    """An operator's object store on this machine, and small files; with the `template` of the test, if it names one."""
+    if "template" in request.fixturenames:
+        jp_server_config.CodeInterpreter.template = request.getfixturevalue("template")
     store = {"FileTransfers": {"allowed_hosts": [f"127.0.0.1:{free_port}"]}, "CodeInterpreter": {"max_file_mib": 1}}
     jp_server_config.merge(Config(store))
     return jp_server_config
@@ -116,6 +118,16 @@ async def test_a_file_that_is_too_large_does_not_come(interpreter, store, free_p
         status, words = await interpreter.detail("POST", "files", body=names("/sandbox big", download_url=store))
     assert (status, words) == (413, f"Upload failed for 1/1 file(s): {words.partition(': ')[2]}")
     assert (await interpreter.execute("import os; os.listdir('/sandbox')"))["result_text"] == "[]"
+
+
+@pytest.mark.parametrize("template", ["small-disk"])
+async def test_a_disk_that_is_full_takes_no_file(interpreter, store, free_port, template):
+    said = await interpreter.execute("for _ in range(64): open('big', 'ab').write(bytes(1 << 20))")
+    assert "No space left on device" in said["result_text"]
+    big = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
+    async with far_end(saying(big), port=free_port):
+        status, words = await interpreter.detail("POST", "files", body=names("/sandbox more", download_url=store))
+    assert (status, words.startswith("Upload failed for 1/1 file(s): ")) == (507, True)
 
 
 async def test_what_is_not_in_the_sandbox_cannot_be_sent(interpreter, store):

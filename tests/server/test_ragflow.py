@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from datetime import UTC, datetime
 
 import pytest
 from traitlets.config import Config
 
-from jupyter_sandbox import tokens
-from jupyter_sandbox.token_file import TokenFile
 from tests.conftest import eventually
 from tests.server.ragflow import Ragflow, basic, body_of, contents
 
@@ -364,26 +361,6 @@ async def test_the_servers_token_comes_as_a_password_or_in_jupyters_way_and_noth
     for headers in ({}, basic("wrong"), {"Authorization": "Basic ###"}, {"Cookie": cookies}):
         status, answer, _ = await Ragflow(fetch, headers).post(body_of("def main(): return 1"))
         assert (status, list(answer)) == (401, ["detail"]), headers
-
-
-@pytest.fixture
-def owners_token(tmp_path, jp_server_config):
-    """Issue tokens: `owners_token("kernels")`. An owner may begin two executions in a minute."""
-    file = TokenFile(tmp_path / "tokens.json")
-    server = {
-        "identity_provider_class": "jupyter_sandbox.identity.SandboxIdentityProvider",
-        "authorizer_class": "jupyter_sandbox.authorizer.OwnerAuthorizer",
-    }
-    more = {"OwnerTokens": {"token_file": str(file.path)}, "Rates": {"executions_per_minute": 2}}
-    jp_server_config.merge(Config({"ServerApp": server, **more}))
-
-    def issue(*scopes):
-        token_id, text, digest = tokens.mint()
-        values = {"id": token_id, "owner": "alice", "scopes": scopes, "created_at": datetime.now(UTC)}
-        file.change(lambda stored: (*stored, tokens.Token(**values, expires_at=None, digest=digest)))
-        return text
-
-    return issue
 
 
 async def test_an_owners_token_opens_with_both_scopes_and_within_its_rate(owners_token, ragflow):
