@@ -78,9 +78,13 @@ class Adoption:
         self._kernels, self._sandboxes, self._sessions = multi_manager, sandboxes, sessions
         self._clients, self._max_offline_bytes, self._offer = clients, max_offline_bytes, offer
         self._asking: set[asyncio.Task[None]] = set()
+        self._had: set[str] = set()
 
     async def run(self) -> int:
-        """Adopt all that was left; return how many sandboxes that were. Raises SandboxError without a broker."""
+        """Adopt what was left and is not had yet; return how many sandboxes are had by now. Raises SandboxError.
+
+        BrokerUnavailableError: there is no broker, or it died meanwhile. What was not adopted is left, for `go_on`.
+        """
         server = self._sandboxes.notes.server
         try:
             found = await left.sandboxes(server)
@@ -88,27 +92,33 @@ class Adoption:
             if places.SOCKET_VARIABLE in os.environ:
                 raise  # somebody else starts it
             if not await asyncio.to_thread(_has_records):
-                return 0
+                return len(self._had)
             await client.call(verbs.Status(), verbs.StatusReport)  # it died with the server: the next one recovers
             found = await left.sandboxes(server)
         if found:
             await self._offer()
         turn = asyncio.Semaphore(_AT_A_TIME)
 
-        async def adopt(sandbox_id: str) -> bool:
+        async def adopt(sandbox_id: str) -> BrokerUnavailableError | None:
             async with turn:
                 try:
-                    return await self._adopt(sandbox_id, server)
+                    if await self._adopt(sandbox_id, server):
+                        self._had.add(sandbox_id)
                 except (UnknownSandboxError, ConflictError):
-                    return False  # it has just ended, or another start was faster
+                    pass  # it has just ended, or another start was faster
+                except BrokerUnavailableError as error:
+                    return error
                 except Exception:
                     log.exception("sandbox %s could not be adopted", sandbox_id)
-                    return False
+            return None
 
-        return sum(await asyncio.gather(*map(adopt, found)))
+        ends = await asyncio.gather(*(adopt(each) for each in found if each not in self._had))
+        for lost in filter(None, ends):
+            raise lost
+        return len(self._had)
 
     async def go_on(self, within_s: float) -> int:
-        """The same, but wait for the broker for some time."""
+        """The same, but wait for the broker, or for the next one, for some time."""
         deadline = asyncio.get_running_loop().time() + within_s
         while True:
             try:

@@ -16,6 +16,7 @@ from jupyter_sandbox.engines import host_languages
 from tests.e2e.languages import PROGRAMS
 
 from .conftest import listed, until
+from .relays import Relay
 from .servers import TOKEN, WAIT, Server, claimed, context_in, go, is_busy, notebook_session, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_root, pytest.mark.timeout(240)]
@@ -171,6 +172,31 @@ async def test_a_server_that_is_killed_while_it_adopts_loses_nothing(server):
     await server.start()
     for number, (sandbox, context) in enumerate(sandboxes.items()):
         assert (await run(server, sandbox, context, "print(x)"))["outputs"][0]["text"] == f"{number}\n"
+
+
+@pytest.mark.parametrize("message", ["adopt", "read_note"])
+async def test_a_broker_that_is_killed_while_its_server_adopts_costs_nothing(tree, server, message):
+    await server.start()
+    sandboxes = {}
+    for number in range(3):
+        sandbox = (await claimed(server))["id"]
+        sandboxes[sandbox] = await context_in(server, sandbox)
+        await run(server, sandbox, sandboxes[sandbox], f"x = {number}")
+    await server.end()
+    relay = Relay(message, 3, tree.kill_broker)
+    try:
+        await server.start()  # which starts the next broker
+        await until(relay.has_acted, 60)
+        await until(lambda: has_contexts(server, sandboxes), 60)
+        for number, (sandbox, context) in enumerate(sandboxes.items()):
+            assert (await run(server, sandbox, context, "print(x)"))["outputs"][0]["text"] == f"{number}\n"
+    finally:
+        relay.close()
+
+
+async def has_contexts(server, sandboxes: dict[str, str]) -> bool:
+    listed_now = (await server.ask("GET", "api/sandboxes"))["sandboxes"]
+    return {each["id"]: each["contexts"] for each in listed_now} == {name: [one] for name, one in sandboxes.items()}
 
 
 def server_name(server) -> str:
