@@ -1,13 +1,14 @@
 """The broker's memory across its own death: one small file for each worker, written before anything is done for it.
 
-The engine is asked what lives; the ledger says whose it is and what was taken for it. A record that cannot be read is
-treated as one whose worker nobody owns.
+The engine is asked what lives; the ledger says whose it is and what was taken for it. What is no record is treated as
+one whose worker nobody owns; of one that cannot be read just now somebody may.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from sandbox_worker import messages
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         """Use `directory`, which must be the broker's alone; it is made if missing."""
         self._directory = directory
+        self.unread: set[str] = set()
+        """Of which workers there are records that could not be read the last time: whose they are is not known."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, record: Record) -> None:
@@ -77,17 +82,32 @@ class Ledger:
         """Forget a worker; quiet when it is not known."""
         with contextlib.suppress(FileNotFoundError):
             self._path(sandbox).unlink()
+        self.unread.discard(sandbox)
 
     def records(self) -> Iterator[Record]:
-        """Yield every readable record; remove the unreadable and the half-written."""
+        """Yield every readable record; remove what is none, and the half-written.
+
+        One that the machine does not let us read now (descriptors, memory, a bad block) stays, in `unread`.
+        """
         for path in sorted(path for path in self._directory.iterdir() if not path.is_dir()):
             try:
-                record = messages.build(Record, json.loads(path.read_text()))
+                text = path.read_bytes()
+            except FileNotFoundError:
+                self.unread.discard(path.stem)
+                continue
+            except (OSError, MemoryError) as error:
+                if path.stem not in self.unread:
+                    log.error("record %s cannot be read now, and its worker is left alone: %s", path.name, error)
+                self.unread.add(path.stem)
+                continue
+            self.unread.discard(path.stem)
+            try:
+                record = messages.build(Record, json.loads(text))
                 assert isinstance(record, Record)  # noqa: S101 - tells the type
                 if path.name != f"{ids.sandbox_id(record.id)}.json":
                     raise ValueError("name and content differ")
             except Exception:  # noqa: BLE001 - whatever is wrong with it, it is no record
-                path.unlink()
+                path.unlink(missing_ok=True)
                 continue
             yield record
 

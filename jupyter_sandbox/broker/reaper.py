@@ -1,7 +1,8 @@
 """Finds what is on the host for workers that nobody owns, and destroys it: one comparison for everything.
 
 Whose things are is asked before and after they are looked at: whoever makes something is known before it is there, and
-whoever gives it back until it is gone. So a reap at any moment hurts nobody.
+whoever gives it back until it is gone. So a reap at any moment hurts nobody. While the record of a worker cannot be
+read, that is somebody's, and since nobody can tell which kernels and which network are its, so are all of these.
 """
 
 from __future__ import annotations
@@ -73,16 +74,19 @@ async def reap(
     dry_run: bool,
 ) -> list[str]:
     """Destroy what nobody owns, or only find it; return what it was, in words. `slots` are those of workers."""
-    before = somebodys()
-    found = [*await engine.remains(), *_sockets(places), *_records(ledger)]
-    left = strays(found, before | somebodys())
+    before, unread = somebodys(), {*ledger.unread}
+    records = list(_records(ledger))
+    unread |= ledger.unread
+    sockets = [] if unread else _sockets(places)
+    found = [*await engine.remains(), *sockets, *records]
+    left = strays(found, before | somebodys() | unread)
     if any(remains.is_freed_later for remains in left):
         await asyncio.sleep(_MOMENT_S)
         still = {remains.what for remains in await engine.remains()}
         left = [remains for remains in left if remains.what in still or not remains.is_freed_later]
     if not dry_run:
         await destroy(left, somebodys)
-    networks = await asyncio.to_thread(firewall.reap, slots, dry_run=dry_run)
+    networks = [] if unread else await asyncio.to_thread(firewall.reap, slots, dry_run=dry_run)
     return [*(remains.what for remains in left), *networks]
 
 

@@ -18,12 +18,7 @@ from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recovery, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
-from jupyter_sandbox.errors import (
-    CapacityError,
-    StartError,
-    UnknownSandboxError,
-    WorkspaceError,
-)
+from jupyter_sandbox.errors import CapacityError, StartError, UnknownSandboxError, WorkspaceError
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import kernel_sockets, tasks
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
-    from jupyter_sandbox.ledger import Ledger
+    from jupyter_sandbox.ledger import Ledger, Record
 
 _MAX_SEATS: Final = 64
 log = logging.getLogger(__name__)
@@ -67,6 +62,7 @@ class Registry:
         self.templates = known_templates
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
         self._making: dict[ids.SandboxId, Template] = {}
+        self._waiting: set[str] = set()
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self.admission = admission or Admission()
@@ -224,30 +220,43 @@ class Registry:
         """
         self._grace_s = grace_s
         for record in list(self._ledger.records()):
-            template = self.templates.get(record.template) or templates.BUILT_IN["python"]
-            worker = await self._engine.recover(record, template)
-            if worker is None:
-                continue
-            sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
-            self._sandboxes[sandbox.id] = sandbox
-            if record.owner is None or not await recovery.take_over(
-                sandbox, record, self._engine, self.firewall, self._connect, self.record
-            ):
-                await self._destroy(sandbox)
-                continue
-            log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
-            self._wait_for_adoption(sandbox)
+            await self._recover(record)
+        self._waiting = {*self._ledger.unread}
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
 
+    async def _recover(self, record: Record) -> None:
+        template = self.templates.get(record.template) or templates.BUILT_IN["python"]
+        self._making[record.id] = template
+        try:
+            worker = await self._engine.recover(record, template)
+            if worker is None:
+                return
+            sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
+            self._sandboxes[sandbox.id] = sandbox
+        finally:
+            del self._making[record.id]
+        if record.owner is None or not await recovery.take_over(
+            sandbox, record, self._engine, self.firewall, self._connect, self.record
+        ):
+            await self._destroy(sandbox)
+            return
+        log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
+        self._wait_for_adoption(sandbox)
+
     async def reap(self, *, dry_run: bool) -> list[str]:
-        """See `reaper`."""
+        """See `reaper`. What could not be recovered since its record could not be read is before, if it can be now."""
+        for record in list(self._ledger.records()) if self._waiting else ():
+            if record.id in self._waiting:
+                self._waiting.remove(record.id)
+                await self._recover(record)
+        self._waiting &= self._ledger.unread
         return await reaper.reap(
             self._engine,
             self.firewall,
             self.places,
             self._ledger,
-            somebodys=lambda: reaper.owned(self._sandboxes.values(), self._making),
+            somebodys=lambda: reaper.owned(self._sandboxes.values(), {*self._making, *self._waiting}),
             slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
             dry_run=dry_run,
         )

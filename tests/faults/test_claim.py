@@ -21,7 +21,7 @@ from jupyter_sandbox.broker import adoption, restricting, upkeep, verbs
 from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
-from jupyter_sandbox.engines import Usage
+from jupyter_sandbox.engines import Remains, Usage
 from jupyter_sandbox.errors import (
     CapacityError,
     ConflictError,
@@ -933,6 +933,31 @@ async def test_a_recovered_sandbox_has_its_owner_and_its_kernels(bench):
     assert sandbox.ending == {"cmd_" + "1" * 20}, "it ended with the connection to its broker, so it was killed"
     with pytest.raises(UnknownSandboxError):
         bench.registry.get(OWNER + 1, RECORD.id)
+
+
+async def test_a_sandbox_whose_record_cannot_be_read_when_a_broker_begins_is_taken_over_when_it_can(bench, monkeypatch):
+    # once: any error removed the record, and the next reap all that belonged to its worker
+    bench.ledger.write(RECORD)
+    bench.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12,))
+    gone, read, fails = [], Path.read_bytes, [True]
+    owned = Remains(what="a container", made_for=RECORD.id, remove=lambda: gone.append(1))
+    monkeypatch.setattr(bench.engine, "remains", lambda: asyncio.sleep(0, [owned]))
+
+    def fail(path):
+        if fails and path.stem == RECORD.id:
+            fails.pop()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    fails *= 3  # so often it is looked at until the first reap is over
+    await bench.registry.recover(grace_s=60)
+    assert bench.registry.claimed() == []
+    fails.append(True)
+    assert await bench.registry.reap(dry_run=False) == [], "it could be read a moment later"
+    assert await bench.registry.reap(dry_run=False) == []
+    assert list(bench.registry.get(OWNER, RECORD.id).kernels) == ["0" * 12]
+    assert gone == []
 
 
 async def test_a_recovered_sandbox_has_what_its_server_left_with_it(bench):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -144,3 +146,36 @@ def test_a_directory_among_the_records_hides_no_other(ledger, directory):
     (directory / "lost+found").mkdir()
     ledger.write(full(ONE))
     assert list(ledger.records()) == [full(ONE)]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), OSError(errno.EIO, "I/O"), MemoryError()]
+)
+def test_a_record_that_cannot_be_read_now_stays_and_is_told_once(ledger, directory, monkeypatch, caplog, error):
+    # once: it was removed, and the sandbox of a living owner was reaped
+    ledger.write(full(ONE))
+    ledger.write(Record(id=TWO, template="r", slot=1))
+    read = Path.read_bytes
+
+    def fail(path):
+        if path.stem == ONE:
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    for _ in range(2):
+        assert [record.id for record in ledger.records()] == [TWO]
+    assert ledger.unread == {ONE}
+    assert caplog.text.count("cannot be read now") == 1
+    monkeypatch.undo()
+    assert [record.id for record in ledger.records()] == [ONE, TWO]
+    assert ledger.unread == set()
+
+
+def test_a_record_that_is_gone_is_not_waited_for(ledger, monkeypatch):
+    ledger.unread |= {ONE, TWO}
+    ledger.write(full(TWO))
+    ledger.remove(ONE)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: path.unlink() or (_ for _ in ()).throw(FileNotFoundError))
+    assert list(ledger.records()) == []
+    assert ledger.unread == set()

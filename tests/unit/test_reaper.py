@@ -69,6 +69,8 @@ class World:
     def records(self):
         return iter(())
 
+    unread: frozenset[str] = frozenset()
+
     async def reaped(self, somebodys, *, dry_run=False):
         return await reaper.reap(self, self, self, self, somebodys=somebodys, slots=lambda: {1}, dry_run=dry_run)
 
@@ -96,6 +98,16 @@ async def test_a_dry_run_destroys_nothing(tmp_path):
     assert gone == []
     assert await world.reaped(set) == ["thing of a", "networks but [1]"]
     assert gone == ["a"]
+
+
+async def test_what_may_belong_to_a_record_that_cannot_be_read_is_spared(tmp_path):
+    # its id is in the record's name; which kernels and which network are its, only the record says
+    world = World(tmp_path, [[thing("a"), thing("b")]])
+    (tmp_path / "k/123456789abc-1").touch()
+    world.unread = frozenset("a")
+    assert await world.reaped(set) == ["thing of b"]
+    world.unread = frozenset()
+    assert await world.reaped(set) == ["thing of a", "thing of b", "kernel socket 123456789abc-1", "networks but [1]"]
 
 
 async def test_what_is_freed_a_moment_later_is_told_only_if_it_stays(tmp_path, monkeypatch):
