@@ -21,6 +21,8 @@ from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jupyter_sandbox.specs import Template
 
 PackageTimes = tuple[float, ...]
@@ -147,9 +149,8 @@ class Zygote:
         return _baked(self._template) == _baked(template)
 
     def is_old(self) -> bool:
-        """Whether its forks share too much for too long, or packages have changed since it imported them."""
-        age_s = time.monotonic() - self._born
-        return age_s > MAX_AGE_S or self._forks >= MAX_FORKS or package_times() != self._packages
+        """Whether its forks share too much for too long."""
+        return time.monotonic() - self._born > MAX_AGE_S or self._forks >= MAX_FORKS
 
     def is_stale(self) -> bool:
         """Whether its forks have packages in memory that are others on the disk."""
@@ -190,6 +191,28 @@ class Zygote:
             await self._process.wait()
 
 
+class Sight:
+    """What was seen of packages the last time, to tell whether who changed them has finished.
+
+    When that was, their times say, unless the clock was set back since: then it was when the change was first seen.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing was seen yet."""
+        self._clock = clock
+        self._seen: PackageTimes = ()
+        self._since = 0.0
+
+    def is_over(self, now: PackageTimes, wall_clock: float) -> bool:
+        """Return whether packages whose times are `now` are as they are to be."""
+        if now != self._seen:
+            self._seen, self._since = now, self._clock()
+        return wall_clock - max(now, default=0) > _INSTALLED_S or self._clock() - self._since > _INSTALLED_S
+
+
+_sight = Sight()
+
+
 def _baked(template: Template) -> tuple[tuple[str, ...], int, int]:
     """What of a template is the same for all forks of a zygote."""
     return template.preload, template.limits.tmp_mib, template.limits.shm_mib
@@ -198,7 +221,7 @@ def _baked(template: Template) -> tuple[tuple[str, ...], int, int]:
 def are_stale(imported: PackageTimes) -> bool:
     """Return whether packages were changed since; not while somebody is still at it."""
     now = package_times()
-    return now != imported and datetime.now(UTC).timestamp() - max(now, default=0) > _INSTALLED_S
+    return now != imported and _sight.is_over(now, datetime.now(UTC).timestamp())
 
 
 def package_times() -> PackageTimes:

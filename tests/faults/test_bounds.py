@@ -222,12 +222,11 @@ def test_a_worker_that_nobody_heard_of_since_its_zygote_was_killed_never_serves(
 AGES = {
     "an hour": lambda zygote: setattr(zygote, "_born", time.monotonic() - 3601),
     "2000 forks": lambda zygote: setattr(zygote, "_forks", 2000),
-    "other packages": lambda zygote: setattr(zygote, "_packages", ()),
 }
 
 
 @pytest.mark.parametrize("reason", AGES)
-def test_a_zygote_grows_old_by_time_by_forks_and_by_a_change_of_packages(reason):
+def test_a_zygote_grows_old_by_time_and_by_forks(reason):
     zygote = zygotes.Zygote(None, None, None, TEMPLATE)
     assert not zygote.is_old()
     AGES[reason](zygote)
@@ -247,6 +246,24 @@ def test_packages_that_were_changed_make_a_zygote_stale_when_nobody_is_at_it_any
     assert zygote.is_stale()
     zygote.take_for_current()
     assert not zygote.is_stale()
+
+
+@pytest.mark.parametrize("step_s", [0, -3600])
+def test_a_clock_that_was_set_back_keeps_nobody_from_seeing_that_packages_were_changed(step_s):
+    # once: they counted as being installed until the clock was past that time again
+    now, changed_at = [100.0], 1_000_000.0
+    sight = zygotes.Sight(lambda: now[0])
+    assert not sight.is_over((changed_at,), changed_at + step_s + 1), "somebody is at it"
+    now[0] += 4
+    assert not sight.is_over((changed_at + 4,), changed_at + step_s + 5), "and still"
+    now[0] += 4
+    assert not sight.is_over((changed_at + 4,), changed_at + step_s + 9)
+    now[0] += 2
+    assert sight.is_over((changed_at + 4,), changed_at + step_s + 11)
+
+
+def test_a_change_that_nobody_saw_is_over_when_it_was_long_ago():
+    assert zygotes.Sight().is_over((1_000_000.0,), 1_000_006.0)
 
 
 async def test_a_stale_zygote_is_replaced_before_it_forks_again(monkeypatch):
