@@ -93,7 +93,7 @@ class Adoption:
                 raise  # somebody else starts it
             if not await asyncio.to_thread(_has_records):
                 return len(self._had)
-            await client.call(verbs.Status(), verbs.StatusReport)  # it died with the server: the next one recovers
+            (await client.next_broker()).close()  # it died with the server: the next one recovers
             found = await left.sandboxes(server)
         if found:
             await self._offer()

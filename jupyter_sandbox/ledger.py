@@ -55,6 +55,8 @@ class Record:
     """The name of the server that may adopt it; empty: it ends with the connection on which it was claimed."""
     notes: dict[str, str] = field(default_factory=dict, repr=False)
     """What that server wrote of its kernels, by their seats, and of the sandbox, by the empty text."""
+    engine: str = ""
+    """The name of the engine that made it; empty in records of brokers that did not tell."""
 
 
 class Ledger:

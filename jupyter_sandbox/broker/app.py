@@ -29,7 +29,7 @@ from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, validat
 
 from jupyter_sandbox import cgroups, rulesets, template_shape, templates
 from jupyter_sandbox._version import __version__
-from jupyter_sandbox.broker import background, namespaces, upkeep
+from jupyter_sandbox.broker import background, namespaces, recovery, upkeep
 from jupyter_sandbox.broker.admission import Admission, Marks
 from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
@@ -305,8 +305,8 @@ class BrokerApp(JupyterApp):
     async def _engine(
         self, where: places.Places, ledger: Ledger, default: Template, disks: Disks, *, privileged: bool
     ) -> Engine:
-        """Return the engine that is asked for, not started; `auto` takes Docker's when its image is ready to use."""
-        wanted = self.engine
+        """Return the engine to use, not started; `auto` takes Docker's when its image is ready, if nothing lives."""
+        wanted = recovery.engine_for(self.engine, ledger.records())
         if wanted == "auto":
             unfit = await docker.unfit(self.docker_image) if privileged else "the broker is not root"
             if unfit:

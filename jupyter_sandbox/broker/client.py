@@ -58,6 +58,19 @@ async def connect(*, start: bool = True) -> Channel:
     raise AssertionError("there is always another try")
 
 
+async def next_broker() -> Channel:
+    """Return a connection to the broker that comes after one that died, starting it if need be.
+
+    Raises BrokerUnavailableError, whatever keeps it from starting: an engine that is away now may come back.
+    """
+    try:
+        return await connect()
+    except errors.BrokerUnavailableError:
+        raise
+    except errors.SandboxError as error:
+        raise errors.BrokerUnavailableError(f"the next broker does not start: {error}") from error
+
+
 async def ask(
     channel: Channel,
     request: object,
@@ -324,7 +337,7 @@ class Lease:
             return
         self._is_reattaching = True
         try:
-            await self._attach(await connect())
+            await self._attach(await next_broker())
         finally:
             self._is_reattaching = False
 

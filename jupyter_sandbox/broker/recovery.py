@@ -1,20 +1,25 @@
-"""Takes over a claimed sandbox that outlived its broker: what its record says, and what its agent says runs."""
+"""Takes over claimed sandboxes that outlived their broker, with the engine that made them.
+
+What they are, their records say, and what runs in them, their agents.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import lifecycle, narrowing, restrictions
 from jupyter_sandbox.broker import commands, pausing, restricting
-from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.errors import IsolationUnavailableError, SandboxError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.guards.paths import HOME
+from jupyter_sandbox.host import processes
 from jupyter_sandbox.lifecycle import WorkerState
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from jupyter_sandbox.broker.sandbox import Sandbox
     from jupyter_sandbox.engines import Engine
@@ -24,6 +29,31 @@ if TYPE_CHECKING:
 _MAX_RUNNING: Final = 1024
 
 log = logging.getLogger(__name__)
+
+
+def engine_for(wanted: str, records: Iterable[Record]) -> str:
+    """Return the name of the engine to use: `wanted`, or for `auto` the one of the claimed sandboxes that live.
+
+    No other can take them over, or would find what they leave. Raises IsolationUnavailableError rather than use one.
+    """
+    claimed = [each for each in records if each.engine not in ("", wanted) and each.owner is not None]
+    living = {each.engine for each in claimed if _lives(each)}
+    if not living:
+        return wanted
+    if wanted == "auto" and len(living) == 1:
+        return living.pop()
+    names = ", ".join(sorted(living))
+    raise IsolationUnavailableError(
+        f"sandboxes of the engine {names} live, and the engine {wanted} cannot take them over: start the broker with "
+        "that one and release them, or wait until they have ended (15 minutes without a broker, if they are not paused)"
+    )
+
+
+def _lives(record: Record) -> bool:
+    pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+    if pidfd is not None:
+        os.close(pidfd)
+    return pidfd is not None
 
 
 async def take_over(

@@ -319,7 +319,7 @@ class Registry:
 
     def record(self, sandbox: Sandbox) -> None:
         """Write down what is known of a sandbox."""
-        self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid)))
+        self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid), self._engine.name))
 
     def _wait_for_adoption(self, sandbox: Sandbox) -> None:
         """Begin its grace; who takes it over and goes again gives it another."""

@@ -188,8 +188,8 @@ class Sandbox:
             paused=self.is_paused,
         )
 
-    def record(self, started: int) -> Record:
-        """Return what the ledger has to know of it; `started` is when its pid 1 did."""
+    def record(self, started: int, engine: str) -> Record:
+        """Return what the ledger has to know of it; `started` is when its pid 1 did, `engine` which one made it."""
         network = restriction_verbs.network(self.restriction)
         return Record(
             id=self.id,
@@ -208,4 +208,5 @@ class Sandbox:
             less=self.less,
             server=self.server,
             notes=dict(self.notes),
+            engine=engine,
         )

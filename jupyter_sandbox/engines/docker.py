@@ -202,7 +202,7 @@ class DockerEngine:
             slot = self._slots.take()
             undo.callback(self._slots.free, slot)
             uid = self._uid_base + slot
-            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot))
+            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot, engine=self.name))
             undo.callback(self._ledger.remove, sandbox)
             path = self._places.agent_socket(sandbox)
             undo.callback(path.unlink, missing_ok=True)
@@ -222,7 +222,9 @@ class DockerEngine:
             undo.callback(os.close, pidfd)
             undo.callback(processes.kill, pidfd)
             started = processes.start_time(pid)
-            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot, pid=pid, started=started))
+            self._ledger.write(
+                Record(id=sandbox, template=template.name, slot=slot, pid=pid, started=started, engine=self.name)
+            )
             self._ready = await _hand_over(door, pid, pidfd, listener)
             worker = self._held(sandbox, template, slot=slot, pid=pid, pidfd=pidfd, disk=disk)
             undo.pop_all()

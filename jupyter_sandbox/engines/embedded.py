@@ -167,7 +167,7 @@ class EmbeddedEngine:
             slot = self._slots.take()
             undo.callback(self._slots.free, slot)
             uid = _host_uid(self._uid_base, slot)
-            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot))
+            self._ledger.write(Record(id=sandbox, template=template.name, slot=slot, engine=self.name))
             undo.callback(self._ledger.remove, sandbox)
             path = self._places.agent_socket(sandbox)
             undo.callback(path.unlink, missing_ok=True)
@@ -187,6 +187,7 @@ class EmbeddedEngine:
                     slot=slot,
                     pid=fresh.pid,
                     started=processes.start_time(fresh.pid),
+                    engine=self.name,
                 )
             )
             if group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
@@ -105,6 +106,26 @@ async def test_a_kernel_that_ends_while_no_broker_runs_is_noticed(broker, tmp_pa
         assert "while its broker was away" in kernel.provisioner.last_words()
         await kernel.manager.restart_kernel()
         await kernel.ready_again()
+
+
+async def test_a_sandbox_whose_engine_is_away_when_the_next_broker_starts_is_left_alone(broker, tmp_path, monkeypatch):
+    # once: the engine `embedded` recovered it, and when `docker` was asked for, poll() raised what kept the broker away
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+    monkeypatch.setenv("JUPYTER_SANDBOX_ENGINE", "auto")
+    async with running_kernel(tmp_path) as kernel:
+        await kernel.ready()
+        await kernel.run("x = 41")
+        record = places.find().ledger / f"{kernel.provisioner.sandbox_id}.json"
+        assert json.loads(record.read_text())["engine"] == "embedded"
+        broker.kill_broker()
+        record.write_text(record.read_text().replace('"embedded"', '"docker"'))
+        for _ in range(2):
+            assert await kernel.provisioner.poll() is None, "it is tried again"
+        broker.wait_for_end()
+        assert json.loads(record.read_text())["pid"] in broker.agents()
+        record.write_text(record.read_text().replace('"docker"', '"embedded"'))
+        assert await kernel.provisioner.poll() is None
+        assert await kernel.run("print(x + 1)") == "42"
 
 
 async def test_a_sandbox_that_died_with_its_broker_is_noticed_and_replaced(broker, tmp_path):

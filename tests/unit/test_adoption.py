@@ -104,7 +104,7 @@ class World:
         self.leases: dict[str, Lease] = {}
         self.refusals: dict[str, Exception] = {}
         self.asked, self.taken_back, self.restored, self.expected = [], [], [], []
-        self.offers = []
+        self.offers, self.brokers = [], 0
         self.kernels = Kernels()
         sandboxes = SimpleNamespace(
             notes=SimpleNamespace(server="s"), take_back=lambda lease, note: self.taken_back.append(lease.sandbox)
@@ -120,6 +120,7 @@ class World:
         monkeypatch.setattr(left, "adopt", self.adopt)
         monkeypatch.setattr(left, "read_note", self.read_note)
         monkeypatch.setattr(client, "call", self.call)
+        monkeypatch.setattr(client, "next_broker", self.next_broker)
         monkeypatch.setattr(offline, "expect", lambda *arguments: self.expected.append(arguments[1:]))
 
     async def offer(self):
@@ -139,6 +140,10 @@ class World:
 
     async def read_note(self, sandbox, seat=""):
         return self.left[sandbox].get(seat, "")
+
+    async def next_broker(self):
+        self.brokers += 1
+        return Lease("")
 
     async def call(self, request, _kind, **_settings):
         self.asked.append(request)
@@ -251,11 +256,11 @@ async def test_without_a_broker_and_without_records_there_is_nothing(world, monk
     monkeypatch.setattr(adoption, "_has_records", lambda: True)
     with pytest.raises(BrokerUnavailableError):
         await world.adoption.run()
-    assert world.asked == [verbs.Status()], "one was started"
+    assert world.brokers == 1, "one was started"
     monkeypatch.setenv(places.SOCKET_VARIABLE, "/run/elsewhere")
     with pytest.raises(BrokerUnavailableError):
         await world.adoption.run()
-    assert world.asked == [verbs.Status()], "somebody else starts it"
+    assert world.brokers == 1, "somebody else starts it"
 
 
 async def test_a_broker_that_comes_late_is_waited_for(world, monkeypatch):

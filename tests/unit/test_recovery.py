@@ -1,0 +1,73 @@
+"""Which engine a broker uses when sandboxes outlived the one before, and what keeps the next one from starting."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from jupyter_sandbox.broker import client, recovery
+from jupyter_sandbox.errors import (
+    BrokerUnavailableError,
+    EngineUnavailableError,
+    IsolationUnavailableError,
+)
+from jupyter_sandbox.guards import ids
+from jupyter_sandbox.host import processes
+from jupyter_sandbox.ledger import Record
+
+pytestmark = pytest.mark.unit
+
+LIVING = Record(
+    id=ids.SandboxId("sbx_" + "1" * 20),
+    template="python",
+    slot=1,
+    pid=os.getpid(),
+    started=processes.start_time(os.getpid()),
+    owner=0,
+    engine="docker",
+)
+WARM, ENDED, OLD = replace(LIVING, owner=None), replace(LIVING, started=1), replace(LIVING, engine="")
+
+
+def test_what_lives_keeps_its_engine_when_nobody_asks_for_another():
+    # once: sandboxes in containers were recovered by the engine `embedded` while the daemon was away
+    assert recovery.engine_for("auto", [ENDED, LIVING]) == "docker"
+    assert recovery.engine_for("docker", [LIVING]) == "docker"
+
+
+@pytest.mark.parametrize("record", [WARM, ENDED, OLD, replace(LIVING, pid=0)], ids=["warm", "ended", "old", "no pid"])
+def test_what_ended_or_has_no_owner_or_tells_no_engine_decides_nothing(record):
+    for wanted in ("auto", "embedded", "docker"):
+        assert recovery.engine_for(wanted, [record]) == wanted
+
+
+def test_another_engine_is_refused_while_sandboxes_live_that_it_cannot_take_over():
+    with pytest.raises(IsolationUnavailableError, match="sandboxes of the engine docker live"):
+        recovery.engine_for("embedded", [LIVING])
+    with pytest.raises(IsolationUnavailableError, match="docker, embedded"):
+        recovery.engine_for("auto", [LIVING, replace(LIVING, engine="embedded")])
+
+
+@pytest.mark.parametrize("error", [IsolationUnavailableError("no container engine"), EngineUnavailableError("away")])
+async def test_a_next_broker_that_does_not_start_is_away_whatever_keeps_it(monkeypatch, error):
+    # once: the error went through `poll` of every kernel that lives
+    async def connect(**_how):
+        raise error
+
+    monkeypatch.setattr(client, "connect", connect)
+    lease = client.Lease(_Closed(), LIVING.id, "/", "python", "")
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailableError, match=str(error)):
+            await lease.reattach()
+    assert lease.loss is None
+
+
+class _Closed:
+    """The channel to a broker that died."""
+
+    closed = True
+
+    def close(self) -> None:
+        return
