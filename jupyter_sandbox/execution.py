@@ -133,18 +133,27 @@ class Execution:
         return self._changes()
 
     async def _changes(self) -> AsyncIterator[OutputEvent]:
-        while True:
-            await self._change.wait()
-            self._change.clear()
-            events, self._backlog = self._backlog, []
-            self._backlog_bytes = 0
-            for event in events:
-                yield event
-            if self._is_held_up and self._backlog_bytes < _UNWATCHED_BYTES:
-                self._is_held_up = False
-                self.on_backlog(False)
-            if self._ended.is_set() and not self._backlog:
-                return
+        try:
+            while True:
+                await self._change.wait()
+                self._change.clear()
+                events, self._backlog = self._backlog, []
+                self._backlog_bytes = 0
+                for event in events:
+                    yield event
+                if self._backlog_bytes < _UNWATCHED_BYTES:
+                    self._let_go()
+                if self._ended.is_set() and not self._backlog:
+                    return
+        finally:  # who watched it may have gone with much of it unread: its kernel waits for nobody then
+            self._is_watched = False
+            self._backlog, self._backlog_bytes = [], 0
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._is_held_up:
+            self._is_held_up = False
+            self.on_backlog(False)
 
     def view(self) -> ExecutionView:
         """Return what its owner sees."""

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tornado.iostream import SSLIOStream
 
+from jupyter_sandbox import pace
 from jupyter_sandbox.errors import FileTooLargeError, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from jupyter_sandbox.errors import SandboxError
-
-SILENCE_S: Final = 60
-"""Who sends nothing of a file for so long, or takes nothing, is given up: until then he keeps the sandbox's disk."""
 
 _PIECE: Final = 1 << 20
 """What is handed on of a file at once at most, bytes."""
@@ -46,7 +44,7 @@ def in_large_pieces(connection: Any) -> Callable[[], None]:
 class Incoming:
     """A file in a body, read as it comes: the next piece is read when the last was taken. Iterate it once."""
 
-    def __init__(self, silence_s: float | None = SILENCE_S) -> None:
+    def __init__(self, silence_s: float | None = pace.SILENCE_S) -> None:
         """Nothing has come. `silence_s`: how long the next piece is waited for; None: who iterates sees to that."""
         self._silence_s = silence_s
         self._piece = b""

@@ -18,9 +18,10 @@ from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from jupyter_sandbox import errors, events, hints, request_ids
+from jupyter_sandbox import errors, events, hints, owners, pace, request_ids
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.incoming import SILENCE_S, Incoming, in_large_pieces
+from jupyter_sandbox.incoming import Incoming, in_large_pieces
+from jupyter_sandbox.unsent import Unsent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -32,8 +33,12 @@ SMALL_REST_BYTES: Final = 64 << 10
 REST_PATIENCE_S: Final = 5
 """So much of a body, and so long, is waited for before a request is refused that was refused by its head."""
 FILE: Final = "application/octet-stream"
+LARGE_BYTES: Final = 64 << 10
+"""So much of an answer counts as held for who asked, until he took it."""
 EMIT: Final = "jupyter_sandbox_emit"
 """The name of the server's setting that says where handlers tell what happened."""
+_UNSENT: Final = "jupyter_sandbox_unsent"
+"""The same, where large answers are counted."""
 
 _BY_STATUS: Final[dict[int, type[errors.SandboxError]]] = {
     400: errors.InvalidRequestError,
@@ -119,7 +124,7 @@ class ServiceHandler(TokenRoute, APIHandler):
     """Of a body that is no file."""
     incoming: Incoming | None = None
     """The body, when it is a file."""
-    silence_s: float | None = SILENCE_S
+    silence_s: float | None = pace.SILENCE_S
     """See Incoming."""
     _body_bytes = 0
     _read_as_before: Callable[[], None] | None = None
@@ -194,13 +199,27 @@ class ServiceHandler(TokenRoute, APIHandler):
             self.set_header("Connection", "close")
         if self._last_words is None and 0 < unread <= SMALL_REST_BYTES:
             self._finished = True  # tornado asks for nothing more, until it is said
-            self._last_words = functools.partial(super().finish, *args, **kwargs)
+            self._last_words = functools.partial(self._finish_in_time, *args, **kwargs)
             asyncio.get_running_loop().call_later(REST_PATIENCE_S, self._say_last_words)
             finished = asyncio.Future()
             finished.set_result(None)
             return finished
-        finished = super().finish(*args, **kwargs)
-        return finished
+        return self._finish_in_time(*args, **kwargs)
+
+    def _finish_in_time(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """Finish; hang up on who does not take the answer in time."""
+        size = sum(len(each) for each in args if isinstance(each, str | bytes))
+        owner = owners.of(self) if size > LARGE_BYTES and self.current_user is not None else None
+        connection: Any = self.request.connection
+        hang_up = connection.stream.close
+        sent: asyncio.Future[Any] = super().finish(*args, **kwargs)
+        self._unsent.hold(sent, hang_up, size=size, owner=owner)
+        return sent
+
+    @property
+    def _unsent(self) -> Unsent:
+        found: Unsent = self.settings.setdefault(_UNSENT, Unsent())
+        return found
 
     def _unread_bytes(self) -> int:
         """How much of the body has not come, by its length; 0 if it comes in chunks, much if that is no number."""
@@ -230,27 +249,39 @@ class ServiceHandler(TokenRoute, APIHandler):
         """The client hung up."""
         super().on_connection_close()
         self._say_last_words()
+        self._note_gone()
+
+    def _note_gone(self) -> None:
         self._is_gone = True
-        for callback in self._when_gone:
+        callbacks, self._when_gone = self._when_gone, ()
+        for callback in callbacks:
             callback()
 
     # -- answers
 
     def answer(self, status: int, model: object | None, location: str | None = None) -> None:
         """Finish with a model, or with nothing."""
+        self._answer(status, None if model is None else encoded(model), location)
+
+    async def answer_in_turn(self, status: int, model: object | None, location: str | None = None) -> None:
+        """The same; a large one comes when its owner's clients took enough of those before it. Raises BusyError."""
+        text = None if model is None else encoded(model)
+        owner = owners.of(self)
+        if text is not None and len(text) > LARGE_BYTES and self._unsent.is_full(owner):
+            text = None  # nothing is held of it while it waits
+            await self._unsent.room(owner)
+            text = encoded(model)
+        self._answer(status, text, location)
+
+    def _answer(self, status: int, text: str | None, location: str | None) -> None:
         self.set_status(status)
         self.set_header("Cache-Control", "no-store")
         if location is not None:
             self.set_header("Location", location)
-        if model is None:
-            self.finish()
-        else:
-            self.finish(encoded(model))
+        self.finish(*(() if text is None else (text,)))
 
-    async def stream(
-        self, form: Form, events: AsyncGenerator[dict[str, Any], None], patience_s: float | None = None
-    ) -> None:
-        """Send events as they come; a client that reads slowly makes their source wait, at most `patience_s`.
+    async def stream(self, form: Form, events: AsyncGenerator[dict[str, Any], None]) -> None:
+        """Send events as they come; a client that reads slowly makes their source wait, and is hung up on in the end.
 
         Raises SandboxError of `events` before anything was sent.
         """
@@ -264,7 +295,7 @@ class ServiceHandler(TokenRoute, APIHandler):
                 async for event in events:
                     line = encoded(event)
                     self.write(f"event: {event['type']}\ndata: {line}\n\n" if form is Form.SSE else line + "\n")
-                    async with asyncio.timeout(patience_s):
+                    async with asyncio.timeout(pace.allowed_s(len(line))):
                         await self.flush()
             self.finish(set_content_type=str(form))
 
@@ -301,7 +332,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         with self._sending("A file"):
             async for block in content:
                 self.write(block)
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(pace.SILENCE_S):
                     await self.flush()
             self.finish(set_content_type=FILE)
 
@@ -314,6 +345,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         except (StreamClosedError, TimeoutError):
             self.log.debug("%s was not sent to its end: the client hung up, or took nothing of it", what)
             connection.stream.close()
+            self._note_gone()  # tornado does not tell who finishes before its next turn
         except errors.SandboxError as error:
             if not self._headers_written:
                 self.clear()

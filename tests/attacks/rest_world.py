@@ -86,12 +86,15 @@ class Tokens:
 
 
 @contextlib.contextmanager
-def a_world(folder: Path):
-    """Yield the address of a server whose sandbox kernels have the memory to attack it, and that watches itself."""
+def a_world(folder: Path, more_config: str = ""):
+    """Yield the address of a server whose sandbox kernels have the memory to attack it, and that watches itself.
+
+    `more_config`: lines of Python for its configuration.
+    """
     tree = Tree()
     config_file = folder / "world_config.py"
     known = Tokens(folder)
-    config_file.write_text(CONFIG.format(token_file=str(known.file.path), log=str(known.log)))
+    config_file.write_text(CONFIG.format(token_file=str(known.file.path), log=str(known.log)) + more_config)
     (tree.templates / "attacker.toml").write_text("min_idle = 0\n[limits]\nmemory_mib = 3072\n")
     text = (REPOSITORY / "kernelspecs/sandbox-python/kernel.json").read_text()
     for name, config in (("sandbox-python", {}), ("attacker", {"template": "attacker", "workspace": "none"})):

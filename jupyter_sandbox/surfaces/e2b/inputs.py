@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_server.auth.decorator import allow_unauthenticated
 
 from jupyter_sandbox.errors import BusyError, InvalidRequestError, UnknownCommandError
-from jupyter_sandbox.incoming import SILENCE_S
+from jupyter_sandbox.pace import SILENCE_S
 from jupyter_sandbox.surfaces.e2b import connect
 from jupyter_sandbox.surfaces.e2b.process import ProcessHandler, given
 from jupyter_sandbox.surfaces.e2b.rpc import MAX_OF_TURN, CallHandler

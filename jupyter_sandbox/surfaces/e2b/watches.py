@@ -11,7 +11,7 @@ from jupyter_sandbox import errors
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import changes, processes
 from jupyter_sandbox.host.changes import What
-from jupyter_sandbox.incoming import SILENCE_S
+from jupyter_sandbox.pace import SILENCE_S
 from jupyter_sandbox.surfaces.e2b import connect, filesystem, keepalives
 from jupyter_sandbox.surfaces.e2b.filesystem import FilesystemHandler
 

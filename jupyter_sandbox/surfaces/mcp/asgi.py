@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tornado.iostream import StreamClosedError
 
-from jupyter_sandbox.incoming import SILENCE_S
+from jupyter_sandbox.pace import SILENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

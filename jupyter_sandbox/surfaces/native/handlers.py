@@ -18,7 +18,7 @@ from jupyter_sandbox.errors import (
     UnknownRouteError,
 )
 from jupyter_sandbox.guards import ranges, shapes
-from jupyter_sandbox.incoming import SILENCE_S, Incoming
+from jupyter_sandbox.incoming import Incoming
 from jupyter_sandbox.surfaces.native import models, openapi
 from jupyter_sandbox.surfaces.native.answers import ROOT, Call
 from jupyter_sandbox.web import Form, ServiceHandler, form_of
@@ -120,15 +120,14 @@ class OperationHandler(ServiceHandler):
             if answer.events is not None:
                 if answer.location is not None:
                     self.set_header("Location", url_path_join(self.base_url, answer.location))
-                await self.stream(call.form, answer.events, SILENCE_S if operation.always_streams else None)
+                await self.stream(call.form, answer.events)
                 return
+            location = None if answer.location is None else url_path_join(self.base_url, answer.location)
+            await self.answer_in_turn(answer.status or operation.status, answer.model, location)
         except SandboxError as error:
             if self.incoming is not None:
                 await self.incoming.hear_out(error)
             self.refuse(error)
-            return
-        location = None if answer.location is None else url_path_join(self.base_url, answer.location)
-        self.answer(answer.status or operation.status, answer.model, location)
 
     async def _send(self, file: AbstractAsyncContextManager[Reading], *, is_part: bool) -> None:
         async with file as reading:
