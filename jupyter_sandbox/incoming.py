@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,17 +45,21 @@ def in_large_pieces(connection: Any) -> Callable[[], None]:
 class Incoming:
     """A file in a body, read as it comes: the next piece is read when the last was taken. Iterate it once."""
 
-    def __init__(self, silence_s: float | None = pace.SILENCE_S) -> None:
-        """Nothing has come. `silence_s`: how long the next piece is waited for; None: who iterates sees to that."""
-        self._silence_s = silence_s
+    def __init__(self, *, is_paced: bool = True) -> None:
+        """Nothing has come. Without `is_paced` who iterates sees to how long a piece is waited for."""
+        self._is_paced = is_paced
         self._piece = b""
-        self._is_wanted, self._is_whole = True, False
-        self._news, self._room, self._end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._is_wanted, self._is_whole, self._is_given_up = True, False, False
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._come, self._waited_s = 0, 0.0
         self._serving: asyncio.Task[None] | None = None
 
     async def put(self, piece: bytes) -> None:
         """Wait until the piece is taken; what nobody wants any more is dropped."""
-        if self._is_wanted:
+        self._come += len(piece)
+        if not self._is_wanted:
+            self._news.set()
+        else:
             self._piece = piece
             self._room.clear()
             self._news.set()
@@ -64,23 +69,17 @@ class Incoming:
         """All of it has come."""
         self._is_whole = True
         self._news.set()
-        self._end.set()
 
     def drop(self) -> None:
-        """Nobody wants the rest."""
-        self._is_wanted = False
+        """Nobody wants the rest, which has time of its own."""
+        if self._is_wanted:
+            self._is_wanted, self._come, self._waited_s = False, 0, 0.0
         self._room.set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the pieces; InvalidRequestError when none came for `silence_s`."""
+        """Yield the pieces; InvalidRequestError when they come more slowly than is waited for: see `pace`."""
         while True:
-            try:
-                async with asyncio.timeout(self._silence_s):
-                    await self._news.wait()
-            except TimeoutError:
-                self._end.set()  # nobody waits for the rest either
-                raise InvalidRequestError(f"nothing of the body came for {self._silence_s} s") from None
-            self._news.clear()
+            await self._more()
             piece, self._piece = self._piece, b""
             if piece:
                 self._room.set()
@@ -88,10 +87,27 @@ class Incoming:
             if self._is_whole:
                 return
 
+    async def _more(self) -> None:
+        """Wait for news of it; only this time is the client's. Raises InvalidRequestError."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            is_hurried = self._is_paced or not self._is_wanted
+            async with asyncio.timeout(pace.left_s(self._come, self._waited_s) if is_hurried else None):
+                await self._news.wait()
+        except TimeoutError:
+            self._is_given_up = True
+            raise InvalidRequestError("the body came too slowly, or not at all") from None
+        finally:
+            self._waited_s += clock() - began
+        self._news.clear()
+
     async def ended(self) -> None:
-        """Wait until all of it has come, taken or dropped."""
+        """Wait until all of it has come, taken or dropped, or it is given up."""
         self.drop()
-        await self._end.wait()
+        with contextlib.suppress(InvalidRequestError):
+            while not (self._is_whole or self._is_given_up):
+                await self._more()
 
     # -- who serves it while it comes
 

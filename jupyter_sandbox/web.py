@@ -124,7 +124,7 @@ class ServiceHandler(TokenRoute, APIHandler):
     """Of a body that is no file."""
     incoming: Incoming | None = None
     """The body, when it is a file."""
-    silence_s: float | None = pace.SILENCE_S
+    is_paced = True
     """See Incoming."""
     _body_bytes = 0
     _read_as_before: Callable[[], None] | None = None
@@ -145,15 +145,16 @@ class ServiceHandler(TokenRoute, APIHandler):
         limit = self.file_limit()
         if not length.isascii() or not length.isdigit() or int(length[:20]) > (limit or self.max_body_bytes):
             raise web.HTTPError(413)
+        connection: Any = self.request.connection
+        connection.set_body_timeout(pace.allowed_s(int(length) or limit or self.max_body_bytes))
         await super().prepare()
         self.find_user()
         if limit is not None:
             if self.current_user is None:
                 raise web.HTTPError(403)
-            connection: Any = self.request.connection
             connection.set_max_body_size(limit + 2 * MAX_BODY_BYTES)  # who judges the file comes to its limit first
             self._read_as_before = in_large_pieces(connection)
-            self.incoming = Incoming(self.silence_s)
+            self.incoming = Incoming(is_paced=self.is_paced)
 
     def find_user(self) -> None:
         """Set `current_user` again, if it is somebody else than Jupyter makes of the request."""
@@ -266,8 +267,7 @@ class ServiceHandler(TokenRoute, APIHandler):
     async def answer_in_turn(self, status: int, model: object | None, location: str | None = None) -> None:
         """The same; a large one comes when its owner's clients took enough of those before it. Raises BusyError."""
         text = None if model is None else encoded(model)
-        owner = owners.of(self)
-        if text is not None and len(text) > LARGE_BYTES and self._unsent.is_full(owner):
+        if text is not None and len(text) > LARGE_BYTES and self._unsent.is_full(owner := owners.of(self)):
             text = None  # nothing is held of it while it waits
             await self._unsent.room(owner)
             text = encoded(model)

@@ -154,3 +154,25 @@ async def test_a_stream_of_quiet_code_stays_open(rest, raw):
         said = await quiet.rest()
     assert b"done" in said
     assert b'"outcome":"ok"' in said
+
+
+@pytest.mark.parametrize("line", ["POST /api/sandboxes", "PUT /api/sandboxes/{}/files/dripped"])
+@pytest.mark.parametrize("length", ["Content-Length: 20000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_drips_is_given_up(rest, raw, line, length):
+    """A byte each tenth of a second is never silent for long, and never ends."""
+    sandbox = (await rest.claimed())["id"]
+    slow = await raw(f"{line.format(sandbox)} HTTP/1.1", length)
+    piece = b"1\r\n \r\n" if "chunked" in length else b" "
+
+    async def drip():
+        while True:
+            await slow.send(piece)
+            await asyncio.sleep(0.1)
+
+    dripping = asyncio.create_task(drip())
+    try:
+        await hung_up([slow])
+    finally:
+        dripping.cancel()
+        await asyncio.wait([dripping])
+    assert (await rest.get(sandbox, "files", "dripped")).status == 404

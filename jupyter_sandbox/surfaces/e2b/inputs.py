@@ -36,7 +36,7 @@ _OVER: Final = "process not found: it has ended"
 class StreamInputHandler(ProcessHandler):
     """`StreamInput`."""
 
-    silence_s = None
+    is_paced = False
 
     def file_limit(self) -> int | None:
         """See ServiceHandler: a body that is a stream, of somebody who has the sandbox's token."""
@@ -49,7 +49,7 @@ class StreamInputHandler(ProcessHandler):
         await super().prepare()
         if self.incoming is not None and not self._finished:
             await self.require(self.resource, self.action)
-            self.when_gone(self.incoming.begin(self._answer(self.incoming)).cancel)
+            self.when_gone(self.incoming.begin(self._serve_stream(self.incoming)).cancel)
 
     @allow_unauthenticated
     async def post(self, *ids: str) -> None:
@@ -64,7 +64,7 @@ class StreamInputHandler(ProcessHandler):
         self.set_status(415)
         self.finish()
 
-    async def _answer(self, incoming: Incoming) -> None:
+    async def _serve_stream(self, incoming: Incoming) -> None:
         """Pass a stream on and say how that ended, though more may come: who hears it stops."""
         error = await self.failure(self._pass_on_in_time(incoming))
         answer = connect.end(error) if error else connect.envelope({}) + connect.end()
