@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tornado.httpclient import HTTPRequest
@@ -249,10 +250,9 @@ ABUSES = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@contextlib.contextmanager
+def serving(folder: Path, *more: str):
     """A server in a process of its own, with sandbox kernels that have the memory to attack it; yields its address."""
-    folder = tmp_path_factory.mktemp("server")
     tree = Tree()
     (tree.templates / "attacker.toml").write_text("min_idle = 0\n[limits]\nmemory_mib = 3072\n")
     spec = json.loads((REPOSITORY / "kernelspecs/sandbox-python/kernel.json").read_text())
@@ -260,19 +260,26 @@ def server(tmp_path_factory):
     kernels = folder / "jupyter/kernels/attacker"
     kernels.mkdir(parents=True)
     (kernels / "kernel.json").write_text(json.dumps(spec))
-    extensions = {"jupyter_sandbox": True, "tests.attacks.loop_watch": True}
+    extensions = {"jupyter_sandbox": True, "tests.attacks.loop_watch": True, "jupyter_server_terminals": False}
     tree.start()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(REPOSITORY))
             patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
-            more = [f"--ServerApp.jpserver_extensions={extensions}", "--SandboxExtension.slow_reader_s=2"]
-            with a_server(tree, folder, *more) as (process, url):
+            always = [f"--ServerApp.jpserver_extensions={extensions}", "--SandboxExtension.slow_reader_s=2"]
+            with a_server(tree, folder, *always, *more) as (process, url):
                 yield url
                 ended = process.poll()
                 assert ended is None, f"the server died ({ended}): {process.stderr.read().decode()[-3000:]}"
     finally:
         tree.stop()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One of them; yields its address."""
+    with serving(tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 class Client:
@@ -314,6 +321,15 @@ def client(server, jp_asyncio_loop):
     made = Client(server)
     yield made
     jp_asyncio_loop.run_until_complete(made.end())
+
+
+@pytest.fixture
+def exemplary_client(tmp_path, jp_asyncio_loop):
+    """The same, of a server with the configuration that operators are given as an example."""
+    with serving(tmp_path, f"--config={REPOSITORY / 'jupyter_server_config.py'}") as url:
+        made = Client(url)
+        yield made
+        jp_asyncio_loop.run_until_complete(made.end())
 
 
 @contextlib.asynccontextmanager
@@ -369,6 +385,14 @@ MANY_LARGE = "for _ in range(100): publish(frames('display_data', {'data': {'tex
 
 
 async def test_a_client_that_reads_nothing_is_hung_up_on_and_can_come_again(client):
+    await reads_nothing(client)
+
+
+async def test_a_client_that_reads_nothing_takes_as_little_of_the_server_that_is_our_example(exemplary_client):
+    await reads_nothing(exemplary_client)
+
+
+async def reads_nothing(client):
     """400 MB for a client that reads nothing: 16 MiB wait in the server, the rest in the sandbox, until it is cut off."""
     liar, victim = await client.new(), await client.new("sandbox-python")
     await liar.run(PRELUDE)
