@@ -18,20 +18,30 @@ from jupyter_server.services.sessions import handlers as sessions
 from tornado import web
 
 from jupyter_sandbox import event_routes, owners
-from jupyter_sandbox.errors import SandboxError
+from jupyter_sandbox.errors import (
+    ForbiddenError,
+    RateError,
+    SandboxError,
+    ScopeError,
+    TokenError,
+    UnknownContextError,
+)
+from jupyter_sandbox.events import RequestRefused, ignore
 from jupyter_sandbox.jupyter_requests import judged, refusal_in
 from jupyter_sandbox.jupyter_views import OwnKernels, OwnSessions
 from jupyter_sandbox.kernel_websocket import SandboxKernelWebsocketHandler
 from jupyter_sandbox.owners import Bearer
-from jupyter_sandbox.web import TokenRoute, no_kernel
+from jupyter_sandbox.web import EMIT, TokenRoute, no_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jupyter_sandbox.contexts import Contexts
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.outlets import OutputLimits
 
 _POLICY_VIOLATION: Final = 1008
+_DENIALS: Final = frozenset(each.code for each in (ForbiddenError, TokenError, RateError, ScopeError))
 _PATHS: Final = "/api/resolvePath"
 _STOCK: Final = (
     *kernels.default_handlers,
@@ -70,11 +80,14 @@ class OwnRoute(TokenRoute):
         return OwnSessions(self.settings["session_manager"], self.kernel_manager)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """Say when to try again."""
+        """Say when to try again; tell who is kept out as our own API does."""
         error = refusal_in(kwargs.get("exc_info", (None, None))[1])
         cause = error.__cause__ if isinstance(error, web.HTTPError) else None
         if isinstance(cause, SandboxError) and cause.retry_after_s is not None:
             self.tell({"Retry-After": str(cause.retry_after_s)})
+        if (code := _denial(status_code, cause or error)) is not None:
+            emit: Emit = self.settings.get(EMIT, ignore)
+            emit(RequestRefused(code=code))
         super().send_error(status_code, **kwargs)
 
 
@@ -128,6 +141,13 @@ def rules(contexts: Contexts, limits: OutputLimits) -> Iterator[tuple[str, type[
         else:  # the server's own files are no token's business
             more = {"takes_tokens": route != _PATHS}
             yield route, type(f"Own{stock.__name__}", (OwnRoute, judged(stock)), more), {"contexts": contexts}
+
+
+def _denial(status_code: int, cause: BaseException | None) -> str | None:
+    """Return what keeping somebody out is called; None for other refusals: a kernel's start tells its own."""
+    if isinstance(cause, SandboxError):
+        return cause.code if cause.code in _DENIALS else None
+    return {403: ForbiddenError.code, 404: UnknownContextError.code}.get(status_code)
 
 
 async def _done(prepared: Any) -> None:

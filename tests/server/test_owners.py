@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
+import logging
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +14,7 @@ from tornado.httpclient import HTTPClientError
 from traitlets.config import Config
 
 from jupyter_sandbox import tokens
+from jupyter_sandbox.events import RequestRefused
 from jupyter_sandbox.token_file import TokenFile
 from tests.server.rest import Rest
 
@@ -180,3 +184,28 @@ def test_a_file_of_tokens_that_others_may_read_keeps_the_server_from_starting(
     with pytest.raises(SystemExit):
         jp_configurable_serverapp(config=jp_server_config)
     assert "chmod 600" in capfd.readouterr().err
+
+
+async def test_who_is_kept_out_of_jupyters_own_routes_is_told_to_auditors(jp_serverapp, jp_fetch, jp_ws_fetch, issue):
+    """A kernel that is another's or nobody's, a token without the scope, too many requests, over HTTP and a websocket."""
+    heard, log = [], logging.StreamHandler(io.StringIO())
+    log.emit = lambda record: heard.append(json.loads(log.format(record)))
+    jp_serverapp.event_logger.register_handler(log)
+    text = issue(scopes=("kernels:read",))
+    headers = {"Authorization": f"token {text}"}
+    nobodys = "0a0b0c0d-0000-4000-8000-000000000000"
+
+    async def codes(expected):
+        async with asyncio.timeout(10):
+            while [each["code"] for each in heard if each["__schema__"] == RequestRefused.schema_id()] != expected:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    with pytest.raises(HTTPClientError):
+        await jp_fetch("api", "kernels", nobodys, headers=headers)
+    await codes(["unknown_context"])
+    with pytest.raises(HTTPClientError):
+        await jp_fetch("api", "kernels", method="POST", body="{}", headers=headers)
+    await codes(["unknown_context", "wrong_scope"])
+    with pytest.raises(HTTPClientError):
+        await jp_ws_fetch("api", "kernels", nobodys, "channels", headers=headers)
+    await codes(["unknown_context", "wrong_scope", "unknown_context"])
