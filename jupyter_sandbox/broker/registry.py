@@ -110,8 +110,7 @@ class Registry:
         try:
             sandbox.state = lifecycle.advance(sandbox.state, WorkerState.CLAIMED)
             sandbox.holder = holder
-            sandbox.restriction, sandbox.server, sandbox.notes = restriction, server, dict(notes)
-            sandbox.less = less
+            sandbox.restriction, sandbox.less, sandbox.server, sandbox.notes = restriction, less, server, dict(notes)
             sandbox.created_at = datetime.now(UTC).isoformat()
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
@@ -136,10 +135,9 @@ class Registry:
         try:
             return await self._make(template)
         except CapacityError:
-            sandbox = await self.pool.take_next(template)
-            if sandbox is None:
-                raise
-            return sandbox
+            if (sandbox := await self.pool.take_next(template)) is not None:
+                return sandbox
+            raise
 
     def get(self, owner: int, sandbox_id: str) -> Sandbox:
         """Return a claimed sandbox of `owner`; the broker's own user may have any. Raises UnknownSandboxError."""
