@@ -211,8 +211,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         """Finish; hang up on who does not take the answer in time."""
         size = sum(len(each) for each in args if isinstance(each, str | bytes))
         owner = owners.of(self) if size > LARGE_BYTES and self.current_user is not None else None
-        connection: Any = self.request.connection
-        hang_up = connection.stream.close
+        hang_up = cast("Any", self.request.connection).stream.close
         sent: asyncio.Future[Any] = super().finish(*args, **kwargs)
         self._unsent.hold(sent, hang_up, size=size, owner=owner)
         return sent
@@ -288,8 +287,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         self.set_header("Content-Type", str(form))
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")
-        connection: Any = self.request.connection
-        connection.stream.set_nodelay(True)
+        cast("Any", self.request.connection).stream.set_nodelay(True)
         with self._sending("A stream of events"):
             async with contextlib.aclosing(events):
                 async for event in events:
