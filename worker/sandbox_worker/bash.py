@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from typing import Any, Final
 
-from bash_kernel.kernel import BashKernel  # type: ignore[import-untyped]
+from bash_kernel.kernel import BashKernel
 from ipykernel.kernelapp import IPKernelApp
 
 _MEANINGS: Final = {"126": "cannot be executed", "127": "command not found"}
