@@ -115,11 +115,15 @@ async def test_a_start_needs_no_nudge(new_notebook, caplog):
 
 
 async def test_a_kernel_that_welcomes_nobody_is_nudged(new_notebook, caplog, monkeypatch):
+    """One that is busy at that moment is asked on control instead, and one may be quick: it gets five tries."""
     monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
     caplog.set_level(logging.DEBUG)
-    notebook = await new_notebook()
-    assert (await notebook.execute("print('said')\n1 + 1")).value == "2"
-    assert nudges(caplog)
+    for _ in range(5):
+        notebook = await new_notebook()
+        assert (await notebook.execute("print('said')\n1 + 1")).value == "2"
+        if nudges(caplog):
+            return
+    pytest.fail("no kernel was nudged")
 
 
 async def test_who_opens_a_busy_kernel_misses_nothing_however_late_it_is_subscribed(
