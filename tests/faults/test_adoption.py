@@ -151,13 +151,25 @@ async def test_a_kernel_that_died_without_a_server_starts_again_and_says_so(serv
     await again.closed()
 
 
-async def test_a_server_that_is_killed_while_it_adopts_loses_nothing(server):
-    await server.start()
+async def numbered(server) -> dict[str, str]:
+    """Claim three sandboxes, each with one context that has its number as x; return their contexts."""
     sandboxes = {}
     for number in range(3):
         sandbox = (await claimed(server))["id"]
         sandboxes[sandbox] = await context_in(server, sandbox)
         await run(server, sandbox, sandboxes[sandbox], f"x = {number}")
+    return sandboxes
+
+
+async def judge_numbers(server, sandboxes: dict[str, str]) -> None:
+    """Each has its number still."""
+    for number, (sandbox, context) in enumerate(sandboxes.items()):
+        assert (await run(server, sandbox, context, "print(x)"))["outputs"][0]["text"] == f"{number}\n"
+
+
+async def test_a_server_that_is_killed_while_it_adopts_loses_nothing(server):
+    await server.start()
+    sandboxes = await numbered(server)
     await server.end()
     for count in range(1, 4):  # killed when it has that many
         await asyncio.to_thread(server.spawn)
@@ -170,26 +182,20 @@ async def test_a_server_that_is_killed_while_it_adopts_loses_nothing(server):
         await until(has_adopted, 60)
         await server.end()
     await server.start()
-    for number, (sandbox, context) in enumerate(sandboxes.items()):
-        assert (await run(server, sandbox, context, "print(x)"))["outputs"][0]["text"] == f"{number}\n"
+    await judge_numbers(server, sandboxes)
 
 
 @pytest.mark.parametrize("message", ["adopt", "read_note"])
 async def test_a_broker_that_is_killed_while_its_server_adopts_costs_nothing(tree, server, message):
     await server.start()
-    sandboxes = {}
-    for number in range(3):
-        sandbox = (await claimed(server))["id"]
-        sandboxes[sandbox] = await context_in(server, sandbox)
-        await run(server, sandbox, sandboxes[sandbox], f"x = {number}")
+    sandboxes = await numbered(server)
     await server.end()
     relay = Relay(message, 3, tree.kill_broker)
     try:
         await server.start()  # which starts the next broker
         await until(relay.has_acted, 60)
         await until(lambda: has_contexts(server, sandboxes), 60)
-        for number, (sandbox, context) in enumerate(sandboxes.items()):
-            assert (await run(server, sandbox, context, "print(x)"))["outputs"][0]["text"] == f"{number}\n"
+        await judge_numbers(server, sandboxes)
     finally:
         relay.close()
 

@@ -282,14 +282,20 @@ async def test_the_same_reason_is_told_once_until_a_start_succeeds(caplog):
         await eventually(lambda: len(told()) == 2)
 
 
+async def waiting_for_the_next(subject, factory):
+    """Somebody who waits for the worker that is being started, which comes no further until the gate is open."""
+    factory.gate.clear()
+    subject.want(PYTHON)
+    await eventually(lambda: factory.at_once == 1)
+    waiting = asyncio.create_task(subject.take_next(PYTHON))
+    await asyncio.sleep(0)
+    return waiting
+
+
 async def test_who_waits_gets_the_worker_that_is_being_started_and_nobody_else_does():
     async with running() as (subject, factory, _):
         assert await subject.take_next(PYTHON) is None, "there is none"
-        factory.gate.clear()
-        subject.want(PYTHON)
-        await eventually(lambda: factory.at_once == 1)
-        waiting = asyncio.create_task(subject.take_next(PYTHON))
-        await asyncio.sleep(0)
+        waiting = await waiting_for_the_next(subject, factory)
         assert await subject.take_next(PYTHON) is None, "somebody waits for it"
         assert await subject.take_next(Template(name="r")) is None
         factory.gate.set()
@@ -299,12 +305,8 @@ async def test_who_waits_gets_the_worker_that_is_being_started_and_nobody_else_d
 
 async def test_who_waits_is_told_why_there_is_none():
     async with running() as (subject, factory, _):
-        factory.gate.clear()
         factory.failures = [StartError("no")]
-        subject.want(PYTHON)
-        await eventually(lambda: factory.at_once == 1)
-        waiting = asyncio.create_task(subject.take_next(PYTHON))
-        await asyncio.sleep(0)
+        waiting = await waiting_for_the_next(subject, factory)
         factory.gate.set()
         with pytest.raises(StartError):
             await waiting
@@ -313,11 +315,7 @@ async def test_who_waits_is_told_why_there_is_none():
 @pytest.mark.parametrize("how", ["cancelled", "cancelled when it has come"])
 async def test_a_worker_that_nobody_waits_for_any_more_is_kept_or_ended(how):
     async with running() as (subject, factory, _):
-        factory.gate.clear()
-        subject.want(PYTHON)
-        await eventually(lambda: factory.at_once == 1)
-        waiting = asyncio.create_task(subject.take_next(PYTHON))
-        await asyncio.sleep(0)
+        waiting = await waiting_for_the_next(subject, factory)
         if how == "cancelled when it has come":
             subject._waiting.add_done_callback(lambda _: waiting.cancel())
             factory.gate.set()
@@ -341,11 +339,7 @@ async def test_an_unforeseen_error_of_one_start_does_not_end_the_pool(impatient)
 
 async def test_who_waits_gets_nothing_from_a_pool_that_ends():
     async with running() as (subject, factory, task):
-        factory.gate.clear()
-        subject.want(PYTHON)
-        await eventually(lambda: factory.at_once == 1)
-        waiting = asyncio.create_task(subject.take_next(PYTHON))
-        await asyncio.sleep(0)
+        waiting = await waiting_for_the_next(subject, factory)
         task.cancel()
         async with asyncio.timeout(5):
             assert await waiting is None
