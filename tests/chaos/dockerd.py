@@ -1,7 +1,6 @@
-"""The container engine stops, dies and comes back: `python -m tests.chaos.dockerd`, as root, with Docker and its image.
+"""A container engine of a test's own, which nobody else uses, and what is done to it: it stops, dies and comes back.
 
-It starts an engine of its own, which nobody else uses, with `live-restore` and then without, and takes the image of
-workers from the engine that `DOCKER_HOST` names.
+The image of workers is taken from the engine that `DOCKER_HOST` names. Needs root and `dockerd`.
 """
 
 from __future__ import annotations
@@ -11,22 +10,23 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from jupyter_sandbox.broker.app import ENGINE_VARIABLE
-from jupyter_sandbox.engines import daemon
-from tests.chaos.system import Answer, System, a_system
+import docker
+
+from jupyter_sandbox.engines import daemon, image
+from tests.chaos.system import Answer, System
 from tests.conftest import wait_until
 
-IMAGE = "jupyter-sandbox-worker:latest"
 SANDBOXES = 2
 START_S = 30
 BACK_S = 60
+COPY_S = 300
 
 
 class Dockerd:
@@ -49,16 +49,30 @@ class Dockerd:
                 self.process = subprocess.Popen(command, stdout=log, stderr=log)
             deadline = time.monotonic() + START_S
             while self.process.poll() is None and time.monotonic() < deadline:
-                if self.docker("version").returncode == 0:
+                if self.answers():
                     return
                 time.sleep(0.1)
             self.end(signal.SIGKILL)
             (where / "pid").unlink(missing_ok=True)
         raise AssertionError((where / "log").read_text()[-2000:])
 
-    def docker(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        """Ask it."""
-        return subprocess.run(["docker", "--host", self.address, *arguments], capture_output=True, check=False)
+    def answers(self) -> bool:
+        """Whether it serves."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(START_S)
+            caller.connect(self.address.removeprefix("unix://"))
+            caller.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in caller.recv(64)
+        return False
+
+    def take_image(self) -> None:
+        """Copy the image of workers from the engine that the environment names."""
+        with (
+            contextlib.closing(docker.APIClient(daemon.address(), timeout=COPY_S)) as theirs,
+            contextlib.closing(docker.APIClient(self.address, timeout=COPY_S)) as ours,
+        ):
+            for told in ours.load_image(theirs.get_image(image.DEFAULT)):
+                assert "error" not in told, told
 
     def end(self, number: int) -> None:
         """End it by a signal and wait for its end."""
@@ -81,18 +95,17 @@ class Dockerd:
 
 @contextlib.contextmanager
 def a_daemon() -> Iterator[Dockerd]:
-    """One that has the image of workers; `DOCKER_HOST` names it."""
-    saved = subprocess.run(["docker", "save", IMAGE], stdout=subprocess.PIPE, check=True).stdout
+    """One that restores what lives and has the image of workers; `DOCKER_HOST` names it."""
     dockerd = Dockerd(Path(tempfile.mkdtemp(prefix="jsbd", dir="/tmp")))
     before = os.environ.get(daemon.HOST_VARIABLE)
     try:
         dockerd.start("--live-restore")
-        subprocess.run(["docker", "--host", dockerd.address, "load", "-q"], input=saved, check=True)
+        dockerd.take_image()
         os.environ[daemon.HOST_VARIABLE] = dockerd.address
         yield dockerd
     finally:
         dockerd.close()
-        os.environ.pop(daemon.HOST_VARIABLE)
+        os.environ.pop(daemon.HOST_VARIABLE, None)
         if before is not None:
             os.environ[daemon.HOST_VARIABLE] = before
 
@@ -158,7 +171,7 @@ def end_of_all(system: System, dockerd: Dockerd) -> None:
     _claimable(system)
     counters = [Counter(system) for _ in range(SANDBOXES)]
     dockerd.end(signal.SIGTERM)
-    wait_until(lambda: not system.listed() & {each.id for each in counters})
+    wait_until(lambda: not system.listed() & {each.id for each in counters}, BACK_S)
     for each in counters:
         gone = system.request("GET", each.id)
         assert (gone.status, gone.code) == (404, "unknown_sandbox"), gone
@@ -179,18 +192,3 @@ def _claimable(system: System) -> None:
 
     wait_until(claimed, BACK_S)
     print(f"  a sandbox could be claimed {time.monotonic() - began:.1f} s after the engine was back")
-
-
-def main() -> int:
-    """Run; raises AssertionError when something was lost or left."""
-    os.environ[ENGINE_VARIABLE] = "docker"
-    with a_daemon() as dockerd, a_system() as system:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            outage(system, dockerd, number)
-        end_of_all(system, dockerd)
-    print("nothing was lost with live-restore, and nothing is left")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
