@@ -278,12 +278,13 @@ async def _containers(wanted: str) -> list[Finding]:
     daemon = await Daemon.probe()
     try:
         version, info = await daemon.version(), await daemon.info()
+        status, _ = daemon.process()
     finally:
         daemon.close()
     findings = [
         Finding(verdict=Verdict.OK, subject=subject, fact=f"{suitability.summary(version, info)}; the image fits")
     ]
-    for weakness in suitability.weaknesses(info, daemon.capabilities()):
+    for weakness in suitability.weaknesses(info, suitability.capabilities(status)):
         findings.append(Finding(verdict=Verdict.WEAKER, subject=subject, fact=weakness.fact, remedy=weakness.remedy))
     return findings
 

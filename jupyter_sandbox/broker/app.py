@@ -308,7 +308,8 @@ class BrokerApp(JupyterApp):
         """Return the engine to use, not started; `auto` takes Docker's when its image is ready, if nothing lives."""
         wanted = recovery.engine_for(self.engine, ledger.records())
         if wanted == "auto":
-            unfit = await docker.unfit(self.docker_image) if privileged else "the broker is not root"
+            chosen = (self.docker_image, self.docker_runtime)
+            unfit = await docker.unfit(*chosen) if privileged else "the broker is not root"
             if unfit:
                 log.info("engine docker is not used: %s", unfit)
             wanted = "embedded" if unfit else "docker"

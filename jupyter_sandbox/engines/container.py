@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.engines.held import NO_CORE
+from jupyter_sandbox.engines.suitability import ANY_LIMIT
 from sandbox_worker import syscalls
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ class Host:
     version: str
     runtime: str = ""
     """Empty: the daemon's default."""
-    open_files: int
+    open_files: int = ANY_LIMIT
     """Highest limit of open files that the daemon can set: it may lack the capability to raise its own."""
-    processes: int
+    processes: int = ANY_LIMIT
     """Likewise for processes of one user."""
     processors: int = 0
     """How many the machine has, 0 if unknown: the daemon refuses a container that may use more."""

@@ -107,17 +107,16 @@ class Daemon:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def capabilities(self) -> int | None:
-        """Return the effective capabilities of the process at the socket, as a bit mask; None when unknown."""
+    def process(self) -> tuple[str, str]:
+        """Return what /proc says of the process at the socket, `status` and `limits`; empty texts when unknown."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
                 peer.settimeout(1)
                 peer.connect(address().removeprefix("unix://"))
                 pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-            status = Path(f"/proc/{pid}/status").read_text()
+            return Path(f"/proc/{pid}/status").read_text(), Path(f"/proc/{pid}/limits").read_text()
         except OSError:
-            return None
-        return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), None)
+            return "", ""
 
     async def version(self) -> dict[str, Any]:
         """Return SystemVersion."""

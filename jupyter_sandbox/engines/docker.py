@@ -15,7 +15,6 @@ import functools
 import json
 import logging
 import os
-import resource
 import shutil
 import socket
 from typing import TYPE_CHECKING, Final
@@ -109,8 +108,6 @@ class DockerEngine:
             instance=places.instance,
             version=__version__,
             runtime=runtime,
-            open_files=_hard_limit(resource.RLIMIT_NOFILE),
-            processes=_hard_limit(resource.RLIMIT_NPROC),
         )
         self._slots = Slots()
         self._creating: set[str] = set()
@@ -137,8 +134,12 @@ class DockerEngine:
         if wrong:
             raise IsolationUnavailableError(wrong)
         self._languages = image.languages(labels or {})
+        status, own_limits = self._daemon.process()
+        open_files, most_processes = suitability.highest(status, own_limits)
         self._host = dataclasses.replace(
             self._host,
+            open_files=open_files,
+            processes=most_processes,
             remaps=suitability.remaps(info),
             processors=suitability.processors(info),
             profile=self._write_profile() if suitability.is_podman(version) else "",
@@ -147,7 +148,7 @@ class DockerEngine:
             suitability.summary(version, info),
             f"image {self._image}" + (f", runtime {self._host.runtime}" if self._host.runtime else ""),
             f"disk: {self._disks.kind}",
-            *(weakness.fact for weakness in suitability.weaknesses(info, self._daemon.capabilities())),
+            *(weakness.fact for weakness in suitability.weaknesses(info, suitability.capabilities(status))),
         ]
 
     def _write_profile(self) -> str:
@@ -319,8 +320,8 @@ class DockerEngine:
         return self._daemon
 
 
-async def unfit(image_name: str) -> str | None:
-    """Return why this engine cannot be used here, or None when a daemon answers and the image fits."""
+async def unfit(image_name: str, runtime: str = "") -> str | None:
+    """Return why this engine cannot be used here, or None when a daemon answers and image and runtime fit."""
     if not socket_exists():
         return "there is no container engine's socket"
     try:
@@ -328,7 +329,7 @@ async def unfit(image_name: str) -> str | None:
     except SandboxError as error:
         return str(error)
     try:
-        refusal = suitability.refusal(await daemon.info())
+        refusal = suitability.refusal(await daemon.info(), runtime)
         return refusal or image.misfit(image_name, await daemon.image_labels(image_name))
     except SandboxError as error:
         return str(error)
@@ -381,8 +382,3 @@ async def _converse(door: socket.socket, pid: int, listener: socket.socket) -> p
         raise ProtocolError("the agent says something else than it should")
     finally:
         agent.close()
-
-
-def _hard_limit(kind: int) -> int:
-    hard = resource.getrlimit(kind)[1]
-    return 1 << 20 if hard == resource.RLIM_INFINITY else hard

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+ANY_LIMIT: Final = 1 << 20
+"""The most open files that Linux lets a process have, unless it is told otherwise; more is no limit."""
+_OWN_KERNEL: Final = ("runsc", "kata")
+"""Parts of the names of runtimes, and of their programs."""
 _SYS_RESOURCE: Final = 24
 """Number of CAP_SYS_RESOURCE; capabilities(7)."""
 
@@ -41,6 +45,13 @@ def refusal(info: Mapping[str, Any], runtime: str = "") -> str | None:
     runtimes = info.get("Runtimes") or {}
     if runtime and runtimes and runtime not in runtimes:
         return f"the container engine has no runtime {runtime!r}; it has: {', '.join(sorted(runtimes))}"
+    used = runtime or str(info.get("DefaultRuntime") or "")
+    program = str((runtimes.get(used) or {}).get("path") or "")
+    if any(name in words for name in _OWN_KERNEL for words in (used, program)):
+        return (
+            f"the runtime {used!r} gives containers a kernel of their own, into which nothing can be mounted from "
+            "outside; use runc or crun"
+        )
     return None
 
 
@@ -58,6 +69,26 @@ def processors(info: Mapping[str, Any]) -> int:
     """Return how many processors the engine's machine has, 0 if it does not say."""
     count = info.get("NCPU")
     return count if isinstance(count, int) and count > 0 else 0
+
+
+def capabilities(status: str) -> int | None:
+    """Return the effective capabilities that `/proc/PID/status` tells, as a bit mask; None when it does not."""
+    return next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), None)
+
+
+def highest(status: str, limits: str) -> tuple[int, int]:
+    """Return the highest limits of open files and of processes that an engine can set; the texts are of its process.
+
+    Without CAP_SYS_RESOURCE these are its own: `/proc/PID/limits`.
+    """
+    held = capabilities(status)
+    hard = {"Max open files": ANY_LIMIT, "Max processes": ANY_LIMIT}
+    if held is not None and not held >> _SYS_RESOURCE & 1:
+        for line in limits.splitlines():
+            name, words = line[:25].strip(), line[25:].split()
+            if name in hard and len(words) > 1 and words[1].isdigit():
+                hard[name] = min(ANY_LIMIT, int(words[1]))
+    return hard["Max open files"], hard["Max processes"]
 
 
 def weaknesses(info: Mapping[str, Any], capabilities: int | None) -> list[Weakness]:

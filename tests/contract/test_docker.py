@@ -126,6 +126,13 @@ def test_an_unknown_runtime_is_refused(tree):
     assert "no runtime 'no-such-runtime'" in refusal(tree)["message"]
 
 
+def test_the_limit_of_open_files_is_the_templates_whatever_the_brokers_own_is(tree, claim):
+    """The daemon makes the container, so only its limit counts."""
+    tree.start("prlimit", "--nofile=2000:2000")
+    answer = claim().execute("import resource\nprint(resource.getrlimit(resource.RLIMIT_NOFILE))")
+    assert answer["out"] == "(4096, 4096)\n", answer
+
+
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, to play an ordinary user")
 def test_an_ordinary_user_is_refused_in_words(tree):
     os.chown(tree.directory, 12345, 12345)

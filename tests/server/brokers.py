@@ -60,12 +60,13 @@ class Tree:
             os.environ | {places.DIRECTORY_VARIABLE: str(self.directory), ENGINE_VARIABLE: self.engine} | self.variables
         )
 
-    def start(self) -> None:
+    def start(self, *prefix: str) -> None:
         """Start a broker that knows our templates and does not go before `stop`, unless it is running."""
         if self._keeper is not None and self.pid() is not None:
             return
         self._forget()
-        command = [sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background", "--BrokerApp.idle_exit_s=0"]
+        command = [*prefix, sys.executable, "-P", "-m", "jupyter_sandbox.broker", "--background"]
+        command += ["--BrokerApp.idle_exit_s=0"]
         command += [f"--BrokerApp.recover_grace_s={self.recover_grace_s}"]
         command += [f"--BrokerApp.template_directories={self.templates}", *self.arguments]
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=60, check=False)

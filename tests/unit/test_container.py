@@ -123,6 +123,48 @@ def test_limits_are_never_above_the_engines_own():
     ]
 
 
+STATUS = "Name:\tdockerd\nCapInh:\t0000000000000000\nCapEff:\t{capabilities:016x}\n"
+LIMITS = """Limit                     Soft Limit           Hard Limit           Units
+Max cpu time              unlimited            unlimited            seconds
+Max processes             {processes:<20} {processes:<20} processes
+Max open files            1024                 20000                files
+"""
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "processes", "expected"),
+    [
+        (~(1 << 24) & (1 << 41) - 1, "90000", (20000, 90000)),
+        (~(1 << 24) & (1 << 41) - 1, "unlimited", (20000, 1 << 20)),
+        ((1 << 41) - 1, "90000", (1 << 20, 1 << 20)),
+    ],
+)
+def test_an_engine_without_that_capability_sets_no_limit_above_its_own(capabilities, processes, expected):
+    status, limits = STATUS.format(capabilities=capabilities), LIMITS.format(processes=processes)
+    assert suitability.highest(status, limits) == expected
+
+
+def test_an_engine_that_cannot_be_seen_is_not_judged_by_its_limits():
+    assert suitability.highest("", "") == (1 << 20, 1 << 20)
+
+
+def test_a_runtime_is_known_by_its_program_too():
+    info = {
+        "Runtimes": {"strict": {"path": "/usr/local/bin/runsc"}, "runc": {"path": "runc"}},
+        "DefaultRuntime": "runc",
+    }
+    assert "gives containers a kernel of their own" in suitability.refusal(info, "strict")
+    assert suitability.refusal(info) is None
+
+
+@pytest.mark.parametrize("runtime", ["runsc", "io.containerd.runsc.v1", "kata", "io.containerd.kata.v2"])
+def test_a_runtime_with_a_kernel_of_its_own_is_refused(runtime):
+    info = {"SecurityOptions": ["name=seccomp,profile=default"], "Runtimes": {runtime: {}, "runc": {}}}
+    assert "use runc or crun" in suitability.refusal(info, runtime)
+    assert "use runc or crun" in suitability.refusal(info | {"DefaultRuntime": runtime})
+    assert suitability.refusal(info | {"DefaultRuntime": runtime}, "runc") is None
+
+
 @pytest.mark.parametrize(("processors", "expected"), [(1, 1_000_000_000), (2, 1_500_000_000), (0, 1_500_000_000)])
 def test_no_more_processors_are_asked_for_than_there_are(processors, expected):
     """The daemon refuses a container that may use more than the machine has."""
