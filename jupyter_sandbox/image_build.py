@@ -47,6 +47,7 @@ _TIMEOUT_S: Final = 3600
 _DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
 _LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _LEFT_IN: Final = ("/usr/share/doc/*/copyright",)
+_LAYER_STEPS: Final = ("Already exists", "Download complete", "Pull complete")
 _ERROR: Final = re.compile(r"\berror: |^E: ")
 _CHANGES: Final = ("ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV LANG=C.UTF-8")
 
@@ -253,12 +254,29 @@ def cause(said: Sequence[str]) -> str:
 
 def _follow(events: Iterable[Mapping[str, Any]], say: Say) -> None:
     """Tell a stream of the daemon; raises StartError for an error in it."""
+    told = set()
     for event in events:
         if "error" in event:
             raise StartError(str(event["error"])[-500:].strip())
         text = str(event.get("stream") or "").rstrip()
         if text.strip():
             say(f"  {text}")
+        layer = layer_line(event)
+        if layer and layer not in told:
+            told.add(layer)
+            say(f"  {layer}")
+
+
+def layer_line(event: Mapping[str, Any]) -> str:
+    """Return what an event of a pull says that people want to read: three lines of a layer at most, else empty. Pure.
+
+    Source: Docker Engine API, ImageCreate; there are many events of each layer, with the bytes so far.
+    """
+    layer, status = event.get("id"), str(event.get("status") or "")
+    total = (event.get("progressDetail") or {}).get("total")
+    if status == "Downloading" and total:
+        return f"{layer}: {total / (1 << 20):.1f} MiB"
+    return f"{layer}: {status.lower()}" if status in _LAYER_STEPS else ""
 
 
 def _tidy(client: Any) -> None:

@@ -132,6 +132,31 @@ def test_why_a_base_cannot_be_made_is_told_and_not_that_it_cannot():
     assert image_build.cause([]) == "it said nothing"
 
 
+def test_a_base_that_is_pulled_is_told_by_few_lines_however_many_events_come():
+    bytes_so_far = [
+        {"status": "Downloading", "id": "a1", "progressDetail": {"current": so_far << 10, "total": 29 << 20}}
+        for so_far in range(1000)
+    ]
+    events = [
+        {"status": "Pulling from library/python", "id": "3.13-slim"},
+        {"status": "Already exists", "progressDetail": {}, "id": "b2"},
+        {"status": "Pulling fs layer", "progressDetail": {}, "id": "a1"},
+        *bytes_so_far,
+        {"status": "Download complete", "progressDetail": {}, "id": "a1"},
+        {"status": "Extracting", "id": "a1", "progressDetail": {"current": 1, "total": 29 << 20}},
+        {"status": "Pull complete", "progressDetail": {}, "id": "a1"},
+        {"status": "Digest: sha256:1"},
+    ]
+    told: list[str] = []
+    image_build._follow(events, told.append)
+    assert [line.strip() for line in told] == [
+        "b2: already exists",
+        "a1: 29.0 MiB",
+        "a1: download complete",
+        "a1: pull complete",
+    ]
+
+
 def test_every_requirement_of_the_image_is_pinned():
     lines = image_build.requirements(image_build.Plan(languages=NAMES)).decode().split()
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
