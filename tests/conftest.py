@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,11 +23,32 @@ from jupyter_sandbox.engines import container, daemon
 from jupyter_sandbox.host import places
 
 LEAK_TIMEOUT_S = 15
+MAY_SKIP_VARIABLE = "JUPYTER_SANDBOX_MAY_SKIP"
+"""Names a pattern, as `.ci/run` does: a test that is skipped for a reason that does not match it has failed."""
 
 hypothesis.settings.register_profile("ours", deadline=None, database=None)  # no test measures time
 hypothesis.settings.load_profile("ours")
 
 os.environ.setdefault(ENGINE_VARIABLE, "embedded")  # not whatever this machine offers: name it to test another engine
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport():
+    return judged((yield), os.environ.get(MAY_SKIP_VARIABLE))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report():
+    return judged((yield), os.environ.get(MAY_SKIP_VARIABLE))
+
+
+def judged(report, may_skip: str | None):
+    """The report of a test or of a module, as a failure if it is of a skip that may not be. None: every skip may be."""
+    if may_skip is not None and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2]
+        if not re.search(may_skip, reason):
+            report.outcome, report.longrepr = "failed", f"it may not be skipped here: {reason}"
+    return report
 
 
 @pytest.fixture(scope="session")
