@@ -54,7 +54,7 @@ def test_each_limit_holds_and_siblings_have_theirs(broker, claim):
     error, opened = said(box, OPEN).split()
     assert (int(error), 0 < int(opened) < 100) == (24, True)
     assert 10 < int(said(box, CROWD).split()[-1]) < 48
-    box.execute(HOARD, 30)
+    box.submit(HOARD)
     end = box.end(30)
     assert (end["reason"], "160 MiB of memory" in end["message"]) == ("memory", True), end
     assert said(sibling, HOARD) == "200"
@@ -66,7 +66,7 @@ def test_lower_limits_outlive_the_broker(own_broker, claim):
     own_broker.start()
     reattach(box)
     assert used(box).memory_total_bytes == 160 << 20
-    box.execute(HOARD, 30)
+    box.submit(HOARD)
     assert "160 MiB of memory" in box.end(30)["message"]
 
 
