@@ -64,7 +64,9 @@ class FileTransfers(Configurable):
         help="Object stores of your own, as `host:port`, that URLs may name though they have no public address, or are "
         "not at one of `ports`. Everybody who may transfer files can ask whatever is there.",
     ).tag(config=True)
-    max_batch_mib = Int(4096, min=1, help="The most bytes of all files of one batch, MiB.").tag(config=True)
+    max_batch_mib = Int(4096, min=1, help="The most bytes of all files of one batch, or of a form of E2B's, MiB.").tag(
+        config=True
+    )
     timeout_s = Int(
         600, min=1, help="How long a batch may take, seconds; files that are not through by then fail."
     ).tag(config=True)

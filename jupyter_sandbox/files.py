@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
 
 from traitlets import Int
 from traitlets.config import Configurable
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from jupyter_sandbox.events import Emit
     from jupyter_sandbox.guards.paths import Names
 
+Publish: TypeAlias = "Callable[[], Awaitable[Entry]]"
+"""Gives a file its name and returns what is there then. Call it once."""
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -181,24 +183,52 @@ class Files(Configurable):
         `parents` makes directories that are missing; `max_bytes` is a limit below `max_file_mib`; `host`: where the
         bytes come from, if not from the caller's client.
         """
+        async with contextlib.AsyncExitStack() as undo:
+            publish = await self.draft(
+                undo, sandbox, path, content, replace=replace, parents=parents, max_bytes=max_bytes, host=host
+            )
+            return await publish()
+
+    async def draft(
+        self,
+        undo: contextlib.AsyncExitStack,
+        sandbox: str,
+        path: str,
+        content: AsyncIterable[bytes],
+        *,
+        replace: bool = True,
+        parents: bool = False,
+        max_bytes: int | None = None,
+        host: str | None = None,
+    ) -> Publish:
+        """Write a file that has no name yet; return what gives it one, or nothing is left when `undo` is unwound.
+
+        So several are there together or not at all. The arguments are those of `write`.
+        """
         names = paths.entry(path)
         limit = min(self.max_file_mib << 20, self.max_file_mib << 20 if max_bytes is None else max_bytes)
-        async with self.view(sandbox) as view, contextlib.AsyncExitStack() as undo:
-            if parents and names[1:]:
-                await whole(beneath.make_directory, view, names[:-1], parents=True)
-            beginning = _thread(beneath.Draft, view, names)
-            draft = await tasks.take(undo, beginning, lambda draft: _thread(draft.close))
-            blocks = await undo.enter_async_context(contextlib.aclosing(_blocks(content)))
-            count = undo.enter_context(self._writing(sandbox))
+        own = await undo.enter_async_context(contextlib.AsyncExitStack())  # a file that has its name needs no other
+        view = await own.enter_async_context(self.view(sandbox))
+        if parents and names[1:]:
+            await whole(beneath.make_directory, view, names[:-1], parents=True)
+        beginning = _thread(beneath.Draft, view, names)
+        draft = await tasks.take(own, beginning, lambda draft: _thread(draft.close))
+        count = own.enter_context(self._writing(sandbox))
+        async with contextlib.aclosing(_blocks(content)) as blocks:
             async for block in blocks:
                 count(len(block))
                 limit -= len(block)
                 if limit < 0:
                     raise FileTooLargeError(f"{paths.text(names)!a} in sandbox {sandbox} would be too large")
                 await whole(draft.write, block)
+
+        async def publish() -> Entry:
             entry = await whole(draft.publish, replace=replace)
-        self._emit(_transfer(sandbox, names, Direction.IN, entry.size_bytes, host))
-        return entry
+            await own.aclose()
+            self._emit(_transfer(sandbox, names, Direction.IN, entry.size_bytes, host))
+            return entry
+
+        return publish
 
     async def make_directory(self, sandbox: str, path: str, *, parents: bool = False) -> bool:
         """Make a directory, with `parents` all that are missing on the way; return whether it was new."""

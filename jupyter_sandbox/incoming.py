@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tornado.iostream import SSLIOStream
 
 from jupyter_sandbox import pace
-from jupyter_sandbox.errors import FileTooLargeError, InvalidRequestError
+from jupyter_sandbox.errors import BodyTooLargeError, FileTooLargeError, InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -132,5 +132,5 @@ class Incoming:
 
     async def hear_out(self, error: SandboxError) -> None:
         """Wait for the rest before it is refused, unless that is too much: who still sends does not listen."""
-        if not isinstance(error, FileTooLargeError):
+        if not isinstance(error, FileTooLargeError | BodyTooLargeError):
             await self.ended()

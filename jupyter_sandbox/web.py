@@ -380,7 +380,7 @@ class ServiceHandler(TokenRoute, APIHandler):
             self.refuse(error)
             return
         if status_code == 413 and (limit := self.file_limit()) is not None:
-            self.refuse(errors.FileTooLargeError(f"a file may have {limit} bytes"))
+            self.refuse(errors.FileTooLargeError(f"an upload may have {limit} bytes"))
             return
         kind = _BY_STATUS.get(status_code, errors.InvalidRequestError if status_code < 500 else errors.SandboxError)
         self.refuse(kind(self._words(status_code)), status_code)

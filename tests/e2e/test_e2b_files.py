@@ -255,7 +255,6 @@ def test_a_stream_ends_with_its_time_its_directory_or_its_sandbox(served, sandbo
 
 
 SIZE = 40 << 20
-"""More than a form may have."""
 
 
 def test_a_file_of_any_size_is_written_from_a_file_object_or_an_iterator(sandbox, place):
@@ -269,6 +268,16 @@ def test_a_file_of_any_size_is_written_from_a_file_object_or_an_iterator(sandbox
     got = b"".join(files.read(f"{place}/iterator", format="stream"))
     assert got == data
     assert files.read(f"{place}/text") == "h\u00e9"
+
+
+def test_a_file_of_any_size_is_written_by_a_form(sandbox, place):
+    """So the SDK sends what is bytes or text, and old ones everything."""
+    data = bytes(range(256)) * (SIZE // 256)
+    assert sandbox.files.write(f"{place}/new/large", data, use_octet_stream=False).path == f"{place}/new/large"
+    written = sandbox.files.write_files([{"path": f"{place}/{name}", "data": data} for name in ("\u00e9 a", "b'", "c")])
+    assert [each.name for each in written] == ["\u00e9 a", "b'", "c"]
+    sums = sandbox.commands.run(f"cd {place}; cmp new/large c && cmp c b\\' && cmp c '\u00e9 a' && stat -c %s c")
+    assert sums.stdout.split() == [str(SIZE)]
 
 
 def test_a_file_is_packed_on_its_way_in_and_out_when_the_client_asks(served, sandbox, place):
@@ -313,6 +322,8 @@ def test_the_asynchronous_sdk_writes_and_reads_streams_too(served, sandbox, plac
 
         await mine.files.write(f"{place}/x", pieces())
         await mine.files.write(f"{place}/y", pieces(), gzip=True)
+        await mine.files.write(f"{place}/form", b"x" * SIZE, use_octet_stream=False)
+        assert (await mine.files.get_info(f"{place}/form")).size == SIZE
         expected = b"".join([piece async for piece in pieces()])
         assert await mine.files.read(f"{place}/x", format="bytes", gzip=True) == expected
         got = b"".join([piece async for piece in await mine.files.read(f"{place}/y", format="stream")])

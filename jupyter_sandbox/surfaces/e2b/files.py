@@ -10,20 +10,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_server.auth.decorator import allow_unauthenticated
-from tornado import httputil
 
-from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError, NotSupportedError
-from jupyter_sandbox.surfaces.e2b import gzips, words
+from jupyter_sandbox.errors import InvalidRequestError, NotSupportedError
+from jupyter_sandbox.surfaces.e2b import forms, gzips, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
 from jupyter_sandbox.surfaces.e2b.domain import ID_HEADER
 from jupyter_sandbox.web import FILE, encoded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable
 
+    from jupyter_sandbox.files import Publish
+    from jupyter_sandbox.incoming import Incoming
     from jupyter_sandbox.surfaces.e2b.held import Held
 
-_MAX_UPLOAD: Final = 32 << 20
 _MAX_DIGITS: Final = 12
 _GZIP: Final = "gzip"
 _METADATA: Final = "x-metadata-"
@@ -34,14 +34,14 @@ class FilesHandler(DataHandler):
     """One file, or several in one upload."""
 
     operation = "transfer_file"
-    max_body_bytes = _MAX_UPLOAD
     _signed: Held | None = None
     """The sandbox with whose token the URL was signed, which may be paused."""
 
     def file_limit(self) -> int | None:
-        """See ServiceHandler: a body that is one file, of somebody who may write it."""
-        is_file = self.request.method == "POST" and self._kind() == FILE
-        return self.services.files.max_file_mib << 20 if is_file and self.held is not None else None
+        """See ServiceHandler: a body that is one file, or several, of somebody who may write them."""
+        if self.request.method != "POST" or self.held is None:
+            return None
+        return {FILE: self.services.files.max_file_mib << 20, forms.KIND: self._form_limit()}.get(self._kind())
 
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Begin to write before the body has come, if it is a file."""
@@ -121,53 +121,58 @@ class FilesHandler(DataHandler):
         await self.require("contents", "write")
         if any(name.lower().startswith(_METADATA) for name in self.request.headers):
             raise NotSupportedError("metadata of files is not supported here; write the file without")
-        coding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
-        if coding not in ("identity", _GZIP) or (coding == _GZIP and self.incoming is None):
+        kind, coding = self._kind(), self.request.headers.get("Content-Encoding", "identity").strip().lower()
+        if self.incoming is None:
+            raise InvalidRequestError(f"files come as {FILE} or {forms.KIND}")
+        if coding not in ("identity", _GZIP) or (coding == _GZIP and kind != FILE):
             raise InvalidRequestError(f"only a body that is {FILE} may be packed, and with gzip")
-        if self.incoming is not None:
-            path = self.get_query_argument("path", "", strip=False)
-            if coding == _GZIP:
-                async with contextlib.aclosing(gzips.unpacked(self.incoming)) as content:
-                    written = [await self._write(path, content)]
+        path = self.get_query_argument("path", "", strip=False)
+        async with contextlib.AsyncExitStack() as undo:
+            if kind == forms.KIND:
+                drafts = await self._drafts(undo, path, self.incoming)
+            elif coding == _GZIP:
+                unpacked = await undo.enter_async_context(contextlib.aclosing(gzips.unpacked(self.incoming)))
+                drafts = [await self._draft(undo, path, unpacked)]
             else:
-                written = [await self._write(path, self.incoming)]
-        else:
-            written = [await self._write(path, _whole(content)) for path, content in self._parts()]
+                drafts = [await self._draft(undo, path, self.incoming)]
+            written = [
+                {"path": words.their_path(ours), "name": (await publish()).name, "type": "file"}
+                for ours, publish in drafts
+            ]
         self.answer(200, written)
 
-    async def _write(self, path: str, content: AsyncIterable[bytes]) -> dict[str, str]:
+    async def _drafts(
+        self, undo: contextlib.AsyncExitStack, path: str, incoming: Incoming
+    ) -> list[tuple[str, Publish]]:
+        """Write the files of a form, all of them before the first has its name."""
+        form = forms.Form(self.request.headers["Content-Type"], incoming, self._form_limit())
+        found: list[tuple[str, Publish]] = []
+        async with contextlib.aclosing(form.parts()) as parts:
+            async for part in parts:
+                if part.name != "file":
+                    continue
+                if path and found:
+                    raise InvalidRequestError("`path` names one file, and there are several")
+                undo.enter_context(self.surface.drafting(self.box.owner))
+                found.append(await self._draft(undo, path or part.file_name, form.content()))
+        if not found:
+            raise InvalidRequestError("there is no part named `file`")
+        return found
+
+    async def _draft(
+        self, undo: contextlib.AsyncExitStack, path: str, content: AsyncIterable[bytes]
+    ) -> tuple[str, Publish]:
         ours = words.disk_path(path)
-        entry = await self.services.files.write(self.box.sandbox_id, ours, content, parents=True)
-        return {"path": words.their_path(ours), "name": entry.name, "type": "file"}
+        return ours, await self.services.files.draft(undo, self.box.sandbox_id, ours, content, parents=True)
 
     def _kind(self) -> str:
         return self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
-    def _parts(self) -> list[tuple[str, bytes]]:
-        kind = self.request.headers.get("Content-Type", "")
-        path = self.get_query_argument("path", "", strip=False)
-        if self._body_bytes > self.max_body_bytes:
-            raise BodyTooLargeError(f"an upload may have {self.max_body_bytes} bytes")
-        if self._kind() != "multipart/form-data":
-            raise InvalidRequestError(f"files come as {FILE} or multipart/form-data")
-        parts: dict[str, list[httputil.HTTPFile]] = {}
-        try:
-            httputil.parse_body_arguments(kind, self.body(), {}, parts, self.request.headers)
-        except httputil.HTTPInputError as error:
-            raise InvalidRequestError("the form cannot be read") from error
-        found = parts.get("file", [])
-        if not found:
-            raise InvalidRequestError("there is no part named `file`")
-        if path and len(found) > 1:
-            raise InvalidRequestError("`path` names one file, and there are several")
-        return [(path or part["filename"], part["body"]) for part in found]
+    def _form_limit(self) -> int:
+        return self.services.transfers.max_batch_mib << 20
 
 
 def signature(token: str, path: str, what: str, user: str, ends: str) -> str:
     """Return what SDKs sign a URL with; `ends` is a moment in seconds, or empty."""
     text = f"{path}:{what}:{user}:{token}" + (f":{ends}" if ends else "")
     return "v1_" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
-
-
-async def _whole(content: bytes) -> AsyncIterator[bytes]:
-    yield content

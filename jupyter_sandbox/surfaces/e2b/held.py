@@ -7,8 +7,10 @@ again: SDKs ask for it when they connect, and sign URLs with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import secrets
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,18 +19,21 @@ from traitlets.config import Configurable
 
 from jupyter_sandbox import notes
 from jupyter_sandbox.contexts import NewContext
-from jupyter_sandbox.errors import InvalidRequestError, UnknownSandboxError
+from jupyter_sandbox.errors import BusyError, InvalidRequestError, UnknownSandboxError
 from jupyter_sandbox.guards import domains
 from jupyter_sandbox.guards.paths import USER_HOME
 from jupyter_sandbox.sandbox import SandboxState
 from jupyter_sandbox.surfaces.e2b.domain import place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jupyter_sandbox.contexts import ContextView
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.services import Services
 
-
+MAX_DRAFTS: Final = 200
+"""Of one owner; each takes three descriptors."""
 _PART: Final = "e2b"
 _TOKEN_CHARACTERS: Final = 64
 
@@ -95,6 +100,18 @@ class HeldSandboxes:
         """There are none."""
         self._services, self.settings = services, settings
         self._held: dict[str, Held] = {}
+        self._drafts: Counter[Owner] = Counter()
+
+    @contextlib.contextmanager
+    def drafting(self, owner: Owner) -> Iterator[None]:
+        """Hold one of the owner's places for a file that waits for the rest of its form; raises BusyError."""
+        if self._drafts[owner] >= MAX_DRAFTS:
+            raise BusyError(f"{MAX_DRAFTS} files wait for the rest of their forms", retry_after_s=1)
+        self._drafts[owner] += 1
+        try:
+            yield
+        finally:
+            self._drafts -= Counter({owner: 1})  # which forgets who has none left
 
     def is_at(self, host: str) -> bool:
         """Whether a Host header names the control plane or a sandbox, below the domain."""

@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test'
 import { Sandbox } from '@e2b/code-interpreter'
 
 const PIECE = Uint8Array.from({ length: 251 * 261 }, (_, at) => at % 251)
-const PIECES = 640 // more than a form may have
+const PIECES = 640
 const WAIT_MS = 20_000
 
 let sandbox
@@ -135,6 +135,14 @@ test('a file of any size is written and read as a stream', async () => {
   for await (const piece of await sandbox.files.read('new/stream', { format: 'stream' })) sum.update(piece)
   const { stdout } = await sandbox.commands.run('sha256sum new/stream')
   assert.equal(stdout.split(' ')[0], sum.digest('hex'))
+})
+
+test('a file of any size is written by a form', async () => {
+  const data = new Blob(Array(PIECES).fill(PIECE))
+  await sandbox.files.write('form', data, { useOctetStream: false })
+  await sandbox.files.writeFiles([{ path: 'forms/a', data }, { path: 'forms/b', data: 'b' }], { useOctetStream: false })
+  const { stdout } = await sandbox.commands.run('cmp form forms/a; stat -c %s form forms/b')
+  assert.equal(stdout, `${PIECES * PIECE.length}\n1\n`)
 })
 
 test('a file is packed on its way in and out when the client asks', async () => {
