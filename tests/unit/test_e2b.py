@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from jupyter_sandbox.broker.usage_verbs import UsageReport
-from jupyter_sandbox.errors import InvalidRequestError
+from jupyter_sandbox.errors import BodyTooLargeError, InvalidRequestError
 from jupyter_sandbox.execution_fold import OutputEvent
 from jupyter_sandbox.host.beneath import Entry, Kind
 from jupyter_sandbox.surfaces.e2b import (
@@ -74,10 +74,9 @@ async def test_a_stream_says_that_it_is_there_as_often_as_it_is_silent(silences)
     assert heard[-1] == {"n": 2}
 
 
-@given(st.lists(JSON, max_size=4))
-def test_what_is_put_into_envelopes_comes_out_of_them(messages):
-    body = b"".join(connect.envelope(each) for each in messages) + connect.end()
-    assert list(connect.messages(body)) == messages
+@given(JSON)
+def test_what_is_put_into_an_envelope_comes_out_of_it(message):
+    assert connect.only(connect.envelope(message), 1 << 20) == message
 
 
 def test_an_envelope_is_a_flag_a_length_and_json():
@@ -88,18 +87,31 @@ def test_an_envelope_is_a_flag_a_length_and_json():
 
 @pytest.mark.parametrize(
     "body",
-    [b"\x00", b"\x00\x00\x00\x00\x09{}", b"\x01\x00\x00\x00\x02{}", b"\x00\xff\xff\xff\xff", b"\x00\x00\x00\x00\x02[]"],
-    ids=["cut", "too-short", "compressed", "huge", "no-object"],
+    [
+        *(b"", b"\x00", b"\x00\x00\x00\x00\x09{}", b"\x01\x00\x00\x00\x02{}", b"\x00\x00\x00\x00\x02[]"),
+        *(
+            connect.envelope({}) * 2,
+            connect.envelope({}) + b"\x00",
+            connect.envelope({}) + connect.end(),
+            connect.end(),
+        ),
+    ],
+    ids=["nothing", "cut", "too-short", "compressed", "no-object", "two", "a-part-of-two", "an-end", "only-an-end"],
 )
-def test_envelopes_that_are_none_are_refused(body):
+def test_requests_that_are_not_one_message_are_refused(body):
     with pytest.raises(InvalidRequestError):
-        list(connect.messages(body))
+        connect.only(body, 1 << 20)
+
+
+def test_a_message_that_would_be_too_large_is_refused_though_it_did_not_come():
+    with pytest.raises(BodyTooLargeError):
+        connect.only(b"\x00\xff\xff\xff\xff", 1 << 20)
 
 
 @given(st.binary(max_size=64))
 def test_no_body_does_anything_but_be_refused(body):
-    with contextlib.suppress(InvalidRequestError):
-        assert all(isinstance(each, dict) for each in connect.messages(body))
+    with contextlib.suppress(InvalidRequestError, BodyTooLargeError):
+        assert isinstance(connect.only(body, 1 << 20), dict)
 
 
 @pytest.mark.parametrize(("header", "seconds"), [(None, None), ("0", 0.0), ("1500", 1.5)])

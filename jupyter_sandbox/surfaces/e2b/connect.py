@@ -5,6 +5,7 @@ Source: the specification of the Connect protocol, version 1.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
@@ -38,25 +39,11 @@ def end(error: dict[str, Any] | None = None) -> bytes:
     return envelope({} if error is None else {"error": error}, is_end=True)
 
 
-def messages(body: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the messages of a request that is a stream; raises InvalidRequestError."""
-    position = 0
-    while position < len(body):
-        if len(body) - position < _HEAD.size:
-            raise InvalidRequestError("the stream ends within an envelope")
-        flags, size = _HEAD.unpack_from(body, position)
-        position += _HEAD.size
-        if flags & ~_END:
-            raise InvalidRequestError("envelopes that are compressed are not taken")
-        if size > len(body) - position:
-            raise InvalidRequestError("the stream ends within an envelope")
-        if not flags & _END:
-            yield message(body[position : position + size])
-        position += size
-
-
 class Envelopes:
-    """A request that is a stream and comes in pieces: of what came, at most one envelope and a piece are kept."""
+    """A request that is a stream and comes in pieces: of what came, at most one envelope and a piece are kept.
+
+    It ends where its body does: a last message of its own, with a flag, is for answers alone.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         """Nothing has come. `max_bytes`: of one message."""
@@ -83,6 +70,16 @@ class Envelopes:
         """Say that no more will come; raises InvalidRequestError when there is a part of an envelope."""
         if self._kept:
             raise InvalidRequestError("the stream ends within an envelope")
+
+
+def only(body: bytes, max_bytes: int) -> dict[str, Any]:
+    """Return the one message of a request that is a stream; raises as `Envelopes` does."""
+    envelopes = Envelopes(max_bytes)
+    found = list(itertools.islice(envelopes.take(body), 2))
+    if len(found) == 1:
+        envelopes.finish()
+        return found[0]
+    raise InvalidRequestError("the request is one message")
 
 
 def message(data: bytes) -> dict[str, Any]:

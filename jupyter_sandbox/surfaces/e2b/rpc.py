@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import errors
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.surfaces.e2b import connect, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
@@ -88,10 +86,8 @@ class CallHandler(DataHandler):
 
     async def _send_events(self) -> None:
         await self.require(self.resource, self.action)
-        found = list(itertools.islice(connect.messages(self.body()), 2))
-        if len(found) != 1:
-            raise errors.InvalidRequestError("the request is one message")
-        async with contextlib.aclosing(self.events(found[0])) as events:
+        message = connect.only(self.body(), self.max_body_bytes)
+        async with contextlib.aclosing(self.events(message)) as events:
             count = 0
             async for event in events:
                 self.write(connect.envelope(event))
