@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.attacks import rest_world
+from tests.attacks import e2b_calls, rest_world
 from tests.attacks.rest_world import as_person, watched
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
@@ -154,6 +154,64 @@ async def test_a_stream_of_quiet_code_stays_open(rest, raw):
         said = await quiet.rest()
     assert b"done" in said
     assert b'"outcome":"ok"' in said
+
+
+@contextlib.asynccontextmanager
+async def a_box(url):
+    """A sandbox of E2B's."""
+    headers = {"X-API-Key": "alice"} | e2b_calls.UNARY
+    made = await e2b_calls.ask(url, "POST", "e2b/v2/sandboxes", headers, '{"templateID": "base"}')
+    box = json.loads(made.body)
+    yield box
+    await e2b_calls.ask(url, "DELETE", f"e2b/sandboxes/{box['sandboxID']}", headers)
+
+
+def e2b_call(box, path, kind, body):
+    """The lines and the body of a request to E2B's data plane."""
+    fields = e2b_calls.allowed(box, {"Content-Type": kind, "Content-Length": str(len(body))})
+    return [f"POST /e2b/sbx/{path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+
+
+@pytest.mark.parametrize("method", ["Start", "Connect"])
+async def test_output_of_a_command_that_nobody_reads_is_hung_up_on_and_the_command_goes_on(hasty, raw, method):
+    async with a_box(hasty) as box:
+        message = {"process": {"cmd": "/usr/bin/yes"}, "tag": "talkative"}
+        if method == "Connect":
+            async with e2b_calls.running(hasty, box, "exec yes", tag="talkative"):
+                pass
+            message = {"process": {"tag": "talkative"}}
+        body = e2b_calls.envelope(message)
+        lines = e2b_call(box, f"process.Process/{method}", "application/connect+json", body)
+        async with watched(hasty):
+            stalled = [await raw(*lines, body=body) for _ in range(1 if method == "Start" else 10)]
+            await hung_up(stalled)
+        listed = await e2b_calls.ask(
+            hasty, "POST", "e2b/sbx/process.Process/List", e2b_calls.allowed(box, e2b_calls.UNARY), "{}"
+        )
+        assert len(json.loads(listed.body)["processes"]) == 1
+
+
+async def test_output_of_e2bs_code_that_nobody_reads_is_hung_up_on_and_interrupted(hasty, raw):
+    async with a_box(hasty) as box:
+        body = json.dumps({"code": f"{LARGE}\nwhile True: pass"}).encode()
+        await hung_up([await raw(*e2b_call(box, "execute", "application/json", body), body=body)])
+        body = json.dumps({"code": "print('free')"})
+        async with asyncio.timeout(20):
+            answer = await e2b_calls.ask(
+                hasty, "POST", "e2b/sbx/execute", e2b_calls.allowed(box, e2b_calls.UNARY), body
+            )
+        assert b'"free\\n"' in answer.body
+
+
+async def test_a_stream_of_a_quiet_command_stays_open(hasty, raw):
+    """Longer than the server waits for who takes nothing: there is nothing to take."""
+    async with a_box(hasty) as box:
+        body = e2b_calls.envelope({"process": {"cmd": "/bin/sh", "args": ["-c", "sleep 5; echo done"]}})
+        quiet = await raw(
+            *e2b_call(box, "process.Process/Start", "application/connect+json", body), "Connection: close", body=body
+        )
+        async with asyncio.timeout(30):
+            assert b'"exitCode":0' in await quiet.rest()
 
 
 @pytest.mark.parametrize("line", ["POST /api/sandboxes", "PUT /api/sandboxes/{}/files/dripped"])

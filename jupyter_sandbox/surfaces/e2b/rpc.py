@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox import pace
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.surfaces.e2b import connect, words
 from jupyter_sandbox.surfaces.e2b.data import DataHandler
@@ -30,8 +31,6 @@ class CallHandler(DataHandler):
 
     resource, action = "kernels", "execute"
     streams = False
-    patience_s: float | None = None
-    """How long who takes nothing of a stream is waited for."""
 
     async def on_post(self) -> None:
         """Serve the call."""
@@ -90,8 +89,9 @@ class CallHandler(DataHandler):
         async with contextlib.aclosing(self.events(message)) as events:
             count = 0
             async for event in events:
-                self.write(connect.envelope(event))
-                async with asyncio.timeout(self.patience_s):
+                data = connect.envelope(event)
+                self.write(data)
+                async with asyncio.timeout(pace.allowed_s(len(data))):
                     await self.flush()
                 count += 1
                 if count % MAX_OF_TURN == 0:

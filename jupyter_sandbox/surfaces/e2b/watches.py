@@ -11,7 +11,6 @@ from jupyter_sandbox import errors
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import changes, processes
 from jupyter_sandbox.host.changes import What
-from jupyter_sandbox.pace import SILENCE_S
 from jupyter_sandbox.surfaces.e2b import connect, filesystem, keepalives
 from jupyter_sandbox.surfaces.e2b.filesystem import FilesystemHandler
 
@@ -48,7 +47,6 @@ class WatchDirHandler(_WatchingHandler):
     """`WatchDir`."""
 
     streams = True
-    patience_s = SILENCE_S
 
     async def events(self, message: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield what changes, as it happens. Raises SandboxError."""
