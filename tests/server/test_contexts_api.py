@@ -296,6 +296,25 @@ async def test_who_is_not_known_is_told_what_to_bring(contexts, headers):
     assert await sandboxes() == []
 
 
+REQUESTS = (("GET",), ("POST",), ("DELETE", "ctx-0"), ("POST", "ctx-0", "execute"))
+
+
+async def test_who_the_operators_authorizer_does_not_let_is_told_so(contexts, jp_serverapp, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        type(jp_serverapp.authorizer),
+        "is_authorized",
+        lambda _, handler, user, action, resource: asked.append((action, resource)),  # None: he may not
+    )
+    for request in REQUESTS:
+        status, model = await contexts(*request, raw="{}" if request[0] == "POST" else None)
+        assert (status, model["code"]) == (403, "FORBIDDEN"), request
+    assert asked == [("read", "kernels"), ("write", "sandboxes"), ("write", "sandboxes"), ("execute", "kernels")]
+    monkeypatch.undo()
+    assert await contexts("GET") == (200, [])
+    assert await sandboxes() == []
+
+
 async def test_a_server_without_authentication_asks_for_none_but_keeps_pages_out(contexts, jp_serverapp):
     jp_serverapp.identity_provider.token = ""
     nobody = {"Authorization": "", "Content-Type": "application/json"}

@@ -353,7 +353,7 @@ async def test_the_servers_token_comes_as_a_password_or_in_jupyters_way_and_noth
     fetch, jp_serverapp, ragflow
 ):
     token = jp_serverapp.identity_provider.token
-    for headers in (basic(token), {"Authorization": f"token {token}"}):
+    for headers in (basic(token), *({"Authorization": f"{word} {token}"} for word in ("token", "Bearer", "bearer"))):
         ragflow.headers = headers
         assert await ragflow.value("def main(): return 1") == 1
     page = await fetch("tree", params={}, headers={"Authorization": f"token {token}"}, raise_error=False)
