@@ -60,6 +60,7 @@ measurements:
   idle           processor time of the server and {FULL.idle_kernels} idle kernels in {FULL.idle_s:.0f} s
   memory         PSS of {FULL.memory_kernels} idle kernels, everything of the system included
   scale          the next kernel, a request and memory with {", ".join(map(str, FULL.scale_kernels))} kernels
+  density        memory and idle cost of {FULL.density_kernels} kernels that each used pandas
 
 examples:
   python -m benchmarks --quick --systems local,local-nodelay

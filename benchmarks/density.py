@@ -1,23 +1,26 @@
-"""How many live kernels fit on one machine: memory and idle processor time of many that each used pandas.
+"""Measurement of density: how many kernels that each used pandas live at once, what they occupy and cost while idle.
 
 Each kernel makes a DataFrame of its own and its answer is checked, at the beginning and at the end. Memory is the
-proportional set size of everything that belongs to the system. `python -m benchmarks.density --help`.
+proportional set size of everything that belongs to the system, the server included. Also a program for other numbers of
+kernels than those of a run: `python -m benchmarks.density --help`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import dataclasses
+import math
 import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks import by_hand
-from benchmarks.client import Kernels
+from benchmarks.client import KernelFailedError, Kernels
 from benchmarks.idle import SETTLE_S, cpu_by_process
-from benchmarks.memory import MIB, footprint
-from benchmarks.metrics import Results
+from benchmarks.memory import MIB, available_bytes, footprint
+from benchmarks.metrics import Metric, Results
+from benchmarks.plan import FULL
 from benchmarks.server import running
 from benchmarks.systems import BY_NAME
 
@@ -25,54 +28,114 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.client import Channel
+    from benchmarks.plan import Plan
+    from benchmarks.server import Server
+
+KERNELS = Metric(
+    name="density.kernels", unit="kernels", meaning="that used pandas and live at once", more_is_better=True
+)
+MEMORY = Metric(name="density.memory", unit="GB", meaning="PSS of all of them, of the server and of what stands")
+CPU = Metric(name="density.cpu", unit="% of a core", meaning="the same while nobody uses them")
+METRICS = (KERNELS, MEMORY, CPU)
 
 _PARALLEL = 4
 _USE = "import pandas; frame = pandas.DataFrame({{'a': range({number}, {number} + 1000)}}); print(frame.a.sum())"
-_REPORT = (
-    "{kernels} live kernels: {memory_mib:.0f} MiB, {cpu_percent:.2f} % of a core idle; all started in {seconds:.0f} s"
-)
+_NEEDED_BYTES = 7e9
+"""That a machine must have to spare; a run on a smaller one leaves this measurement out."""
+
+
+class _Crowd:
+    """Kernels of one server that each used pandas."""
+
+    def __init__(self, server: Server, results: Results, kernels: Kernels) -> None:
+        self._server, self._results, self._kernels = server, results, kernels
+        self._channels: dict[int, Channel] = {}
+
+    async def _check(self, number: int, code: str, expected: int) -> bool:
+        printed = await self._channels[number].execute(code)
+        return self._results.check(self._server.system.name, "density", expected=f"{expected}\n", actual=printed)
+
+    async def _add_in_turn(self, numbers: Iterator[int], end: float) -> None:
+        try:
+            for number in numbers:
+                if time.monotonic() > end:
+                    return
+                self._channels[number] = await self._kernels.add()
+                await self._check(number, _USE.format(number=number), 1000 * number + 499500)
+        except KernelFailedError as error:
+            self._results.fail(self._server.system.name, "density", str(error))
+
+    async def grow(self, count: int, end: float) -> int:
+        """Add kernels until there are `count` or the time is over; return how many there are."""
+        numbers = iter(range(count))
+        await asyncio.gather(*(self._add_in_turn(numbers, end) for _ in range(_PARALLEL)))
+        return len(self._channels)
+
+    async def right(self) -> int:
+        """Return how many still know what is theirs. Raises KernelFailedError."""
+        return sum([await self._check(number, "print(frame.a.min())", number) for number in self._channels])
+
+
+async def _watch(server: Server, crowd: _Crowd, idle_s: float, results: Results) -> None:
+    name = server.system.name
+    await asyncio.sleep(SETTLE_S)
+    before, begin = cpu_by_process(server), time.perf_counter()
+    await asyncio.sleep(idle_s)
+    used = sum(time_s - before.get(pid, 0.0) for pid, time_s in cpu_by_process(server).items())
+    elapsed_s = time.perf_counter() - begin
+    taken = footprint(server)
+    results.add(KERNELS, name, await crowd.right())
+    results.add(MEMORY, name, taken.total / 1e9)
+    results.add(CPU, name, used * 100 / elapsed_s)
+    roles = ", ".join(f"{role} {size / MIB:.0f}" for role, size in sorted(taken.by_role.items()))
+    results.note(name, f"processes {taken.process_count}: {roles} MiB", "density")
+
+
+async def measure_density(server: Server, plan: Plan, results: Results) -> None:
+    """Start kernels until there are as many as the plan wants, look at them for a while, and ask each what it knows.
+
+    Memory and processor time of fewer kernels would flatter: then only their number is told. No other server may run
+    meanwhile: kernels of others share pages with this one's.
+    """
+    name = server.system.name
+    count = plan.density_containers if server.system.image else plan.density_kernels
+    if (available := available_bytes()) < _NEEDED_BYTES:
+        text = f"left out: {available / 1e9:.1f} GB of memory are available, not {_NEEDED_BYTES / 1e9:.0f}"
+        results.note(name, text, "density")
+        return
+    try:
+        async with Kernels(server.client, server.system.kernel_name, partial(results.fail, name, "density")) as kernels:
+            crowd = _Crowd(server, results, kernels)
+            begin = time.monotonic()
+            grown = await crowd.grow(count, begin + plan.density_start_s)
+            results.note(name, f"{grown} kernels were started in {time.monotonic() - begin:.0f} s", "density")
+            if grown == count:
+                await _watch(server, crowd, plan.density_idle_s, results)
+            else:
+                results.add(KERNELS, name, await crowd.right())
+    except KernelFailedError as error:
+        results.fail(name, "density", str(error))
 
 
 async def run(system_name: str, count: int, idle_s: float) -> int:
-    """Start the kernels, tell what they cost; return how much was wrong. Raises NotInstalledError."""
-    system = BY_NAME[system_name].with_small_disks()
-    results, channels = Results(systems=(system_name,)), dict[int, "Channel"]()
-
-    async def add(kernels: Kernels, numbers: Iterator[int]) -> None:
-        for number in numbers:
-            channels[number] = await kernels.add()
-            printed = await channels[number].execute(_USE.format(number=number))
-            results.check(system_name, "density", expected=f"{1000 * number + 499500}\n", actual=printed)
-
+    """Measure one system with `count` kernels, tell it; return how much was wrong. Raises NotInstalledError."""
+    system = BY_NAME[system_name].with_room_for(count).with_small_disks()
+    plan = dataclasses.replace(
+        FULL, density_kernels=count, density_containers=count, density_idle_s=idle_s, density_start_s=math.inf
+    )
+    results = Results(systems=(system_name,))
     async with running(system, (), results) as server:
-        begin = time.monotonic()
-        async with Kernels(server.client, system.kernel_name, partial(results.fail, system_name, "density")) as kernels:
-            numbers = iter(range(count))
-            await asyncio.gather(*(add(kernels, numbers) for _ in range(_PARALLEL)))
-            seconds = time.monotonic() - begin
-            await asyncio.sleep(SETTLE_S)
-            before = cpu_by_process(server)
-            await asyncio.sleep(idle_s)
-            used = sum(time_s - before.get(pid, 0.0) for pid, time_s in cpu_by_process(server).items())
-            taken = footprint(server)
-            for number, channel in channels.items():
-                printed = await channel.execute("print(frame.a.min())")
-                results.check(system_name, "density", expected=f"{number}\n", actual=printed)
-    figures = {
-        "kernels": count,
-        "memory_mib": taken.total / MIB,
-        "cpu_percent": used * 100 / idle_s,
-        "seconds": seconds,
-    }
-    print(json.dumps(figures | {"by_role_mib": {role: round(size / MIB) for role, size in taken.by_role.items()}}))
-    print(_REPORT.format(**figures))
+        await measure_density(server, plan, results)
+    for metric in METRICS:
+        for summary in results.summaries(metric).values():
+            print(f"{metric.name}  {summary.p50:.2f} {metric.unit}: {metric.meaning}")
     return by_hand.tell(results)
 
 
 def main() -> int:
     """The command line."""
     parser = by_hand.parser("density", __doc__, system="embedded-data")
-    parser.add_argument("--kernels", type=int, default=200, help="how many kernels live at once (default: 200)")
+    parser.add_argument("--kernels", type=int, default=1000, help="how many kernels live at once (default: 1000)")
     parser.add_argument("--idle", type=float, default=60.0, metavar="S", help="seconds of watching (default: 60)")
     options = parser.parse_args()
     return by_hand.exit_status(run(options.system, options.kernels, options.idle))

@@ -43,6 +43,11 @@ class Verdict:
     met: bool | None
     by_ratio: bool
 
+    @property
+    def what(self) -> str:
+        """Return what is wanted, with the statistic if it is not the median."""
+        return self.goal.what + (", p95" if self.goal.statistic == "p95" else "")
+
 
 _START = "POST to first result, warm pool"
 _COLD = "POST to first result, no pool"
@@ -58,6 +63,7 @@ _E2B = "E2B's SDK: Sandbox.create to the first result of run_code, warm pool"
 _E2B_RUN = "E2B's SDK: one run_code"
 _TRANSFER = "1 GiB over HTTP"
 _CHURN = "create, run, destroy, 3 at a time"
+_LIVE = "live kernels that each used pandas"
 
 GOALS: Sequence[Goal] = (
     Goal(what=_EXEC, metric="exec.round_trip", system="embedded", limit=2.0, factor=0.8, of="local-nodelay"),
@@ -100,7 +106,18 @@ GOALS: Sequence[Goal] = (
     Goal(what="idle kernel, data libraries preloaded", metric="memory.per_kernel", system="docker-data", limit=45.0),
     Goal(what="25 idle kernels and the server", metric="idle.cpu", system="embedded", limit=1.0),
     Goal(what="25 idle kernels and the server", metric="idle.cpu", system="docker", limit=1.0),
+    Goal(what=_LIVE, metric="density.kernels", system="embedded-data", limit=200.0),
+    Goal(what=f"200 {_LIVE}, memory", metric="density.memory", system="embedded-data", limit=5.0),
+    Goal(what=f"200 {_LIVE}, idle", metric="density.cpu", system="embedded-data", limit=1.0),
+    Goal(what=_LIVE, metric="density.kernels", system="docker", limit=50.0),
+    Goal(what=f"50 {_LIVE}, memory", metric="density.memory", system="docker", limit=5.0),
+    Goal(what=f"50 {_LIVE}, idle", metric="density.cpu", system="docker", limit=1.0),
 )
+
+
+def verdicts(figures: Figures) -> list[Verdict]:
+    """Judge the goals; those of metrics that no system has, for their measurement was left out, are left out, too."""
+    return [judge(goal, figures) for goal in GOALS if figures.metric(goal.metric)]
 
 
 def judge(goal: Goal, figures: Figures) -> Verdict:

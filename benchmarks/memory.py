@@ -54,7 +54,8 @@ class Footprint:
         return self.by_role.total()
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
+    """Return what the machine could still give to processes."""
     fields = dict(line.split(":") for line in (Path("/proc") / "meminfo").read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
 
@@ -67,7 +68,7 @@ def footprint(server: Server) -> Footprint:
         if size is not None:
             count += 1
             by_role[server.system.role_of(process.command)] += size
-    return Footprint(by_role=by_role, process_count=count, available_bytes=_available_bytes())
+    return Footprint(by_role=by_role, process_count=count, available_bytes=available_bytes())
 
 
 async def _steady(server: Server, plan: Plan, results: Results) -> Footprint:

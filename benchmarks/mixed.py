@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import random
 import sys
@@ -208,9 +207,7 @@ async def _work(user: User, numbers: Sequence[int], done: Counter[str], wrong: l
 
 async def run(system_name: str, calls: int, users: int, seed: int) -> int:
     """Make the calls and tell the result; return how many went wrong. Raises NotInstalledError."""
-    system = BY_NAME[system_name]
-    template = f"max_total = {users + _ROOM}\n"
-    system = dataclasses.replace(system, files={"config/sandbox-templates/python.toml": template})
+    system = BY_NAME[system_name].with_room_for(users + _ROOM)
     results, done, wrong = Results(systems=(system_name,)), Counter[str](), list[str]()
     async with running(system, (), results) as server:
         begin = time.monotonic()

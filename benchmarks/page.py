@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.goals import GOALS, judge
+from benchmarks.goals import verdicts
 from benchmarks.report import number
 
 if TYPE_CHECKING:
@@ -61,11 +61,9 @@ def _machine(figures: Figures) -> str:
 
 def _goals(figures: Figures) -> str:
     rows = [("what", "system", "goal", "measured", "met")]
-    for goal in GOALS:
-        verdict = judge(goal, figures)
-        what = goal.what + (", p95" if goal.statistic == "p95" else "")
-        met = "yes, by the ratio" if verdict.by_ratio else _MET[verdict.met]
-        rows.append((what, goal.system, verdict.wanted, verdict.measured, "-" if figures.is_quick else met))
+    for verdict in verdicts(figures):
+        met = "-" if figures.is_quick else "yes, by the ratio" if verdict.by_ratio else _MET[verdict.met]
+        rows.append((verdict.what, verdict.goal.system, verdict.wanted, verdict.measured, met))
     if figures.is_quick:
         return (
             "A quick look has fewer users, kernels and repetitions than the goals name: nothing is judged.\n\n"

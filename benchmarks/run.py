@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import contexts, e2b, idle, interpreter, latency, load, memory, programs, rest, scale, transfer
+from benchmarks import contexts, density, e2b, idle, interpreter, latency, load, memory, programs, rest, scale, transfer
 from benchmarks.containers import EngineError
 from benchmarks.machine import condition, quiet
 from benchmarks.metrics import Results
@@ -46,6 +46,7 @@ TOGETHER: Mapping[str, Callable[[Sequence[Server], Plan, Results], Awaitable[Non
 ALONE: Mapping[str, Callable[[Server, Plan, Results], Awaitable[None]]] = {
     "memory": memory.measure_memory,
     "scale": scale.measure_scale,
+    "density": density.measure_density,
 }
 MEASUREMENTS = (*TOGETHER, *ALONE)
 METRICS: Sequence[Metric] = (
@@ -60,6 +61,7 @@ METRICS: Sequence[Metric] = (
     *idle.METRICS,
     *memory.METRICS,
     *scale.METRICS,
+    *density.METRICS,
 )
 
 

@@ -69,11 +69,17 @@ class System:
         return measurement not in self.without and (not self.only or measurement in self.only)
 
     def with_small_disks(self) -> System:
-        """Return the same with disks of 256 MiB, if it has any: a hundred fit on the disk of a small machine."""
+        """Return the same with disks of 64 MiB, if it has any: hundreds fit on the disk of a small machine."""
+        return self._with_lines("[limits]\ndisk_mib = 64\n")
+
+    def with_room_for(self, workers: int) -> System:
+        """Return the same with a template that allows so many workers, if it has one; before `with_small_disks`."""
+        return self._with_lines(f"max_total = {workers}\n")
+
+    def _with_lines(self, lines: str) -> System:
         if not self.engine:
             return self
-        template = self.files.get(_TEMPLATE, "") + "[limits]\ndisk_mib = 256\n"
-        return replace(self, files={**self.files, _TEMPLATE: template})
+        return replace(self, files={**self.files, _TEMPLATE: self.files.get(_TEMPLATE, "") + lines})
 
     def lack(self) -> str | None:
         """Return what this machine does not have of what it needs, None if nothing is known to be missing."""
@@ -112,10 +118,17 @@ def _pool_of(size: int) -> Mapping[str, str]:
 _PRELOADED = {_TEMPLATE: 'preload = ["numpy", "pandas", "matplotlib.pyplot"]\n'}
 _WITHOUT_SERVER = frozenset({"notebook", "context"})
 _OUR_REST = frozenset({"rest", "transfer", "interpreter", "contexts", "e2b"})
+_HUNDREDS = frozenset({"density"})
+"""Of one system with each engine: the others' kernels would not fit."""
 
 
 def _ours(
-    name: str, summary: str, engine: str, files: Mapping[str, str] | None = None, only: frozenset[str] = frozenset()
+    name: str,
+    summary: str,
+    engine: str,
+    files: Mapping[str, str] | None = None,
+    only: frozenset[str] = frozenset(),
+    without: frozenset[str] = frozenset(),
 ) -> System:
     return System(
         name=name,
@@ -129,6 +142,7 @@ def _ours(
         image=WORKER_IMAGE if engine == "docker" else "",
         roles=_OUR_ROLES,
         only=only,
+        without=without,
     )
 
 
@@ -139,7 +153,7 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False},
         roles=_LOCAL_ROLES,
-        without=frozenset({"scale"}) | _OUR_REST,
+        without=frozenset({"scale"}) | _OUR_REST | _HUNDREDS,
     ),
     System(
         name="local-nodelay",
@@ -147,9 +161,9 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False, NODELAY_EXTENSION: True},
         roles=_LOCAL_ROLES,
-        without=frozenset({"memory", "idle"}) | _WITHOUT_SERVER | _OUR_REST,
+        without=frozenset({"memory", "idle"}) | _WITHOUT_SERVER | _OUR_REST | _HUNDREDS,
     ),
-    _ours("embedded", "this product, engine embedded, warm pool of one", "embedded"),
+    _ours("embedded", "this product, engine embedded, warm pool of one", "embedded", without=_HUNDREDS),
     _ours("docker", "this product, engine docker, warm pool of one", "docker"),
     _ours(
         "embedded-cold",
@@ -166,7 +180,11 @@ SYSTEMS: Sequence[System] = (
         frozenset({"start"}),
     ),
     _ours(
-        "embedded-data", "with numpy, pandas and matplotlib preloaded", "embedded", _PRELOADED, frozenset({"memory"})
+        "embedded-data",
+        "with numpy, pandas and matplotlib preloaded",
+        "embedded",
+        _PRELOADED,
+        frozenset({"memory"}) | _HUNDREDS,
     ),
     _ours("docker-data", "with numpy, pandas and matplotlib preloaded", "docker", _PRELOADED, frozenset({"memory"})),
     System(
@@ -178,7 +196,7 @@ SYSTEMS: Sequence[System] = (
         environment={"KERNEL_USERNAME": "{name}", "GP_RESPONSE_PORT_RETRIES": "100"},
         image=PEER_IMAGE,
         roles=(_SERVER, _SHIM, ("kernel", re.compile("kernel"))),
-        without=frozenset({"context"}) | _OUR_REST,
+        without=frozenset({"context"}) | _OUR_REST | _HUNDREDS,
     ),
 )
 POOL_SIZES: Sequence[System] = tuple(

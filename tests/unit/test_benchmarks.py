@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import containers, goals, interpreter, records
+from benchmarks import containers, density, goals, interpreter, records
 from benchmarks.metrics import Metric, Results, percentile, summarize
-from benchmarks.plan import FULL, QUICK
+from benchmarks.plan import FULL, QUICK, Plan
 
 pytestmark = pytest.mark.unit
 
@@ -124,6 +124,11 @@ def test_a_limit_that_can_be_judged_counts_when_the_other_cannot():
     assert goals.judge(goal, read(results(docker={START: [2.0]}))).met is False
 
 
+def test_goals_of_a_measurement_that_is_not_in_the_figures_are_not_told():
+    told = goals.verdicts(read(results(local={START: [1.0]})))
+    assert {verdict.goal.metric for verdict in told} == {"start.total"}
+
+
 def test_every_goal_names_a_metric_and_systems_that_exist():
     from benchmarks.run import METRICS, TOGETHER
     from benchmarks.systems import SYSTEMS
@@ -177,3 +182,22 @@ def test_the_answers_of_the_code_interpreter_are_counted_and_null_is_no_empty_te
     server = SimpleNamespace(system=SimpleNamespace(name="ours"), client=Answering(nothing))
     asyncio.run(interpreter._user(server, 0, 7, replace(QUICK, load_requests=5), found))
     assert (found.right["ours"], found.wrong["ours"], len(found.failures)) == (right, wrong, wrong)
+
+
+def density_of(monkeypatch: pytest.MonkeyPatch, plan: Plan, *, available: float) -> Results:
+    monkeypatch.setattr(density, "available_bytes", lambda: available)
+    found = Results(systems=["ours"])
+    system = SimpleNamespace(name="ours", image="", kernel_name="sandbox-python")
+    asyncio.run(density.measure_density(SimpleNamespace(system=system, client=None), plan, found))
+    return found
+
+
+def test_memory_of_fewer_kernels_than_wanted_is_not_told(monkeypatch):
+    found = density_of(monkeypatch, replace(QUICK, density_start_s=-1.0), available=64e9)
+    assert {metric.name: samples["ours"] for metric, samples in found.samples.items()} == {"density.kernels": [0]}
+
+
+def test_many_kernels_are_left_out_where_memory_is_small(monkeypatch):
+    found = density_of(monkeypatch, QUICK, available=2e9)
+    assert not found.samples
+    assert [note.text for note in found.notes] == ["left out: 2.0 GB of memory are available, not 7"]
