@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import records
+from benchmarks.goals import verdicts
 from benchmarks.machine import facts
 from benchmarks.plan import FULL, QUICK
-from benchmarks.report import print_table
+from benchmarks.report import print_table, print_verdicts
 from benchmarks.run import MEASUREMENTS, Run, progress, until_done_or_terminated
 from benchmarks.server import REPOSITORY, NotInstalledError
 from benchmarks.systems import BY_NAME, SYSTEMS, System
@@ -201,6 +202,8 @@ def main(arguments: Sequence[str]) -> int:
             file = options.json or Path(directory, "figures.jsonl")
             figures = _measure(options, file)
             print_table(figures, sys.stdout)
+            if not figures.is_quick:
+                print_verdicts(verdicts(figures), sys.stdout)
             if options.docs:
                 write_docs(file.read_text())
     except (NotInstalledError, ValueError) as error:

@@ -9,10 +9,12 @@ from benchmarks.systems import BASELINES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from benchmarks.goals import Verdict
     from benchmarks.metrics import Metric, Remark
     from benchmarks.records import Figure, Figures
 
 SHOWN_FAILURES = 5
+_MET = {True: "met", False: "NOT MET", None: "-"}
 
 
 def number(value: float) -> str:
@@ -75,3 +77,15 @@ def print_table(figures: Figures, out: TextIO) -> None:
     if figures.failures:
         print(f"FAILED: {len(figures.failures)}, the first:", file=out)
         _print_remarks(figures.failures[:SHOWN_FAILURES], out)
+
+
+def print_verdicts(verdicts: Sequence[Verdict], out: TextIO) -> None:
+    """Print what was wanted, what was measured and whether that is enough: what the page says of them."""
+    rows = [["goal", "system", "wanted", "measured", "verdict"]]
+    for verdict in verdicts:
+        met = "met, by the ratio" if verdict.by_ratio else _MET[verdict.met]
+        rows.append([verdict.what, verdict.goal.system, verdict.wanted, verdict.measured, met])
+    print("\nGoals; a multiple (×) of another system in the same run decides where there is one:", file=out)
+    _print_aligned(rows, out)
+    missed = sum(verdict.met is False for verdict in verdicts)
+    print(f"{sum(verdict.met is True for verdict in verdicts)} met, {missed} NOT MET", file=out)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import containers, density, goals, interpreter, records
+from benchmarks import containers, density, goals, interpreter, records, report
 from benchmarks.metrics import Metric, Results, percentile, summarize
 from benchmarks.plan import FULL, QUICK, Plan
 
@@ -127,6 +128,16 @@ def test_a_limit_that_can_be_judged_counts_when_the_other_cannot():
 def test_goals_of_a_measurement_that_is_not_in_the_figures_are_not_told():
     told = goals.verdicts(read(results(local={START: [1.0]})))
     assert {verdict.goal.metric for verdict in told} == {"start.total"}
+
+
+@pytest.mark.parametrize(("value", "told"), [(10.0, "met"), (25.0, "NOT MET"), (40.0, "NOT MET")])
+def test_goals_are_printed_with_what_was_measured_and_a_verdict(value, told):
+    out = io.StringIO()
+    report.print_verdicts(goals.verdicts(read(results(embedded={START: [value]}))), out)
+    rows = [re.split(r"  +", line) for line in out.getvalue().splitlines()]
+    assert ["POST to first result, warm pool", "embedded", "≤ 12 ms", f"{value:.1f} ms", told] in rows
+    assert ["POST to first result, warm pool", "docker", "≤ 12 ms", "not measured", "-"] in rows
+    assert rows[-1] == [{10.0: "2 met, 0 NOT MET", 25.0: "1 met, 1 NOT MET", 40.0: "0 met, 2 NOT MET"}[value]]
 
 
 def test_every_goal_names_a_metric_and_systems_that_exist():
