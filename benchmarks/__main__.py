@@ -48,6 +48,7 @@ systems:
 
 measurements:
   start          one kernel at a time: POST /api/kernels -> websocket open -> first result and idle
+  spread         many starts of ours: is there a second mode?
   ready          POST /api/kernels -> kernel_info_reply
   exec           one user: round trip of `x += 1; print(x)`
   load           {FULL.load_users} users x {FULL.load_requests} requests, sessions created inside the run, then existing
@@ -55,6 +56,7 @@ measurements:
   rest           one execution, then the load, over REST and over websockets of the same kernels
   interpreter    the load with sessions created inside the run, over the code interpreter's API
   contexts       the contexts API: make a context, execute, end it, one user
+  e2b            E2B's SDK for Python, and its requests without it
   transfer       {FULL.transfer_mib} MiB into a sandbox and out of it over HTTP
   notebook       nbclient executes a small notebook
   context        a second kernel in the same sandbox

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from benchmarks.idle import SETTLE_S, cpu_by_process
 from benchmarks.memory import MIB, available_bytes, footprint
 from benchmarks.metrics import Metric, Results
 from benchmarks.plan import FULL
+from benchmarks.processes import cpu_seconds
 from benchmarks.server import running
 from benchmarks.systems import BY_NAME
 
@@ -81,14 +83,18 @@ async def _watch(server: Server, crowd: _Crowd, idle_s: float, results: Results)
     await asyncio.sleep(SETTLE_S)
     before, begin = cpu_by_process(server), time.perf_counter()
     await asyncio.sleep(idle_s)
-    used = sum(time_s - before.get(pid, 0.0) for pid, time_s in cpu_by_process(server).items())
+    used = Counter[str]()
+    for process in server.processes():
+        used[server.system.role_of(process.command)] += cpu_seconds(process.pid) - before.get(process.pid, 0.0)
     elapsed_s = time.perf_counter() - begin
     taken = footprint(server)
     results.add(KERNELS, name, await crowd.right())
     results.add(MEMORY, name, taken.total / 1e9)
-    results.add(CPU, name, used * 100 / elapsed_s)
+    results.add(CPU, name, used.total() * 100 / elapsed_s)
     roles = ", ".join(f"{role} {size / MIB:.0f}" for role, size in sorted(taken.by_role.items()))
     results.note(name, f"processes {taken.process_count}: {roles} MiB", "density")
+    roles = ", ".join(f"{role} {time_s * 100 / elapsed_s:.2f}" for role, time_s in sorted(used.items()))
+    results.note(name, f"idle: {roles} % of a core", "density")
 
 
 async def measure_density(server: Server, plan: Plan, results: Results) -> None:

@@ -50,6 +50,7 @@ class Verdict:
 
 
 _START = "POST to first result, warm pool"
+_SLOW = "starts that take more than twice as long as the fastest tenth"
 _COLD = "POST to first result, no pool"
 _EXEC = "one execution, one user"
 _NEW = "25 users × 100 requests, kernels made in the run"
@@ -76,6 +77,10 @@ GOALS: Sequence[Goal] = (
     Goal(what=_START, metric="start.total", system="docker", limit=25.0, statistic="p95"),
     Goal(what=_COLD, metric="start.total", system="embedded-cold", limit=50.0, factor=0.2, of="local"),
     Goal(what=_COLD, metric="start.total", system="docker-cold", limit=350.0, factor=1.2, of="gateway"),
+    Goal(what=f"{_SLOW}, warm pool", metric="spread.slow", system="embedded", limit=2.0),
+    Goal(what=f"{_SLOW}, warm pool", metric="spread.slow", system="docker", limit=2.0),
+    Goal(what=f"{_SLOW}, no pool", metric="spread.slow", system="embedded-cold", limit=2.0),
+    Goal(what=f"{_SLOW}, no pool", metric="spread.slow", system="docker-cold", limit=2.0),
     Goal(what="second kernel in a sandbox", metric="context.second", system="embedded", limit=30.0),
     Goal(what="second kernel in a sandbox", metric="context.second", system="docker", limit=30.0),
     Goal(what=_NEW, metric="load.new.rps", system="embedded", limit=500.0, factor=2.0, of="local-nodelay"),

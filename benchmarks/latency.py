@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.client import Channel, KernelFailedError
@@ -32,28 +33,52 @@ def rotated(servers: Sequence[Server], turn: int) -> list[Server]:
     return [*servers[first:], *servers[:first]]
 
 
-async def _start_once(server: Server, results: Results, *, first: bool) -> None:
-    name, client = server.system.name, server.client
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One start of a kernel and what it printed; times in ms."""
+
+    post_ms: float
+    connect_ms: float
+    execute_ms: float
+    printed: str
+
+    @property
+    def total_ms(self) -> float:
+        """Return the time from the POST to the first result."""
+        return self.post_ms + self.connect_ms + self.execute_ms
+
+
+async def start_once(server: Server) -> Start:
+    """Start, use and delete a kernel that is to print 42. Raises KernelFailedError."""
     begin = time.perf_counter()
-    kernel_id = await client.start(server.system.kernel_name)
+    kernel_id = await server.client.start(server.system.kernel_name)
     try:
         posted = time.perf_counter()
-        channel = await client.connect(kernel_id)
+        channel = await server.client.connect(kernel_id)
         connected = time.perf_counter()
         printed = await channel.execute("print(6 * 7)")
         done = time.perf_counter()
         await channel.websocket.close()
     finally:
-        await client.delete(kernel_id)
-    if not results.check(name, "start", expected="42\n", actual=printed):
+        await server.client.delete(kernel_id)
+    return Start(
+        post_ms=(posted - begin) * 1e3,
+        connect_ms=(connected - posted) * 1e3,
+        execute_ms=(done - connected) * 1e3,
+        printed=printed,
+    )
+
+
+def _add(start: Start, name: str, results: Results, *, first: bool) -> None:
+    if not results.check(name, "start", expected="42\n", actual=start.printed):
         return
     if first:
-        results.add(START_FIRST, name, (done - begin) * 1e3)
+        results.add(START_FIRST, name, start.total_ms)
     else:
-        results.add(START_TOTAL, name, (done - begin) * 1e3)
-        results.add(START_POST, name, (posted - begin) * 1e3)
-        results.add(START_CONNECT, name, (connected - posted) * 1e3)
-        results.add(START_EXECUTE, name, (done - connected) * 1e3)
+        results.add(START_TOTAL, name, start.total_ms)
+        results.add(START_POST, name, start.post_ms)
+        results.add(START_CONNECT, name, start.connect_ms)
+        results.add(START_EXECUTE, name, start.execute_ms)
 
 
 async def measure_start(servers: Sequence[Server], plan: Plan, results: Results) -> None:
@@ -62,7 +87,7 @@ async def measure_start(servers: Sequence[Server], plan: Plan, results: Results)
         for server in rotated(servers, turn):
             await quiet(plan.quiet_timeout_s)
             try:
-                await _start_once(server, results, first=turn == 0)
+                _add(await start_once(server), server.system.name, results, first=turn == 0)
             except KernelFailedError as error:
                 results.fail(server.system.name, "start", str(error))
 

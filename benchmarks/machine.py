@@ -28,7 +28,6 @@ _PACKAGES = (
 )
 QUIET_IDLE_SHARE = 0.9
 QUIET_WINDOW_S = 0.25
-QUIET_MINIMUM_S = 0.5
 
 
 def _proc_field(file: str, name: str) -> str:
@@ -81,13 +80,16 @@ def busy_seconds() -> float:
     return (sum(fields) - fields[3] - fields[4] - fields[7]) / os.sysconf("SC_CLK_TCK")
 
 
-async def quiet(timeout_s: float) -> None:
-    """Wait until the CPUs are nearly idle, so that a sample does not pay for the one before; gives up after a while."""
+async def quiet(timeout_s: float, *, window_s: float = QUIET_WINDOW_S) -> None:
+    """Wait until the CPUs are nearly idle, so that a sample does not pay for the one before; gives up after a while.
+
+    They must be so for `window_s`, after a pause that is as long.
+    """
     end = time.monotonic() + timeout_s
-    await asyncio.sleep(QUIET_MINIMUM_S - QUIET_WINDOW_S)
+    await asyncio.sleep(window_s)
     share = 0.0
     while share < QUIET_IDLE_SHARE and time.monotonic() < end:
         idle_before, total_before = _cpu_ticks()
-        await asyncio.sleep(QUIET_WINDOW_S)
+        await asyncio.sleep(window_s)
         idle, total = _cpu_ticks()
         share = (idle - idle_before) / max(1, total - total_before)

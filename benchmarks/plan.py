@@ -12,6 +12,8 @@ class Plan:
     quiet_timeout_s: float = 4.0
     steady_window_s: float = 1.0
     start_repetitions: int = 12
+    spread_starts: int = 200
+    spread_s: float = 15.0
     ready_repetitions: int = 6
     exec_blocks: int = 8
     exec_block_size: int = 30
@@ -47,6 +49,8 @@ QUICK = Plan(
     quiet_timeout_s=1.0,
     steady_window_s=0.5,
     start_repetitions=2,
+    spread_starts=10,
+    spread_s=2.0,
     ready_repetitions=1,
     exec_blocks=1,
     exec_block_size=20,

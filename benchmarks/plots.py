@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from benchmarks.report import number
+from benchmarks.spread import slow_ms, slow_percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,6 +129,34 @@ def starts(figures: Figures) -> Canvas:
     return canvas
 
 
+def _histogram(axes: Axes, figures: Figures, system: str) -> None:
+    """Draw how many starts took how long, and the line behind which one counts as slow."""
+    samples = figures.of("spread.start")[system].samples
+    limit_ms = slow_ms(samples)
+    axes.hist(samples, bins=60, range=(0, max(1.5 * limit_ms, *samples)), color=_COLORS.get(system, _OTHER))
+    axes.axvline(limit_ms, color="black", linewidth=0.8, linestyle=":")
+    axes.set_title(
+        f"{system}: {len(samples)} starts, {number(slow_percent(samples))} % right of the line", fontsize=9, loc="left"
+    )
+    axes.set_xlabel("ms from POST to first result")
+    axes.set_ylabel("starts")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+
+
+def spread(figures: Figures) -> Canvas:
+    """Draw histograms of many starts."""
+    systems = _systems(figures, ["spread.start"])
+    rows = max(1, (len(systems) + 1) // 2)
+    canvas = Canvas(figsize=(9, 0.4 + 2.0 * rows), layout="constrained")
+    for axes, system in zip(canvas.subplots(rows, 2, squeeze=False).flat, systems, strict=False):
+        _histogram(axes, figures, system)
+    for axes in canvas.axes[len(systems) :]:
+        axes.remove()
+    if not systems:
+        canvas.text(0.5, 0.5, "not measured in this run", ha="center")
+    return canvas
+
+
 def scaling(figures: Figures) -> Canvas:
     """Draw what the next kernel, a request and a kernel's memory cost as more kernels live."""
     panels = [
@@ -160,6 +189,7 @@ PLOTS: dict[str, Callable[[Figures], Canvas]] = {
     "scaling": scaling,
     "memory": memory,
     "starts": starts,
+    "spread": spread,
 }
 """By the name of the file."""
 

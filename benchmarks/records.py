@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.metrics import Results
 
 FORMAT_VERSION = 2
-MAX_SAMPLES = 100
+MAX_SAMPLES = 200
 """Samples themselves are kept when there are not more of them."""
 
 Record = dict[str, Any]

@@ -12,7 +12,21 @@ import time
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from benchmarks import contexts, density, e2b, idle, interpreter, latency, load, memory, programs, rest, scale, transfer
+from benchmarks import (
+    contexts,
+    density,
+    e2b,
+    idle,
+    interpreter,
+    latency,
+    load,
+    memory,
+    programs,
+    rest,
+    scale,
+    spread,
+    transfer,
+)
 from benchmarks.containers import EngineError
 from benchmarks.machine import condition, quiet
 from benchmarks.metrics import Results
@@ -30,6 +44,7 @@ if TYPE_CHECKING:
 
 TOGETHER: Mapping[str, Callable[[Sequence[Server], Plan, Results], Awaitable[None]]] = {
     "start": latency.measure_start,
+    "spread": spread.measure_spread,
     "ready": latency.measure_ready,
     "exec": latency.measure_exec,
     "load": load.measure_load,
@@ -51,6 +66,7 @@ ALONE: Mapping[str, Callable[[Server, Plan, Results], Awaitable[None]]] = {
 MEASUREMENTS = (*TOGETHER, *ALONE)
 METRICS: Sequence[Metric] = (
     *latency.METRICS,
+    *spread.METRICS,
     *load.METRICS,
     *rest.METRICS,
     *interpreter.METRICS,

@@ -120,6 +120,7 @@ _WITHOUT_SERVER = frozenset({"notebook", "context"})
 _OUR_REST = frozenset({"rest", "transfer", "interpreter", "contexts", "e2b"})
 _HUNDREDS = frozenset({"density"})
 """Of one system with each engine: the others' kernels would not fit."""
+_NOT_OTHERS = _OUR_REST | _HUNDREDS | {"spread"}
 
 
 def _ours(
@@ -153,7 +154,7 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False},
         roles=_LOCAL_ROLES,
-        without=frozenset({"scale"}) | _OUR_REST | _HUNDREDS,
+        without=frozenset({"scale"}) | _NOT_OTHERS,
     ),
     System(
         name="local-nodelay",
@@ -161,7 +162,7 @@ SYSTEMS: Sequence[System] = (
         kernel_name="python3",
         extensions={OUR_EXTENSION: False, NODELAY_EXTENSION: True},
         roles=_LOCAL_ROLES,
-        without=frozenset({"memory", "idle"}) | _WITHOUT_SERVER | _OUR_REST | _HUNDREDS,
+        without=frozenset({"memory", "idle"}) | _WITHOUT_SERVER | _NOT_OTHERS,
     ),
     _ours("embedded", "this product, engine embedded, warm pool of one", "embedded", without=_HUNDREDS),
     _ours("docker", "this product, engine docker, warm pool of one", "docker"),
@@ -170,14 +171,14 @@ SYSTEMS: Sequence[System] = (
         "the same without a pool: each start makes a worker",
         "embedded",
         _pool_of(0),
-        frozenset({"start"}),
+        frozenset({"start", "spread"}),
     ),
     _ours(
         "docker-cold",
         "the same without a pool: each start makes a container",
         "docker",
         _pool_of(0),
-        frozenset({"start"}),
+        frozenset({"start", "spread"}),
     ),
     _ours(
         "embedded-data",
@@ -196,7 +197,7 @@ SYSTEMS: Sequence[System] = (
         environment={"KERNEL_USERNAME": "{name}", "GP_RESPONSE_PORT_RETRIES": "100"},
         image=PEER_IMAGE,
         roles=(_SERVER, _SHIM, ("kernel", re.compile("kernel"))),
-        without=frozenset({"context"}) | _OUR_REST | _HUNDREDS,
+        without=frozenset({"context"}) | _NOT_OTHERS,
     ),
 )
 POOL_SIZES: Sequence[System] = tuple(

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import containers, density, goals, interpreter, records, report
+from benchmarks import containers, density, goals, interpreter, records, report, spread
 from benchmarks.metrics import Metric, Results, percentile, summarize
 from benchmarks.plan import FULL, QUICK, Plan
 
@@ -212,3 +212,9 @@ def test_many_kernels_are_left_out_where_memory_is_small(monkeypatch):
     found = density_of(monkeypatch, QUICK, available=2e9)
     assert not found.samples
     assert [note.text for note in found.notes] == ["left out: 2.0 GB of memory are available, not 7"]
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(100, 0), (99, 1), (60, 40), (20, 80)])
+def test_a_second_mode_is_seen_whichever_is_the_larger_one(fast, slow):
+    samples = [25.0 + number % 7 for number in range(fast)] + [70.0] * slow
+    assert spread.slow_percent(samples) == slow

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page, records
+from benchmarks import page, records, spread
+from benchmarks.metrics import Results
 
 pytestmark = pytest.mark.unit
 
@@ -77,6 +78,18 @@ def test_a_quick_look_is_said_to_be_one_and_not_judged():
     assert "| 0.50 % of a core | yes |" in judged
     assert "| yes |" not in quick
     assert "not to be quoted" in quick
+
+
+def test_histograms_of_many_starts_tell_their_number_and_the_share_of_slow_ones(tmp_path):
+    from benchmarks import plots
+
+    found = Results(systems=["embedded"])
+    for value in [25.0] * 99 + [70.0]:
+        found.add(spread.START, "embedded", value)
+    run = {"started_at": "2026-01-01", "quick": False, "machine": {"packages": {}}}
+    block = records.block("spread", found, spread.METRICS)
+    plots.write(records.figures([records.header(run, {"embedded": "ours"}), *block]), tmp_path)
+    assert "embedded: 100 starts, 1.00 % right of the line" in (tmp_path / "spread.svg").read_text()
 
 
 def test_plots_of_figures_with_gaps_are_drawn(tmp_path):
