@@ -71,8 +71,9 @@ def test_a_quick_look_is_said_to_be_one_and_not_judged():
     machine |= {"memory_mib": 1024, "packages": {}}
     run = {"started_at": "2026-01-01", "machine": machine}
     measured = {"kind": "metric", "metric": metric, "system": "embedded", **figure}
+    end = {"kind": "measured", "measurement": "idle", "seconds": 1.0}
     judged, quick = (
-        page.generated(records.figures([records.header(run | {"quick": quick}, {"embedded": "ours"}), measured]))
+        page.generated(records.figures([records.header(run | {"quick": quick}, {"embedded": "ours"}), measured, end]))
         for quick in (False, True)
     )
     assert "| 0.50 % of a core | yes |" in judged
