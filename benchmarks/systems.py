@@ -1,7 +1,7 @@
 """The table of systems that are measured against each other.
 
 A system is a way to get a kernel from a Jupyter server. This module knows what each one needs to run; it refuses to
-know how it is measured. To add one, add a row to `SYSTEMS`: no other module but the goals names a system.
+know how it is measured. To add one, add a row to `SYSTEMS`: only goals, page and plots name systems.
 """
 
 from __future__ import annotations
