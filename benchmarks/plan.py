@@ -33,8 +33,8 @@ class Plan:
     memory_kernels: int = 6
     density_kernels: int = 200
     density_containers: int = 50
-    density_start_s: float = 45.0
-    density_idle_s: float = 20.0
+    density_start_s: float = 55.0
+    density_idle_s: float = 30.0
     scale_kernels: tuple[int, ...] = (1, 5, 25, 50, 100)
     scale_starts: int = 3
     scale_requests: int = 500
