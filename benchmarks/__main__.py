@@ -71,7 +71,7 @@ examples:
   python -m benchmarks --only start,churn --json figures.jsonl
   python -m benchmarks --json figures.jsonl --resume               # what that file does not have yet
   python -m benchmarks --write-docs figures.jsonl                  # measure nothing
-  python -m benchmarks --systems embedded-pool-0,embedded-pool-1   # how large should a pool be?
+  python -m benchmarks --systems embedded-pool-0,embedded-pool-1   # load and churn with larger pools
   python -m benchmarks --only start --server-option embedded=--SomeClass.some_trait=0
 
 exit status: 0 all right; {EXIT_FAILED} something failed or an answer was wrong;

@@ -71,7 +71,7 @@ def footprint(server: Server) -> Footprint:
     return Footprint(by_role=by_role, process_count=count, available_bytes=available_bytes())
 
 
-async def _steady(server: Server, plan: Plan, results: Results) -> Footprint:
+async def steady(server: Server, plan: Plan, results: Results) -> Footprint:
     """Wait until neither the number of processes nor their sum changes: a pool has refilled, a dead kernel is gone."""
     end = time.monotonic() + STEADY_TIMEOUT_S
     last = footprint(server)
@@ -99,7 +99,7 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
     try:
         async with server.client.kernel(server.system.kernel_name) as channel:
             await channel.execute("x = 0")
-        before = await _steady(server, plan, results)
+        before = await steady(server, plan, results)
         async with AsyncExitStack() as stack:
             channels = []
             for number in range(count):
@@ -107,10 +107,10 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
                 printed = await channel.execute(f"x = {number}; print(x)")
                 results.check(name, "memory", expected=f"{number}\n", actual=printed)
                 channels.append(channel)
-            after = await _steady(server, plan, results)
+            after = await steady(server, plan, results)
             for printed in await asyncio.gather(*(channel.execute(_IMPORT) for channel in channels)):
                 results.check(name, "memory", expected="2\n", actual=printed)
-            loaded = await _steady(server, plan, results)
+            loaded = await steady(server, plan, results)
     except KernelFailedError as error:
         results.fail(name, "memory", str(error))
         return
@@ -126,6 +126,6 @@ async def measure_memory(server: Server, plan: Plan, results: Results) -> None:
     results.add(AVAILABLE, name, (before.available_bytes - after.available_bytes) / count / MIB)
     results.note(name, f"without kernels {_describe(before)}", "memory")
     results.note(name, f"with {count} kernels {_describe(after)}", "memory")
-    left = await _steady(server, plan, results)
+    left = await steady(server, plan, results)
     if left.process_count > before.process_count:
         results.note(name, f"after the kernels were deleted {_describe(left)}", "memory")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import containers, density, goals, interpreter, records, report, spread
+from benchmarks import containers, density, goals, interpreter, pools, records, report, spread
 from benchmarks.metrics import Metric, Results, percentile, summarize
 from benchmarks.plan import FULL, QUICK, Plan
 
@@ -218,3 +218,12 @@ def test_many_kernels_are_left_out_where_memory_is_small(monkeypatch):
 def test_a_second_mode_is_seen_whichever_is_the_larger_one(fast, slow):
     samples = [25.0 + number % 7 for number in range(fast)] + [70.0] * slow
     assert spread.slow_percent(samples) == slow
+
+
+def test_pools_are_told_as_a_table_by_their_size():
+    system = SimpleNamespace(name="embedded-pool-4")
+    found = Results(systems=[system.name])
+    for metric in pools._METRICS:
+        for value in (10.0, 30.0):
+            found.add(metric, system.name, value)
+    assert pools._rows([system], found)[2] == "| 4 | 20 / 29 ms | 20 / 29 ms | 20 ms | 20 MiB |"
