@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-STRINGS = (
+import itertools
+import unicodedata
+
+_WRITTEN = (
     *(
         "",
         " ",
@@ -190,3 +193,32 @@ STRINGS = (
         "-rf",
     ),
 )
+
+
+def _families():
+    """Strings of which each member is known to break something that its neighbours do not."""
+    controls = (*range(0x01, 0x20), *range(0x7F, 0xA0))
+    yield from (f"a{chr(code)}b" for code in controls)
+    plane = [chr(code) for code in range(0xA0, 0xFFF0) if not 0xD800 <= code < 0xE000]
+    spaces = [letter for letter in plane if unicodedata.category(letter) == "Zs"]
+    yield from itertools.chain.from_iterable((f"{space}a", f"a{space}") for space in spaces)
+    yield from (f"a{letter}b" for letter in plane if unicodedata.category(letter) == "Cf")
+    yield from (chr(code) * 2 for code in range(0x180, 0x30000, 0x140) if chr(code).isalpha())
+    yield from ("e" + chr(mark) * 7 for mark in range(0x300, 0x370, 7))
+    yield from (f"{plane_end:X}: {chr(plane_end)}" for plane_end in range(0x1FFFE, 0x110000, 0x10000))
+    devices = ("CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)))
+    yield from (f"{device}.txt" for device in devices)
+    yield from (f"\U0001f44b{chr(tone)}" for tone in range(0x1F3FB, 0x1F400))
+    yield from ("".join(flag) for flag in itertools.permutations("\U0001f1e9\U0001f1ea\U0001f1eb", 2))
+    yield from (f"{key}\ufe0f\u20e3" for key in "0123456789#*")
+    dots, slashes = ("..", "%2e%2e", "\uff0e\uff0e", "....", ".%00."), ("/", "\\", "%2f", "%5c", "\u2215")
+    yield from (f"{up}{slash}{up}{slash}etc" for up, slash in itertools.product(dots, slashes))
+    quotes, words = ("'", '"', "`", "')", '\\"', "*/"), ("; id", " OR 1=1 --", "$(id)", "{{7*7}}", "<svg onload=1>")
+    yield from (f"{quote}{word}{quote}" for quote, word in itertools.product(quotes, words))
+    yield from (
+        f"{sign}{digits}" for sign in ("", "-", "+") for digits in ("0", "00", "1e9", "0b1", "0o7", "1,000", "1.", ".1")
+    )
+
+
+STRINGS = tuple(dict.fromkeys((*_WRITTEN, *_families())))
+assert len(STRINGS) >= 515, len(STRINGS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import quote
 
 import pytest
 
+from tests.attacks.naughty import STRINGS
 from tests.attacks.rest_world import watched
 from tests.server.raw_http import opened, received, send
 
@@ -49,6 +51,27 @@ async def test_a_path_that_leads_out_or_is_no_text_is_refused_by_every_method(wo
         reply = await send(world, method, f"{files}/{path}", body)
         assert (reply.status, reply.code) == (400, "invalid_request"), method
     assert (await send(world, "GET", f"{files}/")).model["entries"] == []
+
+
+async def test_naughty_strings_round_trip_as_names_or_are_refused(world, files):
+    """A slash parts names, however it is written; what is between two of them, or `.`, is no name."""
+    at_once, kept = asyncio.Semaphore(16), []
+    assert (await send(world, "PUT", f"{files}/names/first?parents=1", b"")).status == 201, "or a file has that name"
+
+    async def tried(string):
+        path, data = f"{files}/names/{quote(string, safe='')}", string.encode(errors="surrogatepass")
+        async with at_once:
+            put = await send(world, "PUT", f"{path}?parents=1", data)
+            if put.status == 201:
+                names = [name for name in ("names", *string.split("/")) if name not in {"", "."}]
+                assert put.model["path"] == "/".join(names), ascii(string)
+                assert (await send(world, "GET", f"{path}?download=1")).body == data, ascii(string)
+                kept.append(string)
+            else:
+                assert put.status in {400, 404, 409}, (ascii(string), put)
+
+    await asyncio.gather(*map(tried, STRINGS))
+    assert len(kept) > len(STRINGS) / 2
 
 
 async def test_a_path_is_decoded_once_and_no_more(world, files):
