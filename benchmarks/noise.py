@@ -68,7 +68,13 @@ def _percentiles(samples: Sequence[float]) -> tuple[float, float]:
 
 async def _other_owner(server: Server) -> str:
     """Issue a token to another owner, as an operator does; return its text."""
-    command = [*(server.python, "-m", "jupyter_sandbox.cli", "token", "create"), "--owner", "loud", "--scope", "kernels"]
+    command = [
+        *(server.python, "-m", "jupyter_sandbox.cli", "token", "create"),
+        "--owner",
+        "loud",
+        "--scope",
+        "kernels",
+    ]
     command += ["--file", str(server.directory / "tokens.json")]
     issuing = await asyncio.create_subprocess_exec(
         *command, cwd=REPOSITORY, env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -81,7 +87,7 @@ async def _other_owner(server: Server) -> str:
 
 @contextlib.asynccontextmanager
 async def _flooded(server: Server, token: str, code: str, *, is_read: bool) -> AsyncIterator[None]:
-    """While this is open another process runs `code` in a kernel of the token's owner, and reads what comes, or nothing."""
+    """While this is open another process runs `code` in a kernel of the token's owner, and reads what comes or not."""
     command = [sys.executable, "-m", "benchmarks.noise", "--flood", server.system.kernel_name]
     loud = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY)
     assert loud.stdin is not None and loud.stdout is not None
@@ -119,7 +125,7 @@ async def _read_all(channel: Channel) -> None:
 
 
 async def run(system_name: str, count: int) -> int:
-    """Measure each flood and print what it did; return how many answers were wrong or too slow. Raises NotInstalledError."""
+    """Measure each flood and print what it did; return how much was wrong or too slow. Raises NotInstalledError."""
     system = BY_NAME[system_name]
     results = Results(systems=(system_name,))
     floods = [(flood, code, True) for flood, code in _FLOODS.items()]
@@ -141,7 +147,10 @@ async def run(system_name: str, count: int) -> int:
                     "beside_p99_ms": beside[1],
                     "p99_ratio": ratio,
                 }
-                print(json.dumps({"flood": flood} | {name: round(value, 2) for name, value in figures.items()}), flush=True)
+                print(
+                    json.dumps({"flood": flood} | {name: round(value, 2) for name, value in figures.items()}),
+                    flush=True,
+                )
                 if ratio > _MOST:
                     results.fail(system_name, "noise", f"{flood}: {ratio:.2f} times the quiet p99, more than {_MOST:g}")
     return by_hand.tell(results)

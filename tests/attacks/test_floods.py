@@ -95,7 +95,9 @@ async def test_a_flood_of_events_that_nobody_reads_has_an_end_in_time(world, flo
     body = json.dumps({"code": FLOODS[flood], "timeout_s": DEADLINE_S}).encode()
     async with flooding(world) as context, beside(world), watched(world, busy_s=float("inf")):
         path = "/".join(("/api/sandboxes", *context.parts, "executions"))
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: token alice\r\nAccept: application/x-ndjson\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: token alice\r\nAccept: application/x-ndjson\r\n"
+        )
         _, writer = await asyncio.open_connection(address.hostname, address.port, limit=4096)
         try:
             writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -112,7 +114,7 @@ async def test_a_flood_of_events_that_nobody_reads_has_an_end_in_time(world, flo
 async def until_executions(context, is_it):
     """Wait for what is true of the executions that are not over."""
     async with asyncio.timeout(DEADLINE_S + 5):
-        while not is_it((await context.rest.get(*context.parts, "executions")).body["executions"]):
+        while not is_it((await context.rest.get(*context.parts, "executions")).body["executions"]):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
