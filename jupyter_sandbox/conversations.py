@@ -219,6 +219,8 @@ class Conversation:
     def _refused(self, refusal: Refusal) -> None:
         if self._listener is None or refusal.reason == Reason.UNKNOWN_TYPE:
             return
+        if refusal.reason == Reason.TOO_LARGE and refusal.msg_type == "execute_input":
+            return  # code longer than a message may be, which the kernel repeats: nobody misses that
         if (refusal.parent or {}).get("msg_id") in (None, self._msg_id):
             self._listener.refuse(refusal.channel, refusal.size_bytes)
 

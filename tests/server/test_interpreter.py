@@ -284,6 +284,12 @@ async def test_code_is_bounded_in_characters(interpreter):
     assert str(most) in problem["msg"]
 
 
+async def test_code_above_the_limit_of_a_kernels_message_misses_no_output(interpreter):
+    """The kernel repeats code in a message of its own, which is refused; the code's output is whole all the same."""
+    said = await interpreter.execute("#" * (9 << 20) + "\nprint(6 * 7)")
+    assert said["result_text"] == "42\n"
+
+
 async def test_the_longest_path_and_name_are_no_mistake(interpreter):
     longest = {"path": "/sandbox/" + "a" * 1015, "name": "b" * 255}
     said = await interpreter.detail("DELETE", "files", body={"files": [longest]})
