@@ -326,6 +326,44 @@ class FileDeleted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenIssued(Event):
+    """A token that reaches one sandbox was issued. `issued_by`: the operator's token that asked for it, if one did."""
+
+    name: ClassVar[str] = "token_issued"
+    sandbox_id: str
+    token_id: str
+    scopes: str
+    timeout_s: float
+    issued_by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRevoked(Event):
+    """A token of a sandbox was ended before its time."""
+
+    name: ClassVar[str] = "token_revoked"
+    sandbox_id: str
+    token_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateDefined(Event):
+    """A template was made, or another put in its place."""
+
+    name: ClassVar[str] = "template_defined"
+    template: str
+    is_new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateDeleted(Event):
+    """A template was forgotten."""
+
+    name: ClassVar[str] = "template_deleted"
+    template: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RequestRefused(Event):
     """Something was not done: `code` is one of `errors`. `operation` None: the request was none of ours."""
 
@@ -336,26 +374,8 @@ class RequestRefused(Event):
     host: str | None = None
 
 
-ALL: Final[tuple[type[Event], ...]] = (
-    SandboxClaimed,
-    SandboxRenewed,
-    SandboxEndsSoon,
-    SandboxPaused,
-    SandboxResumed,
-    SandboxRestricted,
-    SandboxEnded,
-    ContextStarted,
-    ContextRestarted,
-    ContextEnded,
-    ExecutionStarted,
-    ExecutionEnded,
-    CommandStarted,
-    CommandEnded,
-    FileTransferred,
-    FileMoved,
-    FileDeleted,
-    RequestRefused,
-)
+ALL: Final[tuple[type[Event], ...]] = tuple(Event.__subclasses__())
+"""Every event there is, in the order of this module."""
 
 
 class Emit(Protocol):

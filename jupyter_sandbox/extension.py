@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager
 from jupyter_server.base.handlers import JupyterHandler
@@ -72,6 +72,9 @@ from jupyter_sandbox.surfaces.native import handlers, models, operations
 from jupyter_sandbox.surfaces.ragflow import handlers as ragflow
 from jupyter_sandbox.surfaces.ragflow.executor import RagflowExecutor
 from jupyter_sandbox.web import EMIT
+
+if TYPE_CHECKING:
+    from jupyter_sandbox.events import Emit
 
 
 class ClosedHandler(JupyterHandler):
@@ -227,17 +230,18 @@ class SandboxExtension(ExtensionApp):
             transfers=FileTransfers(files, parent=self, emit=emit),
             watches=watches,
             kept_watches=KeptWatches(watches),
-            tokens=self._tokens(sandboxes),
+            tokens=self._tokens(sandboxes, emit),
+            emit=emit,
         )
         AsyncIOLoopKernelManager.restarter_class.default_value = PromptRestarter
 
-    def _tokens(self, sandboxes: Sandboxes) -> SandboxTokens | None:
+    def _tokens(self, sandboxes: Sandboxes, emit: Emit) -> SandboxTokens | None:
         """Begin to take tokens, if the identity provider knows them."""
         server: Any = self.serverapp
         provider = server.identity_provider
         if not isinstance(provider, OwnerTokens):
             return None
-        tokens = SandboxTokens(sandboxes)
+        tokens = SandboxTokens(sandboxes, emit=emit)
         try:
             provider.load_tokens(tokens)
         except TokenFileError as error:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import notes, tokens
+from jupyter_sandbox import events, notes, tokens
 from jupyter_sandbox.errors import CapacityError, UnknownSandboxError, UnknownTokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.owners import Owner
     from jupyter_sandbox.sandbox import Sandbox
     from jupyter_sandbox.sandboxes import Sandboxes
@@ -76,9 +77,11 @@ class _Noted:
 class SandboxTokens:
     """The tokens of all sandboxes of one server."""
 
-    def __init__(self, sandboxes: Sandboxes, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, sandboxes: Sandboxes, clock: Callable[[], float] = time.monotonic, emit: Emit = events.ignore
+    ) -> None:
         """There are none."""
-        self._sandboxes, self._clock = sandboxes, clock
+        self._sandboxes, self._clock, self._emit = sandboxes, clock, emit
         self._tokens: dict[str, SandboxToken] = {}
 
     def issue(self, owner: Owner, sandbox_id: str, wanted: NewToken, issued_by: str | None) -> tuple[SandboxToken, str]:
@@ -102,6 +105,16 @@ class SandboxTokens:
         )
         self._tokens[token.id] = token
         self._note(sandbox)
+        self._emit(
+            events.TokenIssued(
+                owner=owner,
+                sandbox_id=sandbox.id,
+                token_id=token.id,
+                scopes=" ".join(token.scopes),
+                timeout_s=wanted.timeout_s,
+                issued_by=issued_by,
+            )
+        )
         return token, text
 
     def take_back(self) -> None:
@@ -130,6 +143,7 @@ class SandboxTokens:
             raise UnknownTokenError(f"no token {token_id[:60]!r} of sandbox {sandbox_id}")
         del self._tokens[token_id]
         self._note(self._sandboxes.find(owner, sandbox_id))
+        self._emit(events.TokenRevoked(owner=owner, sandbox_id=sandbox_id, token_id=token_id))
 
     def get(self, token_id: str) -> SandboxToken | None:
         """Return a token that is in its time and whose sandbox lives."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jupyter_sandbox.commands import Commands
     from jupyter_sandbox.contexts import Contexts
+    from jupyter_sandbox.events import Emit
     from jupyter_sandbox.executions import Executions
     from jupyter_sandbox.file_transfers import FileTransfers
     from jupyter_sandbox.file_watches import FileWatches
@@ -33,3 +34,5 @@ class Services:
     kept_watches: KeptWatches
     tokens: SandboxTokens | None
     """None: the server takes no tokens."""
+    emit: Emit
+    """Where is told what no service of these does."""

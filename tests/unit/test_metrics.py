@@ -78,6 +78,8 @@ def grown(event: events.Event) -> dict[str, float]:
         (events.ExecutionStarted, set()),
         (events.SandboxRenewed, set()),
         (events.SandboxRestricted, set()),
+        (events.TokenIssued, set()),
+        (events.TemplateDefined, set()),
     ],
 )
 def test_an_event_counts(kind, names):

@@ -8,7 +8,7 @@ import re
 import pytest
 from jsonschema import Draft202012Validator
 
-from jupyter_sandbox import errors
+from jupyter_sandbox import errors, events
 from jupyter_sandbox.hints import HINTS
 from jupyter_sandbox.services import Services
 from jupyter_sandbox.surfaces.native import handlers, models, openapi, operations
@@ -29,6 +29,7 @@ NOBODY = Services(
     watches=None,
     kept_watches=None,
     tokens=None,
+    emit=events.ignore,
 )
 
 
