@@ -1,16 +1,19 @@
 """Notices at once that a sandbox kernel has died.
 
-Stock Jupyter looks every three seconds whether a kernel lives, so a cell of a dead one seems to run for that long. The
-broker tells the end of a kernel as it comes; what then happens is stock's. The look now and then stays, for the rest.
+Stock Jupyter looks every three seconds whether a kernel lives, so a cell of a dead one seems to run for that long, and
+hundreds of idle kernels keep a server busy. The broker tells the end of a kernel as it comes; what then happens is
+stock's. The look now and then stays, for the rest: as often as stock's until a kernel has started well, rarely then.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from jupyter_client.ioloop.restarter import AsyncIOLoopKernelRestarter
 
 from jupyter_sandbox.provisioner import SandboxProvisioner
+
+_RARELY_S: Final = 60
 
 
 class PromptRestarter(AsyncIOLoopKernelRestarter):
@@ -43,6 +46,8 @@ class PromptRestarter(AsyncIOLoopKernelRestarter):
                     await super().poll()
         finally:
             self._is_looking = False
+            if self._pcallback is not None and self._is_settled():
+                self._pcallback.callback_time = 1000 * max(_RARELY_S, self.time_to_dead)  # a restart makes another
         if self._has_given_up and (provisioner := self._provisioner):
             await provisioner.cleanup()  # jupyter_server forgets the kernel and would leave it its sandbox
 
@@ -52,6 +57,10 @@ class PromptRestarter(AsyncIOLoopKernelRestarter):
         if provisioner is None or not provisioner.is_guest or await provisioner.poll() is None:
             return False
         return provisioner.lease is not None and provisioner.lease.loss is not None
+
+    def _is_settled(self) -> bool:
+        """Whether it is a sandbox kernel, and its start no longer one that may fail again and again."""
+        return self._provisioner is not None and not (self._initial_startup or self._restarting)
 
     def _fire_callbacks(self, event: Any) -> None:
         super()._fire_callbacks(event)

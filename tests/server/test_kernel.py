@@ -14,6 +14,7 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from jupyter_sandbox import websocket_opening
 from jupyter_sandbox.kernel_streams import KernelStream
 from jupyter_sandbox.provisioner import SandboxProvisioner
+from tests.conftest import wait_until
 from tests.server.brokers import nothing_is_claimed, sandboxes
 from tests.server.notebook import FORMATS, LEGACY
 
@@ -282,6 +283,23 @@ async def test_restart_from_a_busy_loop_works(new_notebook, jp_fetch):
     assert response.code == 200
     await notebook.answers()
     assert (await notebook.execute("1 + 1")).value == "2"
+
+
+async def test_one_looks_after_a_kernel_rarely_and_often_again_when_it_died(new_notebook, jp_serverapp, monkeypatch):
+    monkeypatch.setattr(SandboxProvisioner, "get_stable_start_time", lambda *_, **__: 0)
+    notebook = await new_notebook()
+    restarter = jp_serverapp.kernel_manager.get_kernel(notebook.kernel_id)._restarter
+    often_ms = 1000 * restarter.time_to_dead
+    for _ in range(2):  # the first one sets the time since when it lives
+        await restarter.poll()
+    settled = restarter._pcallback
+    assert settled.callback_time >= 20 * often_ms
+    monkeypatch.setattr(SandboxProvisioner, "get_stable_start_time", lambda *_, **__: 3600)
+    notebook.start("import os; os._exit(1)")
+    await asyncio.to_thread(wait_until, lambda: restarter._pcallback not in {settled, None})
+    await notebook.answers()
+    assert (restarter._pcallback.callback_time, restarter._pcallback.is_running()) == (often_ms, True)
+    assert not settled.is_running()
 
 
 async def test_two_websockets_see_the_same_kernel(new_notebook, open_notebook):
