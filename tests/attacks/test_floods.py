@@ -32,6 +32,9 @@ FLOODS = {
     "comms without end": "from comm import create_comm\nwhile True: create_comm(target_name='t', data={'x': 'x' * 100})",
 }
 
+STEADY = "import time\nwhile True: print('x' * 1_000_000, flush=True); time.sleep(0.01)"
+"""Without a pause what nobody has taken yet fills the kernel's memory now and then, which ends it."""
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -129,12 +132,18 @@ async def test_text_without_end_goes_through_little_memory_to_who_reads_it(world
     async with flooding(world) as context, watched(world, busy_s=float("inf")):
         notebook = await opened(world, context)
         await notebook.answers()
-        running = notebook.start("while True: print('x' * 1_000_000, flush=True)")
+        running = notebook.start(STEADY)
         got = 0
-        async with beside(world):
-            until = time.monotonic() + DEADLINE_S
-            while time.monotonic() < until:
+
+        async def read():
+            nonlocal got
+            while True:
                 got += len(await notebook._websocket.read_message())  # the notebook itself would keep all of them
+
+        reading = asyncio.create_task(read())  # also while the other one ends: who reads nothing for 2 s is hung up on
+        async with beside(world):
+            await asyncio.sleep(DEADLINE_S)
+        reading.cancel()
         assert got > 1_000_000
         assert (await context.rest.post(*context.parts, "interrupt")).status == 204
         assert (await notebook.finish(running)).reply["ename"] == "KeyboardInterrupt"
