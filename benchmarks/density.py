@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import by_hand
 from benchmarks.client import KernelFailedError, Kernels
-from benchmarks.idle import SETTLE_S, cpu_by_process
+from benchmarks.idle import cpu_by_process
 from benchmarks.memory import MIB, available_bytes, footprint
 from benchmarks.metrics import Metric, Results
 from benchmarks.plan import FULL
@@ -40,6 +40,8 @@ MEMORY = Metric(name="density.memory", unit="GB", meaning="PSS of all of them, o
 CPU = Metric(name="density.cpu", unit="% of a core", meaning="the same while nobody uses them")
 METRICS = (KERNELS, MEMORY, CPU)
 
+_SETTLE_S = 15.0
+"""For 10 s a kernel is one that may fail again and again, which its server looks at every 3 s."""
 _PARALLEL = 4
 _USE = "import pandas; frame = pandas.DataFrame({{'a': range({number}, {number} + 1000)}}); print(frame.a.sum())"
 _NEEDED_BYTES = 7e9
@@ -80,7 +82,7 @@ class _Crowd:
 
 async def _watch(server: Server, crowd: _Crowd, idle_s: float, results: Results) -> None:
     name = server.system.name
-    await asyncio.sleep(SETTLE_S)
+    await asyncio.sleep(_SETTLE_S)
     before, begin = cpu_by_process(server), time.perf_counter()
     await asyncio.sleep(idle_s)
     used = Counter[str]()
