@@ -123,7 +123,7 @@ def test_javascript_programs_find_the_server_by_its_domain(folder, environment, 
     node = ("node", "--import", "./loopback.mjs")
     expected = "said: 3 days\nmean: 11.0\nfile: 11.0\nlines: 4\nwrong: IndexError\n"
     assert run(*node, "e2b_sandbox.mjs", environment=trusting, cwd=tmp_path) == expected
-    parts = ("contexts", "commands", "signed", "gone", "wrong key")
+    parts = ("contexts are kernels", "commands tell", "signed addresses", "a sandbox that is gone", "wrong key")
     options = ("--test-force-exit", "--test-reporter=tap", f"--test-name-pattern={'|'.join(parts)}")
     said = run(*node, *options, "e2b.mjs", environment=trusting, cwd=tmp_path)
     ran = [line for line in said.splitlines() if line.startswith("ok ") and "# SKIP" not in line]
