@@ -48,7 +48,8 @@ def test_the_curl_example_runs(url):
     files = events.index("3,4")
     begun, *outputs, over = (json.loads(line) for line in events[:files])
     assert (begun["type"], over["type"]) == ("started", "ended")
-    assert "".join(output["output"]["text"] for output in outputs) == "0\n1\n2\n"  # a busy machine sends two at once
+    assert "".join(output["output"]["text"] for output in outputs) == "0\n1\n2\n"
+    assert len(outputs) >= 3, "as they come; on a busy machine one came in two pieces"
     counted, started, typed, ended = (json.loads(line) for line in events[files + 1 :])
     assert (counted["outcome"], counted["exit_code"]) == ("ok", 0)
     assert (started["type"], typed["text"], ended["command"]["outcome"]) == ("started", "typed\n", "ok")
