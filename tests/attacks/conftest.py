@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks import attacker, rest_world
+from tests.attacks import attacker, e2b_calls, rest_world
 
 only_privileged = pytest.mark.parametrize("host", ["privileged"], indirect=True)
 only_unprivileged = pytest.mark.parametrize("host", ["unprivileged"], indirect=True)
@@ -66,6 +66,19 @@ def world(world_folder):
     """The address of a server with several people."""
     with rest_world.a_world(world_folder) as url:
         yield url
+
+
+@pytest.fixture
+def make(world, jp_asyncio_loop):
+    """Make a sandbox of E2B's as somebody: `box = await make("alice")`."""
+    with e2b_calls.making(world, jp_asyncio_loop) as make:
+        yield make
+
+
+@pytest.fixture
+def filesystem(world, make, jp_asyncio_loop):
+    """The files of one that is alice's."""
+    return e2b_calls.Filesystem(world, jp_asyncio_loop.run_until_complete(make("alice")))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from jupyter_sandbox.surfaces.e2b import routes
 from jupyter_sandbox.surfaces.e2b.files import signature
 from jupyter_sandbox.surfaces.e2b.held import E2b
-from tests.attacks.e2b_calls import STREAM, UNARY, Filesystem, allowed, ask, envelope, making, of, running
+from tests.attacks.e2b_calls import STREAM, UNARY, Filesystem, allowed, ask, envelope, of, running
 from tests.attacks.rest_world import as_person, once_refused, watched
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
@@ -80,13 +80,6 @@ def data_plane():
 
 
 DATA_PLANE = data_plane()
-
-
-@pytest.fixture
-def make(world, jp_asyncio_loop):
-    """Make a sandbox as somebody: `box = await make("alice")`."""
-    with making(world, jp_asyncio_loop) as make:
-        yield make
 
 
 def test_every_method_of_the_data_plane_is_tried():

@@ -9,20 +9,13 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from jupyter_sandbox.surfaces.e2b.files import signature
-from tests.attacks.e2b_calls import UNARY, ask, making
+from tests.attacks.e2b_calls import UNARY, ask
 from tests.attacks.rest_world import watched
 from tests.attacks.test_e2b import DATA_PLANE
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 API = {"Host": "api.sandbox.example"}
-
-
-@pytest.fixture
-def make(world, jp_asyncio_loop):
-    """Make a sandbox as somebody: `box = await make("alice")`."""
-    with making(world, jp_asyncio_loop) as make:
-        yield make
 
 
 def at(box, port=49983, **headers):

@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from jupyter_sandbox.file_watches import MAX_OF_SANDBOX
-from tests.attacks.e2b_calls import UNARY, Filesystem, allowed, ask, making
+from tests.attacks.e2b_calls import UNARY, Filesystem, allowed, ask
 from tests.attacks.rest_world import as_person, watched
 from tests.server.raw_http import opened
 
@@ -21,18 +21,6 @@ FILE = {"Content-Type": "application/octet-stream"}
 PACKED = FILE | {"Content-Encoding": "gzip"}
 PATHS = ["../x", "/etc/passwd", "/home/user/../../etc/passwd", "%2e%2e/x", "\u0000", "x" * 5000, "/proc/1"]
 MIB = bytes(1 << 20)
-
-
-@pytest.fixture
-def make(world, jp_asyncio_loop):
-    """Make a sandbox as somebody: `box = await make("alice")`."""
-    with making(world, jp_asyncio_loop) as make:
-        yield make
-
-
-@pytest.fixture
-def filesystem(world, make, jp_asyncio_loop):
-    return Filesystem(world, jp_asyncio_loop.run_until_complete(make("alice")))
 
 
 # -- watches

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from jupyter_sandbox.surfaces.e2b import forms, held
-from tests.attacks.e2b_calls import Filesystem, allowed, ask, chunk, making
+from tests.attacks.e2b_calls import Filesystem, allowed, ask, chunk
 from tests.attacks.rest_world import as_person, watched
 from tests.server.raw_http import opened, received
 
@@ -48,18 +48,6 @@ BAD = {
     "another charset": GOOD + part("a").replace(b'filename="a"', b"filename*=latin-1''a") + END,
     "no file": part("a", field="other") + END,
 }
-
-
-@pytest.fixture
-def make(world, jp_asyncio_loop):
-    """Make a sandbox as somebody: `box = await make("alice")`."""
-    with making(world, jp_asyncio_loop) as make:
-        yield make
-
-
-@pytest.fixture
-def filesystem(world, make, jp_asyncio_loop):
-    return Filesystem(world, jp_asyncio_loop.run_until_complete(make("alice")))
 
 
 async def post(filesystem, body, *more, query=""):

@@ -12,7 +12,7 @@ import pytest
 
 from jupyter_sandbox.surfaces.e2b.inputs import MAX_STREAMS
 from jupyter_sandbox.web import MAX_BODY_BYTES
-from tests.attacks.e2b_calls import STREAM, UNARY, allowed, ask, chunk, envelope, making, running
+from tests.attacks.e2b_calls import STREAM, UNARY, allowed, ask, chunk, envelope, running
 from tests.attacks.rest_world import watched
 from tests.server.raw_http import opened, received
 
@@ -22,13 +22,6 @@ PATH = "e2b/sbx/process.Process/StreamInput"
 CHUNKED = STREAM | {"Transfer-Encoding": "chunked"}
 KEEPALIVE = envelope({"keepalive": {}})
 NO_PID = 999_999_999
-
-
-@pytest.fixture
-def make(world, jp_asyncio_loop):
-    """Make a sandbox as somebody: `box = await make("alice")`."""
-    with making(world, jp_asyncio_loop) as make:
-        yield make
 
 
 def start(pid) -> bytes:

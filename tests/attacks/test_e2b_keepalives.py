@@ -9,7 +9,7 @@ import json
 import pytest
 
 from jupyter_sandbox.surfaces.e2b.process import KEEPALIVE_S as USUAL_S
-from tests.attacks.e2b_calls import STREAM, UNARY, allowed, envelope, envelopes, making
+from tests.attacks.e2b_calls import STREAM, UNARY, allowed, envelope, envelopes
 from tests.server.raw_http import opened, received
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
@@ -22,13 +22,6 @@ STREAMS = {
 SLEEPER = {"process": {"cmd": "/bin/sleep", "args": ["1000"]}, "tag": "sleeper"}
 EVERY_SECOND = {"Keepalive-Ping-Interval": "1"}
 EVERY_MOMENT = {"Keepalive-Ping-Interval": "0"}
-
-
-@pytest.fixture
-def make(world, jp_asyncio_loop):
-    """Make a sandbox as somebody: `box = await make("alice")`."""
-    with making(world, jp_asyncio_loop) as make:
-        yield make
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.attacks.e2b_calls import UNARY, ask, making
+from tests.attacks.e2b_calls import UNARY, ask
 from tests.attacks.rest_world import as_person, watched
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
@@ -83,12 +83,6 @@ async def test_a_scope_that_only_reads_changes_nothing(program, people):
 
 
 # -- E2B
-
-
-@pytest.fixture
-def make(world, jp_asyncio_loop):
-    with making(world, jp_asyncio_loop) as make:
-        yield make
 
 
 async def told(world, box, key="alice"):
