@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,6 +29,10 @@ MAY_SKIP_VARIABLE = "JUPYTER_SANDBOX_MAY_SKIP"
 
 hypothesis.settings.register_profile("ours", deadline=None, database=None)  # no test measures time
 hypothesis.settings.load_profile("ours")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script that starts a suite in the background has it ignore SIGINT; whatever a test starts would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault(ENGINE_VARIABLE, "embedded")  # not whatever this machine offers: name it to test another engine
 

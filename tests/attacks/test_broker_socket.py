@@ -31,7 +31,7 @@ from tests.attacks.attacker import (
     wait_until,
 )
 
-VICTIM = 34567
+VICTIM = 30_000 + os.getpid() % 10_000  # its directory has a fixed name: two suites that run at once share nothing
 
 
 @pytest.fixture(scope="module")

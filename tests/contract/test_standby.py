@@ -113,7 +113,7 @@ def test_code_that_stops_the_standby_gets_its_kernel_all_the_same(broker, claim_
     box = claim_warm(start=False)
     waiting = standby(broker, box.id)
     assert box.command(["sh", "-c", "kill -STOP $1", "sh", number_inside(waiting)])["status"] == 0
-    assert facts(waiting)["State"][0] == "T"
+    wait_until(lambda: facts(waiting)["State"][0] == "T")
     box.start()
     assert answers(box) == "42"
     assert not Path(f"/proc/{waiting}").exists()

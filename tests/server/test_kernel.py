@@ -144,7 +144,9 @@ async def test_who_opens_a_busy_kernel_misses_nothing_however_late_it_is_subscri
     assert await other.run("print('said')") == "said\n"
 
 
-async def test_a_busy_kernel_is_asked_on_control_and_no_client_hears_of_it(new_notebook, open_notebook, monkeypatch):
+async def test_a_busy_kernel_is_asked_on_control_and_no_client_hears_of_it(
+    jp_fetch, new_notebook, open_notebook, monkeypatch
+):
     hidden, is_for_opening = [], websocket_opening.is_for_opening
 
     def spy(judged):
@@ -154,9 +156,10 @@ async def test_a_busy_kernel_is_asked_on_control_and_no_client_hears_of_it(new_n
     monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
     monkeypatch.setattr(websocket_opening, "is_for_opening", spy)
     notebook = await new_notebook()
-    busy = notebook.start("import time; print('go', flush=True); time.sleep(1)")
+    busy = notebook.start("import time; print('go', flush=True); time.sleep(60)")
     await notebook.printed(busy, "go")
     other = await open_notebook(notebook.kernel_id)
+    await jp_fetch("api", "kernels", notebook.kernel_id, "interrupt", method="POST", body="")
     await notebook.finish(busy)
     await other.execute("1")
     assert any(each.startswith("until-subscribed-") for each in hidden), "it was asked"
