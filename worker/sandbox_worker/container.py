@@ -8,7 +8,6 @@ has no capability, now or ever.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core import completer
 
-from sandbox_worker import harden, kernel, messages, preload
+from sandbox_worker import harden, kernel, later_debugger, messages, preload, sharing
 from sandbox_worker.agent import Agent, Confinement
 from sandbox_worker.protocol import IN_TO_AGENT, TO_AGENT, TO_CONTAINER, Bind, Failed, Ready, StandBy
 
@@ -58,6 +57,7 @@ def main(names: Sequence[str]) -> None:
     """Prepare, get the listener, serve; returns only when the broker went away before."""
     os.environ.clear()
     os.environ.update(preload.ENVIRONMENT)
+    later_debugger.defer()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as channel:
         channel.connect(HAND_OVER)
         try:
@@ -68,8 +68,7 @@ def main(names: Sequence[str]) -> None:
             messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
             raise
         messages.learn((*TO_AGENT, *IN_TO_AGENT))
-        gc.collect()
-        gc.freeze()  # a collection in a kernel would touch, and so copy, every shared page
+        sharing.settle()
         messages.send(channel, Ready(start_mode=launcher.mode, notes=tuple(notes)))
         received = messages.receive(channel, TO_CONTAINER)
     if received is None or len(received[1]) != 1:
@@ -123,6 +122,7 @@ def _cache_directory() -> str:
 def furnish() -> None:
     """Write into the image what each of its containers would otherwise have to find out. Called by the Dockerfile."""
     os.environ.update(preload.ENVIRONMENT)
+    later_debugger.defer()
     names = preload.modules_of_a_live_kernel(first_cells_only=True)
     if not names:
         sys.exit("no kernel could be started")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import os
 import signal
 import socket
@@ -19,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import harden, kernel, linux, messages, preload, root
+from sandbox_worker import harden, kernel, linux, messages, preload, root, sharing
 from sandbox_worker.agent import Agent, Confinement
 from sandbox_worker.children import HOME
 from sandbox_worker.protocol import (
@@ -103,8 +102,7 @@ class Zygote:
         """Run until the broker's end is closed."""
         signal.signal(signal.SIGCHLD, lambda *_: _reap())
         messages.learn((*TO_AGENT, *IN_TO_AGENT))
-        gc.collect()
-        gc.freeze()  # a collection in a child would touch, and so copy, every shared page
+        sharing.settle()
         messages.send(self._channel, Ready(start_mode=self._launcher.mode, notes=tuple(self._notes)))
         with contextlib.suppress(ConnectionError):  # the broker was killed
             while (received := messages.receive(self._channel, TO_ZYGOTE)) is not None:
