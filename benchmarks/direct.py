@@ -93,6 +93,8 @@ class _Sandboxes:
         yield client
         kill = self._verbs.SignalKernel(sandbox=self._lease.sandbox, target=seat, number=9)
         await self._broker.call(kill, self._verbs.Done)
+        while seat not in self._lease.exits:  # as `shutdown_kernel` waits: it would be measured with the next one
+            await self._lease.hear(_TIMEOUT_S)
 
     async def close(self) -> None:
         await self._broker.call(self._verbs.Release(sandbox=self._lease.sandbox), self._verbs.Done)
