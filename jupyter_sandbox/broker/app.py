@@ -298,6 +298,8 @@ class BrokerApp(JupyterApp):
             await asyncio.wait(tasks)
             await server.stop()
             await registry.stop(everything=everything)
+            if everything:
+                await upkeep.reap(registry)  # what could not end cleanly, on a busy machine, now can
             await asyncio.to_thread(firewall.stop)
             await engine.stop()
             log.info("broker ends")

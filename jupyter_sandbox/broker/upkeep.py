@@ -30,12 +30,25 @@ async def keep_up(
         claims = registry.claims
         await asyncio.sleep(every_s)
         await registry.renew()
-        try:
-            if rest and registry.claims == claims and not registry.claimed():
-                await rest()
-            for what in await registry.reap(dry_run=False):
-                log.warning("reaped %s, which nobody owned", what)
-        except SandboxError as error:  # the container engine is away
-            log.warning("what nobody needs or owns could not be looked for: %s", error)
-        except Exception:
-            log.exception("what nobody needs or owns could not be looked for")
+        if rest and registry.claims == claims and not registry.claimed():
+            await _try(rest())
+        await reap(registry)
+
+
+async def reap(registry: Registry) -> None:
+    """Remove what nobody owns, as far as that can be done now, and say what it was."""
+    await _try(_reap(registry))
+
+
+async def _reap(registry: Registry) -> None:
+    for what in await registry.reap(dry_run=False):
+        log.warning("reaped %s, which nobody owned", what)
+
+
+async def _try(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except SandboxError as error:  # the container engine is away
+        log.warning("what nobody needs or owns could not be looked for: %s", error)
+    except Exception:
+        log.exception("what nobody needs or owns could not be looked for")

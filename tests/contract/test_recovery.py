@@ -99,3 +99,15 @@ def test_an_interrupted_broker_takes_everything_along(own_broker, claim):
     wait_until(lambda: own_broker.pid() is None)
     assert not Path(f"/proc/{pid}").exists()
     assert own_broker.leftovers() == []
+
+
+def test_an_interrupted_broker_takes_along_what_did_not_end_cleanly(own_broker):
+    wait_until(lambda: own_broker.status().warm == 1, 30)
+    (run,) = own_broker.directory.glob("*/ledger/..")
+    left = [run / "a" / ("0" * 20), run / "k" / "000000000000-1"]
+    for each in left:
+        each.touch()
+    os.kill(own_broker.pid(), signal.SIGINT)
+    wait_until(lambda: own_broker.pid() is None)
+    assert not any(each.exists() for each in left)
+    assert own_broker.leftovers() == []
