@@ -93,6 +93,11 @@ class Channel:
                 return kind, content
         raise KernelFailedError(f"websocket sent {frame.type.name} during an execution")
 
+    async def rest(self) -> None:
+        """Answer the server's pings until the end or a cancellation; whatever else comes is dropped."""
+        while (await self.websocket.receive()).type is aiohttp.WSMsgType.TEXT:
+            pass
+
     async def kernel_info(self) -> str:
         """Ask the kernel what it is and return its name: it is ready. Raises KernelFailedError."""
         message_id = f"{self.session_id}_{next(self._numbers)}"

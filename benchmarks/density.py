@@ -54,9 +54,14 @@ class _Crowd:
     def __init__(self, server: Server, results: Results, kernels: Kernels) -> None:
         self._server, self._results, self._kernels = server, results, kernels
         self._channels: dict[int, Channel] = {}
+        self._resting: dict[int, asyncio.Task[None]] = {}
 
     async def _check(self, number: int, code: str, expected: int) -> bool:
+        if resting := self._resting.pop(number, None):
+            resting.cancel()
+            await asyncio.wait([resting])
         printed = await self._channels[number].execute(code)
+        self._resting[number] = asyncio.create_task(self._channels[number].rest())  # or it would be hung up on
         return self._results.check(self._server.system.name, "density", expected=f"{expected}\n", actual=printed)
 
     async def _add_in_turn(self, numbers: Iterator[int], end: float) -> None:
