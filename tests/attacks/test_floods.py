@@ -150,9 +150,9 @@ async def test_text_without_end_goes_through_little_memory_to_who_reads_it(world
         await notebook.closed()
 
 
-@pytest.mark.parametrize("size", [10_000_000, 5_000_000], ids=["10 MB", "5 MB"])
+@pytest.mark.parametrize("size", [10_000_000, 8_000_000, 5_000_000], ids=["10 MB", "8 MB", "5 MB"])
 async def test_a_hundred_large_messages_to_a_websocket_that_is_not_read_take_little_memory(world, size):
-    """Those of 10 MB are above the limit of one message, those of 5 MB below, which wait until it is hung up on."""
+    """Those of 10 MB are above the limit of one message, the others below, which wait until it is hung up on."""
     async with flooding(world) as context:
         notebook = await opened(world, context)
         await notebook.answers()
