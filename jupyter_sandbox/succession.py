@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import adoption
+from jupyter_sandbox import adoption, interrupts
 from jupyter_sandbox.doorway import Doorway
 from jupyter_sandbox.draining import Draining
 from jupyter_sandbox.errors import BrokerUnavailableError, SandboxError
@@ -56,6 +56,7 @@ class Succession:
 
     async def begin(self, services: Services, drain_s: float) -> None:
         """Adopt what was left, while requests wait; answer SIGTERM by draining for so long."""
+        interrupts.listen(self._server)
         self._draining = Draining(drain_s, lambda: services.executions.is_busy, self._stop_accepting)
         self._draining.listen(self._server._signal_stop)  # noqa: SLF001 - who ends a server at a signal
         if self.slate is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import re
@@ -127,6 +128,37 @@ async def test_a_server_that_ends_frees_its_sandboxes(tree, tmp_path, number):
             process.send_signal(number)  # the second is the answer to `Shut down this Jupyter server (y/[n])?`
         await nothing_is_claimed()
         await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        await eventually(lambda: process.poll() is not None)
+
+
+INTERRUPTER = """
+import os, signal
+from tornado import web
+
+@web.stream_request_body
+class Interrupter(web.RequestHandler):
+    def check_xsrf_cookie(self):
+        pass
+
+    def data_received(self, chunk):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def post(self):
+        self.finish("{}")
+
+def _load_jupyter_server_extension(server):
+    server.web_app.add_handlers(".*", [(server.base_url + "interrupter", Interrupter)])
+"""
+
+
+async def test_a_server_that_is_interrupted_while_it_reads_a_request_ends(tree, tmp_path):
+    """Once: without a terminal the interrupt was logged as a failure of the request, and the server went on for ever."""
+    (tmp_path / "interrupter.py").write_text(INTERRUPTER)
+    with a_server(tree, tmp_path, "--ServerApp.jpserver_extensions=interrupter=True") as (process, url):
+        await request(f"{url}api/kernels", "POST", {"name": "sandbox-python"})
+        with contextlib.suppress(Exception):  # it may be gone before it answers
+            await request(f"{url}interrupter", "POST", {"name": "x"})
+        await nothing_is_claimed()
         await eventually(lambda: process.poll() is not None)
 
 
