@@ -62,7 +62,7 @@ c.MappingKernelManager.cull_interval = 300
 # What the server holds of a sandbox's output, MiB: one message; for a browser that reads slowly; for a closed tab. The
 # code in the sandbox cannot change it.
 c.SandboxExtension.max_message_mib = 8
-c.SandboxExtension.max_unsent_mib = 8
+c.SandboxExtension.max_unsent_mib = 4
 c.SandboxExtension.max_offline_mib = 16
 
 # How the notebook's directory shows in a sandbox: `overlay` reads the real files and writes to the sandbox's own disk.

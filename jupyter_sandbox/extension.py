@@ -127,7 +127,7 @@ class SandboxExtension(ExtensionApp):
         "nothing else: 8 MiB can take 100 ms.",
     ).tag(config=True)
     max_unsent_mib = Int(
-        8,
+        4,
         min=1,
         help="How much output of a sandbox kernel waits in the server for one client that reads slowly, MiB. More "
         "waits in the sandbox.",

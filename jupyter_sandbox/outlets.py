@@ -33,7 +33,7 @@ class OutputLimits:
     """
 
     max_message_bytes: int = 8 << 20
-    max_unsent_bytes: int = 8 << 20
+    max_unsent_bytes: int = 4 << 20
     slow_reader_s: float = 60
     max_offline_bytes: int = 16 << 20
 

@@ -393,7 +393,7 @@ async def test_a_client_that_reads_nothing_takes_as_little_of_the_server_that_is
 
 
 async def reads_nothing(client):
-    """400 MB for a client that reads nothing: 8 MiB wait in the server, the rest in the sandbox, until it is cut off."""
+    """400 MB for a client that reads nothing: 4 MiB wait in the server, the rest in the sandbox, until it is cut off."""
     liar, victim = await client.new(), await client.new("sandbox-python")
     await liar.run(PRELUDE)
     async with watched(client):
