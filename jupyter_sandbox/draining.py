@@ -28,11 +28,13 @@ class Draining:
         self._task: asyncio.Task[None] | None = None
         self.has_begun = False
 
-    def listen(self, stock: Callable[..., object]) -> None:
-        """Come before `stock`, if that is who answers the signal now."""
-        if signal.getsignal(signal.SIGTERM) == stock:
-            self._stock, self._loop = stock, asyncio.get_running_loop()
-            signal.signal(signal.SIGTERM, self._signalled)
+    def listen(self, stock: Callable[..., object]) -> bool:
+        """Come before `stock`, if that is who answers the signal now; whether it is."""
+        if signal.getsignal(signal.SIGTERM) != stock:
+            return False
+        self._stock, self._loop = stock, asyncio.get_running_loop()
+        signal.signal(signal.SIGTERM, self._signalled)
+        return True
 
     def stop(self) -> None:
         """Leave the signal to whom it belonged."""

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 
 def listen(server: ServerApp) -> None:
-    """End `server` at the signal, if it is one that answers signals and nobody else answers this one."""
-    answers = signal.getsignal(signal.SIGTERM) == server._signal_stop  # noqa: SLF001 - who ends a server at a signal
-    if answers and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    """End `server` at the signal, if nobody else answers it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, functools.partial(_end, server))
 
 

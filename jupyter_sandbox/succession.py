@@ -56,9 +56,9 @@ class Succession:
 
     async def begin(self, services: Services, drain_s: float) -> None:
         """Adopt what was left, while requests wait; answer SIGTERM by draining for so long."""
-        interrupts.listen(self._server)
         self._draining = Draining(drain_s, lambda: services.executions.is_busy, self._stop_accepting)
-        self._draining.listen(self._server._signal_stop)  # noqa: SLF001 - who ends a server at a signal
+        if self._draining.listen(self._server._signal_stop):  # noqa: SLF001 - who ends a server at a signal
+            interrupts.listen(self._server)
         if self.slate is not None:
             self.doorway.close()
             self._adopting = asyncio.create_task(self._adopt(services), name="adoption")
