@@ -40,12 +40,20 @@ def as_text(channel: Channel, judged: Judged) -> bytes | None:
         return None
     head, parent, metadata, content = judged.body
     msg_id = json.dumps(header["msg_id"]).encode()
-    pieces = (
-        *(b'{"header": ', head, b', "msg_id": ', msg_id, b', "msg_type": "', judged.msg_type.encode()),
-        *(b'", "parent_header": ', parent, b', "metadata": ', metadata, b', "content": ', content),
-        *(b', "buffers": [], "channel": "', channel.encode(), b'"}'),
+    # in one expression: content may have 8 MiB, and is copied once
+    return (
+        b'{"header": %b, "msg_id": %b, "msg_type": "%b", "parent_header": %b, "metadata": %b, "content": %b, '
+        b'"buffers": [], "channel": "%b"}'
+        % (
+            head,
+            msg_id,
+            judged.msg_type.encode(),
+            parent,
+            metadata,
+            content,
+            channel.encode(),
+        )
     )
-    return b"".join(pieces)  # content may have 8 MiB: it is copied once
 
 
 def _is_current(header: dict[str, Any]) -> bool:
