@@ -34,6 +34,7 @@ from sandbox_worker.output import Output
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 from sandbox_worker.rehearsal import end_of_output, rehearse
 from sandbox_worker.relay import LOOPBACK
+from sandbox_worker.subscribers import notice_subscribers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,6 +102,11 @@ class SandboxKernelApp(IPKernelApp):
         self.debug_shell_socket.disconnect(endpoint)
         self.shell_socket.bind(_DEBUG_SHELL_ENDPOINT)
         self.debug_shell_socket.connect(_DEBUG_SHELL_ENDPOINT)
+
+    def init_iopub(self, context: Any) -> None:
+        """Publish as usual, but welcome also who subscribes while a message is sent."""
+        super().init_iopub(context)
+        notice_subscribers(self.iopub_thread)
 
     def init_heartbeat(self) -> None:
         """Beat on the passed listener, in a context of its own as upstream does."""

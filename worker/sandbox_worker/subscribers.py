@@ -1,0 +1,27 @@
+"""Who subscribes to what a kernel publishes is noticed at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+if TYPE_CHECKING:
+    from ipykernel.iostream import IOPubThread
+
+
+def notice_subscribers(publisher: IOPubThread) -> None:
+    """Have a thread that publishes look for new subscriptions after each message that it sent.
+
+    To send takes the wake-up of a subscription that came meanwhile. ipykernel would find that one, and welcome its
+    subscriber, when something else happens.
+    """
+    events: Any = publisher._event_puller  # noqa: SLF001 - there is no public way
+    subscriptions: Any = publisher._xpub_stream  # noqa: SLF001
+
+    def handle(message: list[bytes]) -> None:
+        publisher._handle_event(message)  # noqa: SLF001
+        if subscriptions.socket.get(zmq.EVENTS) & zmq.POLLIN:
+            subscriptions.flush(zmq.POLLIN)
+
+    publisher.schedule(lambda: events.on_recv(handle))
