@@ -209,6 +209,15 @@ def test_commands_in_the_background_are_listed_followed_and_killed(sandbox):
     assert sandbox.commands.list() == []
 
 
+def test_who_is_told_that_a_command_was_killed_finds_it_gone(sandbox):
+    for _ in range(20):
+        endless = sandbox.commands.run("sleep 1000", background=True)
+        assert [sandbox.commands.kill(endless.pid) for _ in range(2)] == [True, False]
+        assert sandbox.commands.list() == []
+    terminal = sandbox.pty.create(PtySize(rows=24, cols=80))
+    assert [sandbox.pty.kill(terminal.pid) for _ in range(2)] == [True, False]
+
+
 def test_a_command_reads_what_is_sent_and_the_end_of_it(sandbox):
     running = sandbox.commands.run("cat; echo done", background=True, stdin=True)
     sandbox.commands.send_stdin(running.pid, "typed\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 KEEPALIVE_S: Final = 15.0
 _MAX_OUTPUT: Final = 1 << 20
 _SIGNALS: Final = {"SIGNAL_SIGKILL": "SIGKILL", "SIGNAL_SIGTERM": "SIGTERM"}
+_KILLED_S: Final = 1.0
 _FIELDS: Final = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr", Stream.TERMINAL: "pty"}
 _KEEPALIVE: Final[dict[str, Any]] = {"event": {"keepalive": {}}}
 _NOT_FOUND: Final = "process with this pid or tag not found"
@@ -137,14 +139,19 @@ class CloseStdinHandler(ProcessHandler):
 
 
 class SendSignalHandler(ProcessHandler):
-    """`SendSignal`."""
+    """`SendSignal`. Whoever is told that a command was killed finds it gone, unless the host takes very long."""
 
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Signal a command."""
+        """Signal a command; wait for the end of one that is killed."""
         name = _SIGNALS.get(str(message.get("signal")))
         if name is None:
             raise InvalidRequestError(f"signal is one of {', '.join(_SIGNALS)}")
-        await self.services.commands.signal(self.running(message), name)
+        command = self.running(message)
+        await self.services.commands.signal(command, name)
+        if name == "SIGKILL":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KILLED_S):
+                    await command.ended()
         return {}
 
 
