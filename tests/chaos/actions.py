@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 
 from tests.chaos.cells import Client
 from tests.chaos.history import Context, History, Sandbox
-from tests.chaos.system import READY_S, Answer, System
+from tests.chaos.system import READY_S, TIMEOUT_S, Answer, System
 from tests.conftest import wait_until
 
 TEMPLATE = "small"
@@ -29,6 +29,7 @@ with open('/sandbox/filler', 'wb', buffering=0) as file:
     except OSError as error: print(error.errno)
 """
 MOST = 4
+STEPS_S = (0, 3600, -3600)
 
 
 class Chaos:
@@ -53,6 +54,7 @@ class Chaos:
         "kill_agent",
         "cut_upload",
         "cut_websocket",
+        "step_clock",
     )
 
     def __init__(self, system: System) -> None:
@@ -241,6 +243,23 @@ class Chaos:
         self.history.ended(found[0])
         return True
 
+    def step_clock(self, pick: int) -> bool | None:
+        """Set the wall clock of server and broker an hour forth, back or right, in the middle of output: nothing changes."""
+        clock = self.system.clock
+        if clock is None:
+            return None
+        offset_s = STEPS_S[(STEPS_S.index(clock.offset_s) + 1 + pick % 2) % len(STEPS_S)]
+        if self._through(pick, lambda: clock.set(offset_s)) is None:
+            clock.set(offset_s)
+        now = self.system.server_clock()
+        assert abs(now - datetime.now(UTC) - timedelta(seconds=offset_s)) < timedelta(seconds=READY_S), now
+        for sandbox_id in self.history.sandboxes:
+            expires_at = self._ask("GET", sandbox_id, status={200}).body["expires_at"]
+            assert timedelta(0) < datetime.fromisoformat(expires_at) - now < timedelta(seconds=TIMEOUT_S + 1), (
+                expires_at
+            )
+        return True
+
     def kill(self, *victims: str) -> bool:
         """Kill processes at once, start the server anew if it is one, and wait until all that lives serves again.
 
@@ -373,21 +392,6 @@ class Chaos:
         return all_of_them[pick % len(all_of_them)] if all_of_them else None
 
 
-def slow(recovered_s: Mapping[str, Sequence[float]], most_s: float) -> list[str]:
-    """After what it took longer than that until all was well again, a sentence each."""
-    return [
-        f"{victims} killed: ready again in {max(took):.1f} s at worst, not in {most_s:g} s"
-        for victims, took in sorted(recovered_s.items())
-        if max(took) > most_s
-    ]
-
-
 def text_of(answer: Answer) -> str:
     """What an execution printed."""
     return "".join(output.get("text", "") for output in answer.body["outputs"] if output["output_type"] == "stream")
-
-
-def audited(system: System, kind: str) -> list[str]:
-    """The sandboxes of all events of a kind."""
-    events = [json.loads(line) for line in system.audit.read_text().splitlines()]
-    return [each["sandbox_id"] for each in events if each["__schema__"].endswith(f"/{kind}/v1")]

@@ -14,10 +14,10 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.chaos import by_hand
-from tests.chaos.actions import MOST, TEMPLATE, Chaos, slow
+from tests.chaos.actions import MOST, TEMPLATE, Chaos
 from tests.chaos.system import System
 from tests.conftest import wait_until
 
@@ -133,6 +133,15 @@ def rounds(chaos: Chaos, count: int, chance: random.Random) -> str:
             if done % TOLD_EACH == 0:
                 print(f"{done} of {count}", chaos.recoveries(), sep="\n", flush=True)
     raise AssertionError("counting has no end")
+
+
+def slow(recovered_s: Mapping[str, Sequence[float]], most_s: float) -> list[str]:
+    """After what it took longer than that until all was well again, a sentence each."""
+    return [
+        f"{victims} killed: ready again in {max(took):.1f} s at worst, not in {most_s:g} s"
+        for victims, took in sorted(recovered_s.items())
+        if max(took) > most_s
+    ]
 
 
 def late(chaos: Chaos) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos import by_hand
-from tests.chaos.actions import Chaos, audited
+from tests.chaos.actions import Chaos
 from tests.chaos.growth import COUNTS, FEWEST, Look, judged, second_half, stayed, thirds
 from tests.chaos.load import Load
 from tests.chaos.steady import Steady
@@ -168,8 +168,8 @@ def main() -> int:
             load.look()
             share, executions = load.share(), chaos.executions + steady.executions
         settle(chaos)
-        wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
-        chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
+        wait_until(lambda: len(system.audited("sandbox_ended")) >= len(chaos.history.ever))
+        chaos.history.audited(system.audited("sandbox_claimed"), system.audited("sandbox_ended"))
         last = settled(system, executions, began, first)
     print(f"{executions} executions, {len(chaos.history.ever)} sandboxes, processors {share:.0%} busy with them")
     print(f"the user beside it waited {steady.worst_s:.2f} s at most")

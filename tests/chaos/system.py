@@ -16,22 +16,27 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from jupyter_sandbox.errors import BrokerUnavailableError
+from tests.chaos.clock import WallClock
 from tests.conftest import broker_pid, stop_broker, wait_until
 from tests.faults.conftest import Tree, sandboxes
 from tests.faults.servers import TOKEN, Server
 
 READY_S = 60
+TIMEOUT_S = 3600
+"""A sandbox's time: as long as a step of the clock."""
 SMALL = "min_idle = 2\nmax_total = 6\n[limits]\nmemory_mib = 512\ndisk_mib = 24\ndisk_inodes = 2048\n"
 SERVER = """
 import logging
 c.EventLogger.handlers = [logging.FileHandler({audit!r})]
-c.SandboxExtension.sandbox_timeout_s = 3600
+c.SandboxExtension.sandbox_timeout_s = {timeout_s}
 """
 
 
@@ -49,14 +54,16 @@ class Answer:
 
 
 class System:
-    """A server and its broker."""
+    """A server and its broker, with a wall clock of their own or without."""
 
-    def __init__(self, directory: Path, templates: Mapping[str, str]) -> None:
-        self.tree = Tree(directory)
+    def __init__(self, directory: Path, templates: Mapping[str, str], clock: WallClock | None) -> None:
+        self.tree, self.clock = Tree(directory), clock
         for name, text in {"small": SMALL, **templates}.items():
             self.tree.template(name, text)
         self.audit = directory / "audit.jsonl"
-        (directory / "config/jupyter_server_config.py").write_text(SERVER.format(audit=str(self.audit)))
+        (directory / "config/jupyter_server_config.py").write_text(
+            SERVER.format(audit=str(self.audit), timeout_s=TIMEOUT_S)
+        )
         (directory / "server").mkdir()
         self.server = Server(self.tree, directory / "server", "--ServerApp.log_level=ERROR")
 
@@ -99,6 +106,18 @@ class System:
         head += f"Authorization: token {TOKEN}\r\nContent-Length: {total}\r\n\r\n"
         with socket.create_connection((self.address.hostname, self.address.port)) as client:
             client.sendall(head.encode() + secrets.token_bytes(sent))
+
+    def audited(self, kind: str) -> list[str]:
+        """The sandboxes of all events of a kind."""
+        events = [json.loads(line) for line in self.audit.read_text().splitlines()]
+        return [each["sandbox_id"] for each in events if each["__schema__"].endswith(f"/{kind}/v1")]
+
+    def server_clock(self) -> datetime:
+        """What time it is to the server."""
+        connection = http.client.HTTPConnection(self.address.hostname or "", self.address.port, timeout=READY_S)
+        with contextlib.closing(connection):
+            connection.request("GET", "/api/sandboxes/healthz")
+            return parsedate_to_datetime(connection.getresponse().headers["Date"])
 
     @property
     def address(self) -> SplitResult:
@@ -196,13 +215,18 @@ def children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def a_system(**templates: str) -> Iterator[System]:
-    """A system in a directory of its own, with templates by name; the environment is as before afterwards."""
+def a_system(*, with_clock: bool = False, **templates: str) -> Iterator[System]:
+    """A system in a directory of its own, with templates by name; the environment is as before afterwards.
+
+    `with_clock`: with a wall clock that can be set.
+    """
     before = dict(os.environ)
     os.environ.setdefault(ENGINE_VARIABLE, "embedded")
     directory = Path(tempfile.mkdtemp(prefix="jsbc", dir="/tmp"))
     directory.chmod(0o755)
-    system = System(directory, templates)
+    clock = WallClock(directory) if with_clock else None
+    os.environ.update(clock.environment if clock else {})
+    system = System(directory, templates, clock)
     try:
         with system.running():
             yield system

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.chaos import cuts, kills, uploads
-from tests.chaos.actions import Chaos, audited
+from tests.chaos.actions import Chaos
 from tests.chaos.load import Load
 from tests.chaos.soak import ours
 from tests.chaos.steady import Steady
@@ -32,7 +32,7 @@ picks = some.integers(0, 1 << 20)
 def system():
     """A system; when it ends, nothing of it may be left."""
     stop_broker()  # the session's, if there is one: it comes back when it is needed, and would disturb counting
-    with a_system() as system:
+    with a_system(with_clock=True) as system:
         yield system
 
 
@@ -90,8 +90,21 @@ def test_whatever_is_done_and_killed_nothing_is_lost_doubled_or_left(system, cha
         print(f"a bystander executed {bystander.executions} times and waited {bystander.worst_s:.2f} s at most")
     assert bystander.executions > 0
     assert bystander.worst_s < BYSTANDER_S
-    wait_until(lambda: len(audited(system, "sandbox_ended")) >= len(chaos.history.ever))
-    chaos.history.audited(audited(system, "sandbox_claimed"), audited(system, "sandbox_ended"))
+    wait_until(lambda: len(system.audited("sandbox_ended")) >= len(chaos.history.ever))
+    chaos.history.audited(system.audited("sandbox_claimed"), system.audited("sandbox_ended"))
+
+
+def test_a_clock_that_is_set_ends_nothing_and_keeps_nothing(chaos):
+    """All six steps from one of three times to another; servers and brokers come and go meanwhile."""
+    chaos.act("claim", 0)
+    chaos.act("add_context", 0)
+    chaos.act("upload", 0)
+    for direction in (0, 1):  # forth, back, right; then back, forth, right
+        for victim in ("broker", "server", "zygote"):
+            chaos.act("step_clock", direction)
+            chaos.act(f"kill_{victim}", 0)
+            chaos.act("download", 0)
+    assert len([step for step in chaos.history.steps if step.startswith("step_clock")]) == 6
 
 
 def test_what_is_claimed_is_as_before_after_a_kill_at_any_moment(chaos, chance):

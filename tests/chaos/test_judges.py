@@ -8,10 +8,10 @@ import pytest
 
 from jupyter_sandbox.websocket_words import CUT
 from tests.chaos import creates
-from tests.chaos.actions import slow
 from tests.chaos.by_hand import verdict
 from tests.chaos.cells import LINES, Cell
 from tests.chaos.history import Violation
+from tests.chaos.kills import slow
 
 pytestmark = pytest.mark.unit
 
