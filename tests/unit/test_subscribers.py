@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import zmq
@@ -62,3 +63,10 @@ def test_who_subscribes_while_a_message_is_sent_is_welcomed(publisher, endpoint)
         assert subscriber.poll(_PATIENCE_MS), "nothing was said"
         _, frames = Session(key=b"key").feed_identities(subscriber.recv_multipart())
         assert Session(key=b"key").deserialize(frames)["msg_type"] == "iopub_welcome"
+
+
+def test_another_ipykernel_publishes_as_it_does_by_itself():
+    """One that has all but one of what is needed."""
+    needed = dict.fromkeys(("_event_puller", "_xpub_stream", "_handle_event"), object())
+    for name in needed:
+        notice_subscribers(SimpleNamespace(**{other: needed[other] for other in needed if other != name}))

@@ -14,13 +14,16 @@ def notice_subscribers(publisher: IOPubThread) -> None:
     """Have a thread that publishes look for new subscriptions after each message that it sent.
 
     To send takes the wake-up of a subscription that came meanwhile. ipykernel would find that one, and welcome its
-    subscriber, when something else happens.
+    subscriber, when something else happens. One whose internals are others is left alone.
     """
-    events: Any = publisher._event_puller  # noqa: SLF001 - there is no public way
-    subscriptions: Any = publisher._xpub_stream  # noqa: SLF001
+    events: Any = getattr(publisher, "_event_puller", None)
+    subscriptions: Any = getattr(publisher, "_xpub_stream", None)
+    take: Any = getattr(publisher, "_handle_event", None)
+    if None in (events, subscriptions, take):
+        return
 
     def handle(message: list[bytes]) -> None:
-        publisher._handle_event(message)  # noqa: SLF001
+        take(message)
         if subscriptions.socket.get(zmq.EVENTS) & zmq.POLLIN:
             subscriptions.flush(zmq.POLLIN)
 
