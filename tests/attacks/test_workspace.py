@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -122,14 +123,20 @@ tell(said + [found])"""
 
 
 @pytest.fixture
-def at_home(host, monkeypatch):
-    """The user's home, whatever the password database of this machine says."""
-    if host.is_privileged:
-        home = Path("/root")
+def at_home(host):
+    """The user's home, whatever the password database of this machine says. Root's is one test's at a time."""
+    if not host.is_privileged:
+        yield host.home
+        return
+    home = Path("/root")
+    directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
         if not any(name.startswith(".") for name in os.listdir(home)):
             pytest.skip("/root has no dot file")
-        return home
-    return host.home
+        yield home
+    finally:
+        os.close(directory)
 
 
 @pytest.fixture
@@ -139,6 +146,7 @@ def home_secret(host, at_home):
         yield at_home
         return
     trap = at_home / ".jsb-attack"
+    shutil.rmtree(trap, ignore_errors=True)  # of a session that was killed
     trap.mkdir(mode=0o700)
     (trap / "id_rsa").write_text(HOME_SECRET)
     yield at_home

@@ -255,9 +255,8 @@ class Chaos:
         assert abs(now - datetime.now(UTC) - timedelta(seconds=offset_s)) < timedelta(seconds=READY_S), now
         for sandbox_id in self.history.sandboxes:
             expires_at = self._ask("GET", sandbox_id, status={200}).body["expires_at"]
-            assert timedelta(0) < datetime.fromisoformat(expires_at) - now < timedelta(seconds=TIMEOUT_S + 1), (
-                expires_at
-            )
+            left = datetime.fromisoformat(expires_at) - now
+            assert timedelta(0) < left < timedelta(seconds=TIMEOUT_S + READY_S), left
         return True
 
     def kill(self, *victims: str) -> bool:

@@ -209,6 +209,7 @@ def test_a_signature_is_what_the_sdk_makes():
 )
 def test_variables_are_there_while_the_code_runs(source, monkeypatch):
     monkeypatch.setenv("KEPT", "before")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # IPython warns of one that is not its own
     shell = InteractiveShell.instance()
     shell.run_cell(variables.preceded("python", source, {"ONCE": 'it\'s "1"', "KEPT": "new"}, {}))
     assert shell.user_ns["seen"] == 'it\'s "1"'
