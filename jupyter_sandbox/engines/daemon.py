@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import EngineUnavailableError, IsolationUnavailableError, StartError
-from jupyter_sandbox.host import tasks
+from jupyter_sandbox.host import processes, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -173,6 +173,13 @@ class Daemon:
 
     async def _is_paused(self, name: str) -> bool:
         return bool((await self._call(self._client.inspect_container, name))["State"].get("Paused"))
+
+    async def end_start(self, name: str) -> None:
+        """Kill what waits for a start that the daemon did not live to make: a new one only forgets it. Else quiet."""
+        with contextlib.suppress(_MissingError):
+            found = await self._look(self._client.inspect_container, name)
+            if found["State"].get("Status") == "created":
+                await asyncio.to_thread(processes.kill_in_group, str(found["Id"]))
 
     async def remove(self, name: str) -> None:
         """Kill and remove a container and wait until it is gone; quiet when there is none."""

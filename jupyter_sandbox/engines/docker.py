@@ -265,7 +265,7 @@ class DockerEngine:
         if not isinstance(worker, DockerWorker) or worker.pidfd == -1:
             return
         await worker.end()
-        await self._give_back(worker.id)
+        await self._give_back(worker.id, has_run=True)
         self._slots.free(worker.slot)
 
     async def narrow(self, worker: Worker, limits: Limits) -> None:
@@ -294,15 +294,20 @@ class DockerEngine:
         found += await asyncio.to_thread(remains, self._places, self._disks.stage)
         return [each for each in found if each.made_for not in self._creating]
 
-    async def _give_back(self, sandbox: SandboxId) -> None:
-        await self._remove(sandbox)
+    async def _give_back(self, sandbox: SandboxId, *, has_run: bool = False) -> None:
+        await self._remove(sandbox, has_run=has_run)
         shutil.rmtree(self._places.hand_over(sandbox), ignore_errors=True)
         self._places.agent_socket(sandbox).unlink(missing_ok=True)
         self._ledger.remove(sandbox)
 
-    async def _remove(self, name: str) -> None:
-        """Remove a container; what the daemon cannot do now is tried again when it is back, and by every reap."""
+    async def _remove(self, name: str, *, has_run: bool = False) -> None:
+        """Remove a container; what the daemon cannot do now is tried again when it is back, and by every reap.
+
+        `has_run`: the daemon saw it start and end, so nothing of it can be left that it forgets.
+        """
         try:
+            if not has_run:
+                await self._reach().end_start(name)
             await self._reach().remove(name)
         except (SandboxError, TimeoutError) as error:
             self._owed.add(name)

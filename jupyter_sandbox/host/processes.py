@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.errors import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_ID_LENGTH: Final = 64
 
 
 def start_time(pid: int) -> int:
@@ -61,6 +65,23 @@ def kill(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def kill_in_group(name: str, proc: Path = Path("/proc")) -> None:
+    """Kill every process whose control group has `name` in its own, which is a container's whole id.
+
+    Quiet about those that end meanwhile or are not ours to kill. Raises ValueError for a name that others may share.
+    """
+    if len(name) < _ID_LENGTH:
+        raise ValueError(f"{name!r} is no whole id of a container")
+    for directory in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(int(directory.name))
+            try:
+                if name in (directory / "cgroup").read_text():  # of what was opened, or of none
+                    kill(pidfd)
+            finally:
+                os.close(pidfd)
 
 
 async def ended(pidfd: int, timeout_s: float) -> bool:

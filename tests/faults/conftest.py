@@ -193,7 +193,7 @@ class Tree:
 
     def left(self) -> list[str]:
         """Return what is left of this tree on the machine; processes too."""
-        return leftovers(self.directory) + [f"process {pid}" for pid in self.processes()]
+        return leftovers(self.directory) + [_described(pid) for pid in self.processes()]
 
     def assert_nothing_left(self, timeout_s: float = 10) -> None:
         """Wait until nothing is left once the brokers have ended; the kernel frees what they held a moment later."""
@@ -227,6 +227,15 @@ class Tree:
         for broker in self.brokers:
             broker.kill()
             broker.wait()
+
+
+def _described(pid: int) -> str:
+    """Return what there is to say of a process that should not be there."""
+    said = [f"process {pid}"]
+    for name in ("cmdline", "stat", "wchan", "cgroup"):
+        with contextlib.suppress(OSError):
+            said.append(Path(f"/proc/{pid}/{name}").read_text().replace("\0", " ").strip())
+    return "; ".join(said)
 
 
 def _tree() -> Iterator[Tree]:
