@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KEEPALIVE_S: Final = 15.0
 _MAX_OUTPUT: Final = 1 << 20
 _SIGNALS: Final = {"SIGNAL_SIGKILL": "SIGKILL", "SIGNAL_SIGTERM": "SIGTERM"}
-_KILLED_S: Final = 1.0
+_KILLED_S: Final = 5.0
 _FIELDS: Final = {Stream.STDOUT: "stdout", Stream.STDERR: "stderr", Stream.TERMINAL: "pty"}
 _KEEPALIVE: Final[dict[str, Any]] = {"event": {"keepalive": {}}}
 _NOT_FOUND: Final = "process with this pid or tag not found"
