@@ -26,7 +26,7 @@ from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from jupyter_sandbox.errors import BrokerUnavailableError
 from tests.chaos.clock import WallClock
 from tests.conftest import broker_pid, stop_broker, wait_until
-from tests.faults.conftest import ORPHAN_TIMEOUT_S, Tree, sandboxes
+from tests.faults.conftest import Tree, sandboxes
 from tests.faults.servers import TOKEN, Server
 
 READY_S = 60
@@ -80,7 +80,7 @@ class System:
         finally:
             self.server.close()
         stop_broker()
-        self.tree.assert_nothing_left(ORPHAN_TIMEOUT_S)
+        self.tree.assert_nothing_left(20)
 
     def request(self, method: str, *parts: str, body: object = None, raw: bytes | None = None, **query: str) -> Answer:
         """Ask over REST."""
