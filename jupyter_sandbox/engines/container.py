@@ -104,7 +104,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
     tmpfs = "rw,nosuid,nodev,mode=1777"
     return {
         "Image": host.image,
-        "Entrypoint": ["python", "-P", "-m", "sandbox_worker.container"],
+        "Entrypoint": ["python", "-P", "-m", "sandbox_worker"],
         "Cmd": list(template.preload),
         "User": f"{uid}:{uid}",
         "WorkingDir": "/",

@@ -59,6 +59,12 @@ def test_a_kernel_computes_and_keeps_its_state(box):
     assert said(box, "print(x)") == "42"
 
 
+def test_a_kernel_collects_its_garbage_and_imports_as_any_python_does(box):
+    """Neither is left of how its worker was made ready."""
+    look = "import gc, sys; print(gc.isenabled(), [each for each in sys.meta_path if 'sandbox_worker' in repr(each)])"
+    assert said(box, look) == "True []"
+
+
 def test_files_stay_over_a_restart_of_the_kernel(box):
     said(box, "open('/sandbox/kept', 'w').write('kept')")
     box.signal(signal.SIGKILL)

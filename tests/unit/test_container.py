@@ -35,7 +35,7 @@ def test_a_container_is_exactly_this():
     assert json.loads(seccomp.removeprefix("seccomp=")) == container.seccomp_profile()
     assert made == {
         "Image": "worker:1",
-        "Entrypoint": ["python", "-P", "-m", "sandbox_worker.container"],
+        "Entrypoint": ["python", "-P", "-m", "sandbox_worker"],
         "Cmd": ["numpy", "pandas"],
         "User": "1879048193:1879048193",
         "WorkingDir": "/",

@@ -1,4 +1,4 @@
-"""The agent as the first process of a container: `python -P -m sandbox_worker.container [MODULE ...]`.
+"""The agent as the first process of a container, whose first module is `__main__`.
 
 A container is isolated before it starts, so nothing is unshared here. It loads what kernels need (and the named
 modules), tells the broker over the hand-over socket, gets from there the listener that the host bound for it, and is
@@ -8,18 +8,16 @@ has no capability, now or ever.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core import completer
 
-from sandbox_worker import harden, kernel, later_debugger, messages, preload, sharing
+from sandbox_worker import bundle, harden, kernel, later_debugger, messages, preload
 from sandbox_worker.agent import Agent, Confinement
 from sandbox_worker.protocol import IN_TO_AGENT, TO_AGENT, TO_CONTAINER, Bind, Failed, Ready, StandBy
 
@@ -29,11 +27,8 @@ if TYPE_CHECKING:
 HAND_OVER: Final = "/hand-over/socket"
 """Where the container finds the hand-over socket; the directory is mounted read-only and the socket goes after use."""
 
-_SHARE: Final = f"{sys.prefix}/share/jupyter-sandbox"
-_MODULES: Final = f"{_SHARE}/modules.json"
-_PARSED: Final = f"{_SHARE}/jedi"
-"""Found out when the image is built, see `furnish`: the modules that a kernel needs for its first cells, and what the
-completer parses at its first use."""
+_PARSED: Final = f"{sys.prefix}/share/jupyter-sandbox/jedi"
+"""What the completer parses at its first use. It is found out when the image is built, see `furnish`."""
 
 
 def _confine_ahead(request: StandBy) -> None:
@@ -53,35 +48,29 @@ def _confine(request: Bind, mounts: Sequence[int], _user_namespace: int | None) 
 CONFINEMENT: Final = Confinement(stand_by=_confine_ahead, bind=_confine)
 
 
-def main(names: Sequence[str]) -> None:
-    """Prepare, get the listener, serve; returns only when the broker went away before."""
+def prepared(names: Sequence[str], modules: Sequence[str]) -> Agent:
+    """Import `names` and what kernels need, get the listener, and return the agent; exits when the broker went away.
+
+    `modules`: what a kernel needs for its first cells, found out when the image was built; empty if it was not.
+    """
     os.environ.clear()
     os.environ.update(preload.ENVIRONMENT)
     later_debugger.defer()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as channel:
         channel.connect(HAND_OVER)
         try:
-            notes = preload.preload(names, _modules_of_the_image())
+            notes = preload.preload(names, modules or None)
             launcher = kernel.prepare_or_plain(notes, completer=False)
             _lend_parsed()
         except Exception as error:
             messages.send(channel, Failed(reason=f"{type(error).__name__}: {error}"[:500]))
             raise
         messages.learn((*TO_AGENT, *IN_TO_AGENT))
-        sharing.settle()
         messages.send(channel, Ready(start_mode=launcher.mode, notes=tuple(notes)))
         received = messages.receive(channel, TO_CONTAINER)
     if received is None or len(received[1]) != 1:
         sys.exit("the broker handed over no listener")
-    Agent(socket.socket(fileno=received[1][0]), launcher, CONFINEMENT).serve()
-
-
-def _modules_of_the_image() -> list[str] | None:
-    try:
-        with open(_MODULES, encoding="utf-8") as file:
-            return [str(name) for name in json.load(file)]
-    except OSError:
-        return None
+    return Agent(socket.socket(fileno=received[1][0]), launcher, CONFINEMENT)
 
 
 def _lend_parsed() -> None:
@@ -126,19 +115,9 @@ def furnish() -> None:
     names = preload.modules_of_a_live_kernel(first_cells_only=True)
     if not names:
         sys.exit("no kernel could be started")
-    os.makedirs(_SHARE, exist_ok=True)
-    with open(_MODULES, "w", encoding="utf-8") as file:
-        json.dump(names, file)
     notes = preload.preload((), names)
     kernel.prepare_or_plain(notes, completer=True)
     if notes:
         sys.exit("; ".join(notes))
     shutil.copytree(_cache_directory(), _PARSED)
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except BaseException:
-        traceback.print_exc()
-        raise
+    bundle.write(bundle.OF_THE_IMAGE, names)

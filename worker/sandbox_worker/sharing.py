@@ -27,7 +27,7 @@ def settle() -> None:
     """Prepare this process for its forks; call it last. What lives now is never collected.
 
     Each gap is filled, which makes a kernel's new objects go to pages of their own. A zygote's sandbox takes 1.3 MiB
-    less by that; a container, which forks for itself alone, as much as before.
+    less by that. (A container, which forks for itself alone, would take as much as before, and start later.)
     """
     gc.collect()
     _fillers.extend(_fillers_of(_statistics()))
