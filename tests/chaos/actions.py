@@ -52,6 +52,7 @@ class Chaos:
         "kill_zygote",
         "kill_kernel",
         "kill_agent",
+        "kill_dockerd",
         "cut_upload",
         "cut_websocket",
         "step_clock",
@@ -175,7 +176,7 @@ class Chaos:
             return None
         self.run(pick)
         answer = self._execute(found[0], found[2], FILL)
-        assert (answer.body["outcome"], text_of(answer)) == ("ok", "28\n"), answer
+        assert (answer.body["outcome"], answer.printed) == ("ok", "28\n"), answer
         found[1].is_full = True
         return self.download(pick)
 
@@ -191,27 +192,25 @@ class Chaos:
 
     # -- what goes wrong
 
-    def kill_server(self, pick: int) -> bool | None:
-        """In the middle of output, if something runs: what lives lives on, and what ran is told to be unknown."""
-        if self._through(pick, lambda: self.kill("server"), outcomes={"ok", "unknown"}) is None:
-            self.kill("server")
-        return True
+    def kill_server(self, pick: int) -> bool:
+        """What lives lives on, and what ran is told to be unknown."""
+        return self._kill_amid(pick, "server", outcomes={"ok", "unknown"})
 
-    def kill_broker(self, pick: int) -> bool | None:
-        """In the middle of output, if something runs: nothing is lost with it."""
-        if self._through(pick, lambda: self.kill("broker")) is None:
-            self.kill("broker")
-        return True
+    def kill_broker(self, pick: int) -> bool:
+        """Nothing is lost with it."""
+        return self._kill_amid(pick, "broker")
 
     def kill_broker_of_paused(self, pick: int) -> bool | None:
         """What is paused is that for the next broker, too."""
         return self._paused(pick, lambda: self.kill("broker"))
 
-    def kill_zygote(self, pick: int) -> bool | None:
+    def kill_zygote(self, pick: int) -> bool:
         """It is of no importance to what lives."""
-        if self._through(pick, lambda: self.kill("zygote")) is None:
-            self.kill("zygote")
-        return True
+        return self._kill_amid(pick, "zygote")
+
+    def kill_dockerd(self, pick: int) -> bool | None:
+        """Neither is the container engine, if it is one that restores its containers."""
+        return self._kill_amid(pick, "dockerd") if self.system.dockerd else None
 
     def kill_kernel(self, pick: int) -> bool | None:
         """It comes back in its sandbox with the files, and has forgotten the rest."""
@@ -222,7 +221,7 @@ class Chaos:
         answer = self._execute(found[0], found[2], "import os; print(os.getpid())")
         if answer.status != 200 or answer.body["outcome"] != "ok":
             return None
-        pid = int(text_of(answer))
+        pid = int(answer.printed)
         result = self._through(pick, lambda: self.system.kill_kernel(found[0], pid), outcomes={"died", "ok"})
         self.history.began_anew(found[3])
         self.run(pick)
@@ -314,13 +313,19 @@ class Chaos:
         self.run(pick)
         return True
 
+    def _kill_amid(self, pick: int, victim: str, outcomes=frozenset({"ok"})) -> bool:
+        """Kill in the middle of output, if something runs."""
+        if self._through(pick, lambda: self.kill(victim), outcomes) is None:
+            self.kill(victim)
+        return True
+
     def _through(self, pick: int, kill, outcomes=frozenset({"ok"})) -> bool | None:
         """Run code that prints many lines, kill something in the middle, and look at what came of it."""
         where = self.begin_stream(pick)
         if where is None:
             return None
         if kill is not None:
-            wait_until(lambda: "begun" in text_of(self._ask("GET", *where, status={200})), READY_S)
+            wait_until(lambda: "begun" in self._ask("GET", *where, status={200}).printed, READY_S)
             kill()
         self.end_stream(where, outcomes)
         return True
@@ -343,7 +348,7 @@ class Chaos:
         end = self._ask("GET", *where, status={200})
         self._occupied.discard(where[2])
         assert end.body["outcome"] in outcomes, end
-        lines, is_whole = text_of(end).split(), end.body["outcome"] == "ok"
+        lines, is_whole = end.printed.split(), end.body["outcome"] == "ok"
         assert lines[:1] == ["begun"] or not (lines or is_whole), lines
         self.executions += 1
         self.history.streamed([int(line) for line in lines[1:]], LINES, is_whole=is_whole)
@@ -355,7 +360,7 @@ class Chaos:
             token = secrets.token_hex(6)
             answer = self._execute(sandbox_id, context_id, COUNT.format(token=token))
             if answer.status == 200 and answer.body["outcome"] == "ok":
-                self.history.ran(context, token, text_of(answer))
+                self.history.ran(context, token, answer.printed)
                 return
             self.history.is_unsure(context)
             assert time.monotonic() < deadline, f"the kernel does not come back: {answer}"
@@ -389,8 +394,3 @@ class Chaos:
             for context_id, context in sandbox.contexts.items()
         ]
         return all_of_them[pick % len(all_of_them)] if all_of_them else None
-
-
-def text_of(answer: Answer) -> str:
-    """What an execution printed."""
-    return "".join(output.get("text", "") for output in answer.body["outputs"] if output["output_type"] == "stream")

@@ -1,4 +1,4 @@
-"""A container engine of a test's own, which nobody else uses, and what is done to it: it stops, dies and comes back.
+"""A container engine of a test's own, which nobody else uses: it can be stopped and killed, and comes back.
 
 The image of workers is taken from the engine that `DOCKER_HOST` names. Needs root and `dockerd`.
 """
@@ -6,7 +6,6 @@ The image of workers is taken from the engine that `DOCKER_HOST` names. Needs ro
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -20,12 +19,9 @@ from pathlib import Path
 import docker
 
 from jupyter_sandbox.engines import daemon, image
-from tests.chaos.system import Answer, System
-from tests.conftest import wait_until
 
-SANDBOXES = 2
+RESTORES = "--live-restore"
 START_S = 30
-BACK_S = 60
 COPY_S = 300
 
 
@@ -36,6 +32,12 @@ class Dockerd:
         self.directory = directory
         self.address = f"unix://{directory}/socket"
         self.process: subprocess.Popen[bytes] | None = None
+        self._environment = dict(os.environ)  # not that of a system whose clock is another
+
+    def restart(self) -> None:
+        """Kill it and start it again; it restores what lives."""
+        self.end(signal.SIGKILL)
+        self.start(RESTORES)
 
     def start(self, *options: str) -> None:
         """Start it and wait until it answers; what was killed needs a second start sometimes, as systemd gives it."""
@@ -46,7 +48,7 @@ class Dockerd:
         command += ["--exec-root", str(where / "exec"), "--pidfile", str(where / "pid")]
         for _ in range(3):
             with (where / "log").open("ab") as log:
-                self.process = subprocess.Popen(command, stdout=log, stderr=log)
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
             deadline = time.monotonic() + START_S
             while self.process.poll() is None and time.monotonic() < deadline:
                 if self.answers():
@@ -99,7 +101,7 @@ def a_daemon() -> Iterator[Dockerd]:
     dockerd = Dockerd(Path(tempfile.mkdtemp(prefix="jsbd", dir="/tmp")))
     before = os.environ.get(daemon.HOST_VARIABLE)
     try:
-        dockerd.start("--live-restore")
+        dockerd.start(RESTORES)
         dockerd.take_image()
         os.environ[daemon.HOST_VARIABLE] = dockerd.address
         yield dockerd
@@ -108,87 +110,3 @@ def a_daemon() -> Iterator[Dockerd]:
         os.environ.pop(daemon.HOST_VARIABLE, None)
         if before is not None:
             os.environ[daemon.HOST_VARIABLE] = before
-
-
-class Counter:
-    """A sandbox whose code counts."""
-
-    def __init__(self, system: System) -> None:
-        self._system = system
-        made = system.request("POST", body={"template": "small"})
-        assert made.status == 201, made
-        self.id = made.body["id"]
-        self._context = system.request("POST", self.id, "contexts", body={}).body["id"]
-        self.said = 0
-        self.count()
-
-    def count(self) -> None:
-        """One more; what was counted before is still there."""
-        code = "n = globals().get('n', 0) + 1; print(n)"
-        where = (self.id, "contexts", self._context, "executions")
-        answer = self._system.request("POST", *where, body={"code": code, "timeout_s": 20})
-        self.said += 1
-        assert answer.body["outputs"][0]["text"] == f"{self.said}\n", answer
-
-
-def refusal(system: System) -> Answer:
-    """Claim until that is refused; release what was got."""
-    got = []
-    try:
-        while True:
-            began = time.monotonic()
-            answer = system.request("POST", body={"template": "small"})
-            if answer.status != 201:
-                print(f"  a claim was refused after {time.monotonic() - began:.2f} s: {answer.body['message']}")
-                return answer
-            got.append(answer.body["id"])
-    finally:
-        for each in got:
-            system.request("DELETE", each)
-
-
-def outage(system: System, dockerd: Dockerd, number: signal.Signals) -> None:
-    """End the engine, which restores what lives, and start it again: nobody who has a sandbox notices."""
-    print(f"{number.name} with live-restore")
-    counters = [Counter(system) for _ in range(SANDBOXES)]
-    dockerd.end(number)
-    for each in counters:
-        each.count()
-    refused = refusal(system)
-    assert (refused.status, refused.code, (refused.retry_after or "").isdigit()) == (503, "engine_unavailable", True)
-    dockerd.start("--live-restore")
-    _claimable(system)
-    for each in counters:
-        each.count()
-        assert system.request("DELETE", each.id).status == 204
-
-
-def end_of_all(system: System, dockerd: Dockerd) -> None:
-    """End an engine that takes its containers along: their owners are told, and new ones come when it is back."""
-    print("SIGTERM without live-restore")
-    dockerd.end(signal.SIGTERM)
-    dockerd.start()
-    _claimable(system)
-    counters = [Counter(system) for _ in range(SANDBOXES)]
-    dockerd.end(signal.SIGTERM)
-    wait_until(lambda: not system.listed() & {each.id for each in counters}, BACK_S)
-    for each in counters:
-        gone = system.request("GET", each.id)
-        assert (gone.status, gone.code) == (404, "unknown_sandbox"), gone
-    told = [json.loads(line) for line in system.audit.read_text().splitlines()]
-    ended = {event["sandbox_id"]: event["reason"] for event in told if "/sandbox_ended/" in event["__schema__"]}
-    assert [ended[each.id] for each in counters] == ["lost"] * SANDBOXES
-    dockerd.start()
-    _claimable(system)
-
-
-def _claimable(system: System) -> None:
-    began = time.monotonic()
-    wait_until(lambda: system.request("GET", "readyz").status == 200, BACK_S)
-
-    def claimed() -> bool:
-        made = system.request("POST", body={"template": "small"})
-        return made.status == 201 and system.request("DELETE", made.body["id"]).status == 204
-
-    wait_until(claimed, BACK_S)
-    print(f"  a sandbox could be claimed {time.monotonic() - began:.1f} s after the engine was back")

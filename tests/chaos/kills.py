@@ -1,7 +1,7 @@
 """Kill -9 at random points: `python -m tests.chaos.kills --count 200`. What was claimed must be as it was each time.
 
 Beside the sandboxes that are looked at, another client claims, writes, runs and releases all the time, so that server, broker,
-agents and zygote die in the middle of whatever they do.
+agents and zygote, and a container engine that is the test's own, die in the middle of whatever they do.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.chaos.actions import MOST, TEMPLATE, Chaos
 from tests.chaos.system import System
 from tests.conftest import wait_until
 
-VICTIMS = (("server",), ("broker",), ("agent",), ("zygote",), ("server", "broker"))
-WEIGHTS = (3, 3, 2, 2, 1)
+VICTIMS = {("server",): 3, ("broker",): 3, ("agent",): 2, ("zygote",): 2, ("server", "broker"): 1}
+"""With their weights."""
 UP_TO_S = 0.6
 """What the other client does takes about that long."""
 ORPHAN_S = 60
@@ -123,11 +123,13 @@ def rounds(chaos: Chaos, count: int, chance: random.Random) -> str:
     Where nothing was there to be killed, which happens to a zygote, that is none of the times.
     """
     restless, done = Restless(chaos.system), 0
+    weighted = VICTIMS | ({("dockerd",): 2} if chaos.system.dockerd else {})
+    each, weights = list(weighted), list(weighted.values())
     for number in itertools.count():
         if done == count:
             return f"{done} times; the other client was answered {dict(restless.answers)}"
         fill(chaos)
-        victims = VICTIMS[number] if number < len(VICTIMS) else chance.choices(VICTIMS, WEIGHTS)[0]
+        victims = each[number] if number < len(each) else chance.choices(each, weights)[0]
         if one(chaos, restless, victims, chance):
             done += 1
             if done % TOLD_EACH == 0:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.chaos.actions import COUNT, Chaos, text_of
+from tests.chaos.actions import COUNT, Chaos
 from tests.chaos.history import Context
 from tests.chaos.load import Load
 from tests.chaos.system import READY_S, Answer
@@ -75,7 +75,7 @@ class Steady:
                 body = {"code": COUNT.format(token=token), "timeout_s": 30}
                 answer = self._ask("POST", *where, "executions", body=body)
                 assert answer.body["outcome"] == "ok", answer
-                history.ran(context, token, text_of(answer))
+                history.ran(context, token, answer.printed)
                 self.executions += 1
             self.worst_s = max(self.worst_s, time.monotonic() - began)
             if self.executions % ANEW_AFTER == ANEW_AFTER - 1:

@@ -25,6 +25,7 @@ from urllib.parse import SplitResult, urlsplit
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from jupyter_sandbox.errors import BrokerUnavailableError
 from tests.chaos.clock import WallClock
+from tests.chaos.dockerd import Dockerd
 from tests.conftest import broker_pid, stop_broker, wait_until
 from tests.faults.conftest import Tree, sandboxes
 from tests.faults.servers import TOKEN, Server
@@ -52,12 +53,19 @@ class Answer:
     def code(self) -> str:
         return self.body["code"] if self.status >= 400 else ""
 
+    @property
+    def printed(self) -> str:
+        """What an execution printed."""
+        return "".join(each.get("text", "") for each in self.body["outputs"] if each["output_type"] == "stream")
+
 
 class System:
-    """A server and its broker, with a wall clock of their own or without."""
+    """A server and its broker, with a wall clock and a container engine of their own or without."""
 
-    def __init__(self, directory: Path, templates: Mapping[str, str], clock: WallClock | None) -> None:
-        self.tree, self.clock = Tree(directory), clock
+    def __init__(
+        self, directory: Path, templates: Mapping[str, str], clock: WallClock | None, dockerd: Dockerd | None
+    ) -> None:
+        self.tree, self.clock, self.dockerd = Tree(directory), clock, dockerd
         for name, text in {"small": SMALL, **templates}.items():
             self.tree.template(name, text)
         self.audit = directory / "audit.jsonl"
@@ -196,6 +204,12 @@ class System:
                     killed += 1
         return killed > 0
 
+    def kill_dockerd(self) -> bool:
+        """The container engine, which somebody starts again, as an operator's system does. True: it was there."""
+        assert self.dockerd is not None
+        self.dockerd.restart()
+        return True
+
     def kill_kernel(self, sandbox_id: str, inner_pid: int) -> None:
         """One kernel of a sandbox, by its pid inside."""
         for pid in children(self.record(sandbox_id)["pid"]):
@@ -215,10 +229,10 @@ def children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def a_system(*, with_clock: bool = False, **templates: str) -> Iterator[System]:
+def a_system(*, with_clock: bool = False, dockerd: Dockerd | None = None, **templates: str) -> Iterator[System]:
     """A system in a directory of its own, with templates by name; the environment is as before afterwards.
 
-    `with_clock`: with a wall clock that can be set.
+    `with_clock`: with a wall clock that can be set. `dockerd`: the container engine, which may be killed.
     """
     before = dict(os.environ)
     os.environ.setdefault(ENGINE_VARIABLE, "embedded")
@@ -226,7 +240,7 @@ def a_system(*, with_clock: bool = False, **templates: str) -> Iterator[System]:
     directory.chmod(0o755)
     clock = WallClock(directory) if with_clock else None
     os.environ.update(clock.environment if clock else {})
-    system = System(directory, templates, clock)
+    system = System(directory, templates, clock, dockerd)
     try:
         with system.running():
             yield system

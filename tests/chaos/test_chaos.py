@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as some
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from jupyter_sandbox.broker.app import ENGINE_VARIABLE
 from tests.chaos import cuts, kills, uploads
 from tests.chaos.actions import Chaos
+from tests.chaos.dockerd import a_daemon
 from tests.chaos.load import Load
 from tests.chaos.soak import ours
 from tests.chaos.steady import Steady
@@ -28,11 +30,21 @@ BYSTANDER_S = 30
 picks = some.integers(0, 1 << 20)
 
 
+@pytest.fixture(scope="module")
+def dockerd():
+    """Where workers are containers, the engine that these are on: it is killed, too."""
+    if os.environ.get(ENGINE_VARIABLE) == "docker":
+        with a_daemon() as dockerd:
+            yield dockerd
+    else:
+        yield None
+
+
 @pytest.fixture
-def system():
+def system(dockerd):
     """A system; when it ends, nothing of it may be left."""
     stop_broker()  # the session's, if there is one: it comes back when it is needed, and would disturb counting
-    with a_system(with_clock=True) as system:
+    with a_system(with_clock=True, dockerd=dockerd) as system:
         yield system
 
 
@@ -108,7 +120,7 @@ def test_a_clock_that_is_set_ends_nothing_and_keeps_nothing(chaos):
 
 
 def test_what_is_claimed_is_as_before_after_a_kill_at_any_moment(chaos, chance):
-    kills.rounds(chaos, 4, chance)  # each of the four once
+    kills.rounds(chaos, 6 if chaos.system.dockerd else 4, chance)  # each once
 
 
 def test_output_comes_once_or_its_gap_is_told_whenever_a_websocket_is_cut(chaos, chance):

@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from jupyter_sandbox.broker.app import ENGINE_VARIABLE
-from tests.chaos.dockerd import a_daemon, end_of_all, outage
+from tests.chaos.dockerd import a_daemon
+from tests.chaos.outages import end_of_all, outage
 from tests.chaos.system import a_system
 from tests.conftest import stop_broker
 
