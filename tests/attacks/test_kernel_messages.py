@@ -96,7 +96,9 @@ def connections():
             pass
 
 def raw(data, times=1):
-    """Write beneath libzmq to every client of ours."""
+    """Write beneath libzmq to every client of ours, once that has nothing more to say: else it may come amid our bytes,
+    and what we announce then never ends."""
+    time.sleep(0.5)
     def write(found):
         try:
             found.setblocking(True)
