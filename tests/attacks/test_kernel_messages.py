@@ -245,7 +245,7 @@ ABUSES = {
     "random bytes": Abuse("raw(os.urandom(1000))", says=f"{GIVEN_UP}|not shown", **ENDED),
     "a frame of 2**62 bytes": Abuse("raw(b'\\x02' + (1 << 62).to_bytes(8, 'big'))", says=GIVEN_UP, **ENDED),
     "a message whose frames never end": Abuse(
-        "raw(b'\\x03' + (1 << 20).to_bytes(8, 'big') + bytes(1 << 20), times=40)", says="not shown", **ENDED
+        "raw(b'\\x03' + (1 << 20).to_bytes(8, 'big') + bytes(1 << 20), times=100)", says="not shown", **ENDED
     ),
     "a message of endless empty frames": Abuse("raw(b'\\x01\\x00' * 200_000)", says=GIVEN_UP, **ENDED),
     "commands": Abuse("raw(b'\\x04\\x05\\x04PING' * 10_000)", **UNTOLD),
