@@ -1,4 +1,4 @@
-"""The code of many modules in one file: a container loads four hundred, and finding each takes as long as running it.
+"""The code of many modules in one file: to find and read four hundred by themselves takes a container 25 ms more.
 
 Written when the image is built and used while a container starts. A module that is loaded from here looks as if it had
 been imported from its own file, and comes from there when that file is another one than when this was written: who
