@@ -4,7 +4,7 @@
 #     make run                                                        # in another terminal: it prints address and token
 #     URL=http://127.0.0.1:8888 TOKEN=... examples/walkthrough.sh
 #
-# It leaves plot.png in the current directory. Needs curl.
+# It leaves plot.png in the current directory. Needs curl 7.83 or newer, and a server without a base URL.
 set -euo pipefail
 : "${URL:?the address of the server}" "${TOKEN:?its token}"
 URL=${URL%/}
