@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_sandbox.engines.held import NO_CORE
 from jupyter_sandbox.engines.suitability import ANY_LIMIT
 from sandbox_worker import syscalls
+from sandbox_worker.protocol import AGENT_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -149,7 +150,7 @@ def container_config(*, sandbox: str, template: Template, uid: int, hand_over: s
             },
             "Ulimits": [
                 _ulimit("core", NO_CORE),
-                _ulimit("nofile", min(limits.open_files, host.open_files)),
+                _ulimit("nofile", min(max(limits.open_files, AGENT_FILES), host.open_files)),
                 _ulimit("nproc", min(limits.processes, host.processes)),
             ],
             **resources(limits, host),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 
 import pytest
 
@@ -46,6 +48,20 @@ def said(box, code):
 
 def used(box):
     return call(usage_verbs.GetUsage(sandbox=box.id), usage_verbs.UsageReport)
+
+
+def test_clients_of_a_kernel_take_nothing_of_what_the_sandbox_may_open(broker, claim):
+    """A connection is two files of the agent's: once it ended for want of them, and the sandbox with it."""
+    box = claim(start=False, less={"open_files": 100})
+    box.start(argv=["{python}", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--quiet"])
+    assert said(box, "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE))") == "(100, 100)"
+    with contextlib.ExitStack() as held:
+        for _ in range(60):
+            held.enter_context(socket.socket(socket.AF_UNIX)).connect(f"{box.prefix}-1")
+        alive = said(box, "print('alive')")  # the kernel itself has no file left for a new thread, and says so
+        assert alive.startswith("alive"), alive
+    error, opened = said(box, OPEN).split()
+    assert (int(error), 0 < int(opened) < 100) == (24, True)
 
 
 def test_each_limit_holds_and_siblings_have_theirs(broker, claim):

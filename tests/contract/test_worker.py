@@ -100,6 +100,25 @@ def test_a_kernel_that_is_executed_instead_of_forked_works(claim, broker):
     assert said(box, "print(1 + 1)", timeout=40) == "2"
 
 
+def test_nothing_of_a_kernel_that_has_ended_stays_where_there_is_place_for_some_hundreds(claim, broker):
+    """Once a sandbox started no more kernels after some 250."""
+    box = claim(start=False)
+    for argv in (None, ["{python}", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--quiet"]):
+        box.start(argv=argv)
+        assert said(box, "import os; print(len(os.listdir('/run')))", timeout=40) == "1"
+        box.signal(signal.SIGKILL)
+        assert box.end()["reason"] == "requested"
+        assert box.command(["ls", "/run"]) == {"status": 0, "out": ""}
+
+
+def test_the_environment_says_in_which_zone_and_with_which_modules_a_kernel_is(claim, broker):
+    box = claim(start=False)
+    assert box.command(["sh", "-c", "mkdir lib && echo x = 42 > lib/ours.py"])["status"] == 0
+    box.start(env={"TZ": "XYZ-9:30", "PYTHONPATH": "/sandbox/lib:/nowhere"})
+    code = "import time, ours; print(time.tzname[0], time.localtime(0).tm_hour, ours.x)"
+    assert said(box, code) == "XYZ 9 42"
+
+
 def test_an_interrupt_ends_the_cell_and_not_the_kernel(box):
     timer = threading.Timer(0.5, box.signal, [signal.SIGINT])
     timer.start()

@@ -17,7 +17,7 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import children, harden, kernel, linux, messages, standby
+from sandbox_worker import children, connection_files, harden, kernel, linux, messages, standby
 from sandbox_worker.children import HOME, LOG_BYTES, Process
 from sandbox_worker.patience import LOOK_S, Patience
 from sandbox_worker.protocol import (
@@ -44,7 +44,7 @@ from sandbox_worker.relay import Handler, Relay, free_ports
 from sandbox_worker.terminal import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _MAX_DRAINS: Final = 16
 _DISK_FULL_BYTES: Final = 128 * 1024
@@ -83,6 +83,7 @@ class Agent:
         self._starting: list[Relay] = []
         self._standby: standby.Standby | None = None
         self._bound = False
+        self._rlimits: Mapping[str, int] = {}
         self._patience = Patience()
 
     def serve(self) -> NoReturn:
@@ -117,7 +118,10 @@ class Agent:
         return self._patience.left_s(limit_s)
 
     def _accept(self, _mask: int) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # it has gone again
+            return
         self._disconnect()
         self._connection = connection
         self._patience.renew()
@@ -196,7 +200,9 @@ class Agent:
             raise ValueError("already bound")
         if self._standby is not None:
             harden.limit(self._standby.process.pid, request.rlimits)  # it was confined before these were known
-        self._confinement.bind(request, mounts, self._standby.user_namespace if self._standby else None)
+        own = replace(request, rlimits=harden.of_agent(request.rlimits))
+        self._confinement.bind(own, mounts, self._standby.user_namespace if self._standby else None)
+        self._rlimits = request.rlimits
         os.chdir(HOME)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         self._bound = True
@@ -245,7 +251,7 @@ class Agent:
 
     def _execute_kernel(self, request: StartKernel, argv: Sequence[str], listeners: Sequence[int]) -> Started:
         """Start a kernel that is a program of its own; relays stand between its ports and the listeners."""
-        connection_file = f"{kernel.CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
+        connection_file = connection_files.of(request.kernel)
         command = children.kernel_command(argv, connection_file)
         children.require_program(command[0], {}, HOME)
         ports = free_ports(len(listeners))
@@ -301,7 +307,7 @@ class Agent:
     ) -> Started:
         """Fork a process that calls `run`; its raw output goes into a ring of which Exited shows the end."""
         try:
-            process = children.fork(env, cwd, run, keep)
+            process = children.fork(env, cwd, run, keep, self._rlimits)
         except OSError:
             for relay in relays or []:
                 self._drop(relay)
@@ -375,6 +381,7 @@ class Agent:
 
     def _ended(self, target: str, process: Process, status: int) -> None:
         del self._processes[target]
+        connection_files.forget(target)
         children.end_group(process.pid)  # what a kernel started goes with it
         if not self._processes:  # whatever hid in sessions of its own would hold the limits of the next kernel
             children.end_others(self._standby.process.pid if self._standby else None)

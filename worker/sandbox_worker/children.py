@@ -18,9 +18,10 @@ import termios
 import time
 import traceback
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sandbox_worker import linux
+from sandbox_worker import harden, linux
 from sandbox_worker.protocol import PREFIX, PROGRAM_PATH, PYTHON
 
 if TYPE_CHECKING:
@@ -96,8 +97,16 @@ class Process:
         return b"".join(self._log)[-size:].decode(errors="replace")
 
 
-def fork(env: Mapping[str, str], cwd: str, run: Callable[[], object], keep: Sequence[int]) -> Process:
+def fork(
+    env: Mapping[str, str],
+    cwd: str,
+    run: Callable[[], object],
+    keep: Sequence[int],
+    rlimits: Mapping[str, int] = MappingProxyType({}),
+) -> Process:
     """Fork a process that keeps the descriptors `keep` and calls `run`; raises OSError, leaving nothing behind.
+
+    Of the resources in `rlimits` it may have less than we have.
 
     A signal that comes before the process has its own handlers waits until then: the agent's would lose it.
     """
@@ -107,7 +116,7 @@ def fork(env: Mapping[str, str], cwd: str, run: Callable[[], object], keep: Sequ
         pid = os.fork()
         if pid == 0:
             os.set_blocking(child_output, True)
-            _become(env, cwd, run, child_output, keep)
+            _become(env, cwd, run, child_output, keep, rlimits)
     except OSError:
         os.close(output)
         os.close(child_output)
@@ -159,10 +168,18 @@ def settle(env: Mapping[str, str], cwd: str) -> None:
     """Give this process its environment and its working directory; raises OSError."""
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | dict(env))
+    time.tzset()
     os.chdir(cwd)
 
 
-def _become(env: Mapping[str, str], cwd: str, run: Callable[[], object], output: int, keep: Sequence[int]) -> NoReturn:
+def _become(
+    env: Mapping[str, str],
+    cwd: str,
+    run: Callable[[], object],
+    output: int,
+    keep: Sequence[int],
+    rlimits: Mapping[str, int],
+) -> NoReturn:
     """In the forked child: leave the agent's state behind and run."""
     code = 1
     try:
@@ -176,6 +193,7 @@ def _become(env: Mapping[str, str], cwd: str, run: Callable[[], object], output:
         os.dup2(output, 1)
         os.dup2(output, 2)
         _close_all_but(keep)
+        harden.limit(0, rlimits)
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)  # the memory limit takes us before the agent
         settle(env, cwd)

@@ -12,6 +12,7 @@ import resource
 from typing import TYPE_CHECKING, Final
 
 from sandbox_worker import linux, seccomp
+from sandbox_worker.protocol import AGENT_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,14 @@ def restrict(rlimits: Mapping[str, int]) -> None:
     limit(0, rlimits)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.install_seccomp(PROGRAM)
+
+
+def of_agent(rlimits: Mapping[str, int]) -> dict[str, int]:
+    """Return the limits of an agent; its children have `rlimits` themselves, see `children.fork`.
+
+    A tab of a notebook takes eight descriptors of its agent's: none of what the sandbox may open.
+    """
+    return {name: max(value, AGENT_FILES) if name == "RLIMIT_NOFILE" else value for name, value in rlimits.items()}
 
 
 def limit(pid: int, rlimits: Mapping[str, int]) -> None:

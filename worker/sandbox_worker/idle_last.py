@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import zmq
 
+from sandbox_worker import connection_files
 from sandbox_worker.relay import free_ports
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def run(command: Sequence[str], connection_file: str) -> NoReturn:
     """Start the kernel `command` and serve until it ends; the end of this process is the same."""
     info = json.loads(Path(connection_file).read_text())
     (port,) = free_ports(1)
-    own_file = f"{connection_file.removesuffix('.json')}-own.json"
+    own_file = connection_files.behind(connection_file)
     Path(own_file).touch(mode=0o600)
     Path(own_file).write_text(json.dumps(info | {"iopub_port": port}))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the kernel, too: such a kernel is interrupted by a message

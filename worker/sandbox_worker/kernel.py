@@ -29,7 +29,7 @@ from IPython.core.application import BaseIPythonApplication
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
-from sandbox_worker import e2b_results
+from sandbox_worker import connection_files, e2b_results
 from sandbox_worker.output import Output
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 from sandbox_worker.rehearsal import end_of_output, rehearse
@@ -51,9 +51,6 @@ _WARM_UP = ("_=1", "def _(x):\n    return x + 1\n", "import sys as _", "_=[i for
 _MOST_WAITING = 100_000
 """Messages that wait for a slow client. ZMQ drops the rest, at 1 000 by default, and a unix socket's buffer is small.
 They lie in the sandbox's own memory."""
-
-CONNECTION_DIRECTORY = "/run"
-"""Where code in the worker finds the connection file that `%connect_info` shows."""
 
 _RECONNECT_MS = 100
 """ZMQ's own default."""
@@ -80,7 +77,7 @@ class SandboxKernelApp(IPKernelApp):
         """Take the identity of one kernel: its key, its socket paths and the listeners in the order of PORTS."""
         self._listeners = dict(enumerate(listeners, start=1))
         self.parent_handle = 1  # nobody to watch, and no banner on the raw output
-        self.connection_file = f"{CONNECTION_DIRECTORY}/kernel-{request.kernel}.json"
+        self.connection_file = connection_files.of(request.kernel)
         info: Any = _connection_info("ipc", request.prefix, range(1, 6), request.key, request.curve)
         self.load_connection_info(info)
 
@@ -233,6 +230,7 @@ class SandboxKernelApp(IPKernelApp):
         self.write_connection_file()
         self.log_connection_info()
         shell.init_environment()  # the zygote's environment is gone
+        sys.path[:0] = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
         e2b_results.load_ipython_extension(shell)
         session_name = os.environ.get("JPY_SESSION_NAME")
         if session_name:
@@ -293,7 +291,9 @@ def stand_by(app: SandboxKernelApp, listeners: Sequence[int], identity: Identity
     """Like `run_prepared`, but wait in the middle. Until it has its key, nobody can say anything to this process."""
     _as_python_starts()
     renew_randomness()
-    nobody = StartKernel(kernel="", argv=None, env={}, cwd="", prefix=CONNECTION_DIRECTORY, key=os.urandom(32).hex())
+    nobody = StartKernel(
+        kernel="", argv=None, env={}, cwd="", prefix=connection_files.DIRECTORY, key=os.urandom(32).hex()
+    )
     app.attach(nobody, listeners)
     app.open()
     loop = IOLoop.current()

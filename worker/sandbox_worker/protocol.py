@@ -19,6 +19,9 @@ PORTS: tuple[str, ...] = ("shell", "iopub", "stdin", "control", "hb")
 LEASE_S = 450
 """For how long an agent counts on its broker after a word of it. After twice that in silence it ends its worker."""
 
+AGENT_FILES = 1024
+"""So many files an agent may open, however few its sandbox may."""
+
 PYTHON = "{python}"
 """As a kernel's program: the Python of its worker, wherever that lies there."""
 

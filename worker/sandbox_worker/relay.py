@@ -50,15 +50,13 @@ class Relay:
 
     def _is_listening(self) -> bool:
         """Whether a connection comes about at once; what takes longer is seen the next time."""
-        with self._connect() as probe:
-            try:
-                probe.getpeername()
-            except OSError:
-                return False
-        return True
+        with contextlib.suppress(OSError), self._connect() as probe:
+            probe.getpeername()
+            return True
+        return False
 
     def _connect(self) -> socket.socket:
-        """Return a connection to the kernel, or one that will be, or fail when it is used."""
+        """Return a connection to the kernel, or one that will be, or fail when it is used; raises OSError."""
         inner = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         inner.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         inner.connect_ex((LOOPBACK, self._port))
@@ -73,8 +71,12 @@ class Relay:
             outer.close()
             return
         outer.setblocking(False)
-        pipe = _Pipe(self._selector, outer, self._connect(), self._pipes.discard)
-        self._pipes.add(pipe)
+        try:
+            inner = self._connect()
+        except OSError:
+            outer.close()
+            return
+        self._pipes.add(_Pipe(self._selector, outer, inner, self._pipes.discard))
 
 
 class _Pipe:
