@@ -188,6 +188,9 @@ def _base(client: Any, plan: Plan, say: Say) -> tuple[str, tuple[str, ...]]:
 
 
 def _name_and_tag(name: str) -> tuple[str, str]:
+    if "@" in name:
+        repository, _, digest = name.partition("@")
+        return repository, digest
     repository, colon, tag = name.rpartition(":")
     return (repository, tag) if colon and "/" not in tag else (name, "latest")
 

@@ -362,10 +362,10 @@ async def _hand_over(door: socket.socket, pid: int, pidfd: int, listener: socket
         if work.cancelled():
             raise StartError("the agent ended while its container started; the image may be damaged: build it again")
         return work.result()
+    except TimeoutError as error:  # which is an OSError, too
+        raise StartError(f"the agent was not ready within {_READY_TIMEOUT_S} s") from error
     except (OSError, ProtocolError) as error:
         raise StartError(f"the agent did not take its listener: {error}") from error
-    except TimeoutError as error:
-        raise StartError(f"the agent was not ready within {_READY_TIMEOUT_S} s") from error
     finally:
         loop.remove_reader(pidfd)
         work.cancel()

@@ -165,7 +165,12 @@ def test_every_requirement_of_the_image_is_pinned():
 
 @pytest.mark.parametrize(
     ("name", "parts"),
-    [("python:3", ("python", "3")), ("python", ("python", "latest")), ("host:5000/a/b", ("host:5000/a/b", "latest"))],
+    [
+        ("python:3", ("python", "3")),
+        ("python", ("python", "latest")),
+        ("host:5000/a/b", ("host:5000/a/b", "latest")),
+        ("host:5000/a@sha256:12", ("host:5000/a", "sha256:12")),
+    ],
 )
 def test_a_name_has_a_tag(name, parts):
     assert image_build._name_and_tag(name) == parts
