@@ -181,8 +181,9 @@ class Zygote:
             raise StartError("the zygote is gone")
 
     async def stop(self) -> None:
-        """End it; its workers live on."""
-        self._channel.close()
+        """End it when it has forked what it was asked for; its workers live on."""
+        async with self._lock:
+            self._channel.close()
         try:
             async with asyncio.timeout(5):
                 await self._process.wait()

@@ -1,7 +1,7 @@
 """Messages over a unix socket without blocking the event loop, and without belonging to one.
 
 The codec is `sandbox_worker.messages`. A channel may be used from different loops one after the other
-(jupyter_client runs provisioners on several), but by one task at a time in each direction.
+(jupyter_client runs provisioners on several).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Channel:
         connected.setblocking(False)
         self._socket = connected
         self._kinds = kinds
+        self._waiting: set[asyncio.Future[None]] = set()
 
     @classmethod
     async def connect(cls, path: Path, kinds: Sequence[type]) -> Channel:
@@ -129,21 +130,29 @@ class Channel:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close; quiet when done twice. Nobody may be waiting on it any more."""
+        """Close; quiet when done twice. Who waits on it gets ConnectionResetError."""
         self._socket.close()
+        for ready in self._waiting:
+            processes.resolve(ready)
 
     async def _ready(self, *, write: bool) -> None:
+        """Wait, on a descriptor of one's own: a loop knows one waiter of each, and must let go before it is closed."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
-        descriptor = self._socket.fileno()
-        if descriptor == -1:
+        if self.closed:
             raise ConnectionResetError("the channel is closed")
+        descriptor = os.dup(self._socket.fileno())
         add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
         add(descriptor, processes.resolve, ready)
+        self._waiting.add(ready)
         try:
             await ready
         finally:
+            self._waiting.discard(ready)
             remove(descriptor)
+            os.close(descriptor)
+        if self.closed:
+            raise ConnectionResetError("the channel is closed")
 
 
 def listen(path: Path, *, kind: socket.SocketKind, mode: int, owner: int | None = None) -> socket.socket:
