@@ -19,6 +19,7 @@ from jupyter_sandbox.errors import (
     SandboxError,
     StartError,
 )
+from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.channel import Channel
 from sandbox_worker import messages, protocol
 
@@ -76,22 +77,10 @@ class AgentClient:
     async def ask(self, request: object, kind: type[Answer], descriptors: Sequence[int] = ()) -> Answer:
         """Send `request` and return its answer of type `kind`; raises StartError.
 
-        InvalidRequestError: the request does not fit into a message.
+        InvalidRequestError: the request does not fit into a message. Who is cancelled leaves when the answer has come:
+        nobody else would know what it is for.
         """
-        async with self._lock:
-            if self._task.done():
-                raise StartError(f"the agent of {self._worker} is gone")
-            try:
-                async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    await self._channel.send(request, descriptors)
-                    answer = await self._answers.get()
-            except TimeoutError as error:
-                self._task.cancel()
-                raise StartError(f"the agent of {self._worker} did not answer in {ANSWER_TIMEOUT_S} s") from error
-            except messages.MessageError as error:
-                raise InvalidRequestError(f"more than can be asked of {self._worker} at once: {error}") from error
-            except OSError as error:
-                raise StartError(f"the agent of {self._worker} cannot be asked: {error}") from error
+        answer = await tasks.whole(self._exchange(request, descriptors))
         if isinstance(answer, protocol.Failed):
             kind_of_error: type[SandboxError] = ProgramMissingError if answer.program_missing else StartError
             if answer.directory_missing:
@@ -101,6 +90,22 @@ class AgentClient:
             self._task.cancel()
             raise StartError(f"the agent of {self._worker} gave a wrong answer")
         return answer
+
+    async def _exchange(self, request: object, descriptors: Sequence[int]) -> object:
+        async with self._lock:
+            if self._task.done():
+                raise StartError(f"the agent of {self._worker} is gone")
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await self._channel.send(request, descriptors)
+                    return await self._answers.get()
+            except TimeoutError as error:
+                self._task.cancel()
+                raise StartError(f"the agent of {self._worker} did not answer in {ANSWER_TIMEOUT_S} s") from error
+            except messages.MessageError as error:
+                raise InvalidRequestError(f"more than can be asked of {self._worker} at once: {error}") from error
+            except OSError as error:
+                raise StartError(f"the agent of {self._worker} cannot be asked: {error}") from error
 
     @contextlib.asynccontextmanager
     async def silence(self) -> AsyncIterator[None]:

@@ -100,6 +100,32 @@ def test_nonsense_oversized_and_unasked_answers_end_the_worker(data):
     asyncio.run(attack())
 
 
+def test_an_answer_that_comes_after_its_asker_left_costs_nobody_his_sandbox():
+    """A broker that ends leaves what it asks; the next one finds the sandboxes."""
+
+    async def ask_and_leave():
+        heard, described = Heard(), {"type": "description", "bound": True, "running": []}
+        loop = asyncio.get_running_loop()
+        heard.theirs.setblocking(False)
+        asking = asyncio.create_task(heard.client.ask(REQUEST, protocol.Description))
+        await loop.sock_recv(heard.theirs, 1 << 16)
+        asking.cancel()
+        await asyncio.sleep(0.01)
+        assert not asking.done()
+        heard.theirs.send(json.dumps(described).encode())
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        again = asyncio.create_task(heard.client.ask(REQUEST, protocol.Description))
+        await loop.sock_recv(heard.theirs, 1 << 16)
+        heard.theirs.send(json.dumps(described).encode())
+        assert (await again).bound
+        assert heard.losses == 0
+        await heard.client.close()
+        heard.theirs.close()
+
+    asyncio.run(ask_and_leave())
+
+
 def test_an_agent_that_says_nothing_is_given_up_in_time(monkeypatch):
     monkeypatch.setattr(agents, "ANSWER_TIMEOUT_S", 0.2)
 
@@ -163,6 +189,7 @@ def test_descriptors_from_an_agent_are_closed():
     async def attack():
         heard = Heard()
         null = os.open(os.devnull, os.O_RDONLY)
+        await asyncio.sleep(0)  # until it is listened to
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(100):
             socket.send_fds(heard.theirs, [message()], [null] * 24)
