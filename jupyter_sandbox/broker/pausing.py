@@ -63,6 +63,7 @@ async def _pause(sandbox: Sandbox, engine: Engine, write: Write) -> None:
                 await engine.resume(sandbox.worker)
             sandbox.is_paused = False
             write(sandbox)
+            await _kill_late(sandbox)
             raise
     log.info("sandbox %s is paused", sandbox.id)
 
@@ -75,9 +76,14 @@ async def _resume(sandbox: Sandbox, engine: Engine, write: Write) -> None:
         await engine.resume(sandbox.worker)
         sandbox.is_paused = False
         write(sandbox)
-        while sandbox.kills:
-            await sandbox.kill(sandbox.kills.pop())
+        await _kill_late(sandbox)
     log.info("sandbox %s goes on", sandbox.id)
+
+
+async def _kill_late(sandbox: Sandbox) -> None:
+    """Kill what was to be killed meanwhile."""
+    while sandbox.kills:
+        await sandbox.kill(sandbox.kills.pop())
 
 
 def require_claimed(sandbox: Sandbox) -> None:

@@ -77,6 +77,19 @@ async def test_a_pause_that_fails_leaves_a_sandbox_that_runs(jp_asyncio_loop):
     assert world.box.reach() is world
 
 
+async def test_what_was_to_be_killed_while_a_pause_failed_is_killed(jp_asyncio_loop):
+    world = World(StartError("no"))
+    world.may_go_on.clear()
+    pause = asyncio.create_task(world.change(pausing.pause))
+    await world.frozen.wait()
+    await world.box.kill("cmd")
+    world.may_go_on.set()
+    with pytest.raises(StartError):
+        await pause
+    assert world.done[-1] == ("cmd", 9)
+    assert not world.box.kills
+
+
 async def test_a_sandbox_that_cannot_be_paused_again_goes_on_and_that_is_told(jp_asyncio_loop, caplog):
     world = World(StartError("no"))
     await world.change(pausing.pause_again)
