@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from jupyter_sandbox.slate import Slate
 
 _AT_A_TIME: Final = 8
-_KILL: Final = 9
 _LOOK_S: Final = 5.0
 _RETRY_S: Final = 0.5
 
@@ -214,11 +213,7 @@ class Adoption:
     async def _give_up(self, lease: client.Lease, seat: str) -> None:
         """End a kernel that nobody could use."""
         with contextlib.suppress(SandboxError):
-            if seat not in lease.exits:
-                signal = verbs.SignalKernel(sandbox=lease.sandbox, target=seat, number=_KILL)
-                await client.call(signal, verbs.Done, start=False)
-                await lease.hear(_LOOK_S)
-            await client.call(verbs.VacateSeat(sandbox=lease.sandbox, seat=seat), verbs.Done, start=False)
+            await lease.vacate(seat)
 
     async def _ask(self, kernel: Any) -> None:
         """Ask a kernel what it is, and when it is idle: on the channel on which it runs code, for that.

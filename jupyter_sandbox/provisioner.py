@@ -382,8 +382,7 @@ class SandboxProvisioner(KernelProvisionerBase):
         self._restriction = lease.restriction
         if lease.is_kept or lease.tenants:
             with contextlib.suppress(SandboxError):
-                request = verbs.VacateSeat(sandbox=lease.sandbox, seat=self._identity.seat)
-                await client.call(request, verbs.Done, start=False)
+                await lease.vacate(self._identity.seat)
             return
         with contextlib.suppress(SandboxError):
             await client.call(verbs.Release(sandbox=lease.sandbox), verbs.Done, start=False)

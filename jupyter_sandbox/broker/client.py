@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _START_TIMEOUT_S: Final = 90
 _ANSWER_TIMEOUT_S: Final = 60
+_KILLED_S: Final = 5.0
+"""How long to wait for the end of what was killed."""
 _RETRIES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """How long to wait for a broker that another process starts, or that ends, before trying to start one again."""
 
@@ -292,6 +295,17 @@ class Lease:
             async with asyncio.timeout(timeout_s):
                 await self._channel.arrival()
         self.listen()
+
+    async def vacate(self, seat: str) -> None:
+        """Give a kernel's seat back, and end the kernel if it still lives; raises SandboxError."""
+        request = verbs.VacateSeat(sandbox=self.sandbox, seat=seat)
+        try:
+            await call(request, verbs.Done, start=False)
+        except errors.StartError:
+            kill = verbs.SignalKernel(sandbox=self.sandbox, target=seat, number=signal.SIGKILL)
+            await call(kill, verbs.Done, start=False)
+            await self.hear(_KILLED_S)
+            await call(request, verbs.Done, start=False)
 
     async def pause(self) -> float | None:
         """Freeze everything in the sandbox; return how long that took, seconds, or None if it was paused before.

@@ -204,6 +204,20 @@ async def test_a_seat_is_vacated_by_a_kernel_that_has_ended_and_by_no_other(tree
         second.close()
 
 
+async def test_who_gives_back_the_seat_of_a_kernel_that_lives_ends_it(tree):
+    """Its start was asked for, and nobody took the answer."""
+    lease = await claim()
+    try:
+        request = verbs.StartKernel(sandbox=lease.sandbox, seat=SEAT, argv=None, env={}, cwd=None, key="k")
+        await client.call(request, verbs.KernelStarted)
+        await lease.vacate(SEAT)
+        assert lease.exits[SEAT].reason == "requested"
+        assert not tree.kernel_sockets()
+        await client.call(request, verbs.KernelStarted)
+    finally:
+        lease.close()
+
+
 async def test_release_twice_is_unknown_the_second_time(tree):
     lease = await claim()
     await client.call(verbs.Release(sandbox=lease.sandbox), verbs.Done)
