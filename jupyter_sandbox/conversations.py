@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from jupyter_client.session import Session
 
 from jupyter_sandbox.guards.kernel_messages import Reason
+from jupyter_sandbox.host import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +53,8 @@ class Conversation:
         self._heard_launch = -1
         self._listener: Listener | None = None
         self._msg_id = self._asked = ""
-        self._abandoned: dict[str, None] = {}
-        self._pursuit: asyncio.Task[None] | None = None
+        self._abandoned: dict[str, bool] = {}  # by the id of the request: whether it is being interrupted
+        self._pursuits: set[asyncio.Task[None]] = set()
         self.last_words: str | None = None
         """Why the kernel died last, if it did."""
         for event in ("restart", "dead"):
@@ -111,7 +112,7 @@ class Conversation:
     def end(self, *, interrupt_when_begun: bool) -> None:
         """Listen no more. With `interrupt_when_begun` the code will be interrupted as soon as the kernel begins it."""
         if interrupt_when_begun:
-            self._abandoned[self._msg_id] = None
+            self._abandoned[self._msg_id] = False
             while len(self._abandoned) > _MAX_ABANDONED:
                 del self._abandoned[next(iter(self._abandoned))]
         self._listener, self._msg_id = None, ""
@@ -136,14 +137,13 @@ class Conversation:
         return self._context.provisioner.last_words() or self.last_words or "The context was restarted."
 
     def pause(self) -> None:
-        """Read nothing more: who watches is slow. It waits in the sandbox."""
-        for stream in self._streams.values():
-            stream.pause()
+        """Read no more outputs: who watches is slow. They wait in the sandbox."""
+        self._streams["iopub"].pause()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
-        for stream in self._streams.values():
-            stream.resume()
+        """Go on after `pause`; quiet when there was none."""
+        if "iopub" in self._streams:
+            self._streams["iopub"].resume()
 
     def close(self) -> None:
         """Hang up. Quiet when done twice."""
@@ -151,8 +151,8 @@ class Conversation:
             if not stream.closed():
                 stream.close()
         self._streams.clear()
-        if self._pursuit is not None:
-            self._pursuit.cancel()
+        for pursuit in self._pursuits:
+            pursuit.cancel()
         if self.is_possible:
             for event in ("restart", "dead"):
                 self._multi_manager.remove_restart_callback(self._context.id, self._note_death, event)
@@ -203,8 +203,9 @@ class Conversation:
         return hear
 
     def _note_abandoned(self, msg_id: str, state: str) -> None:
-        if msg_id in self._abandoned and state == "busy":
-            self._pursuit = asyncio.create_task(self._pursue(msg_id), name=f"interrupt of {self._context.id}")
+        if self._abandoned.get(msg_id) is False and state == "busy":
+            self._abandoned[msg_id] = True
+            tasks.spawn(self._pursuits, self._pursue(msg_id), f"interrupt of {self._context.id}")
         elif state == "idle":
             self._abandoned.pop(msg_id, None)
 

@@ -256,7 +256,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         is_kept_reply = header is None and judged.msg_type == "execute_reply"
         if executions.received(channel, judged) or is_kept_reply:
             self._slate.ended(msg_id)
-        if executions.lacks(msg_id):
+        if executions.is_half_over(msg_id):
             asyncio.get_running_loop().call_later(_END_WITHIN_S, self._expect_end, msg_id)
 
     def _expect_end(self, msg_id: str) -> None:

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox.guards.kernel_messages import MAX_FIELD
+
 if TYPE_CHECKING:
     from jupyter_sandbox.guards.kernel_messages import Channel, Judged
 
@@ -28,6 +30,7 @@ class _Execution:
     header: Header
     is_answered: bool = False
     is_idle: bool = False
+    is_expected: bool = False
     refused: int = 0
     refused_bytes: int = 0
 
@@ -49,9 +52,9 @@ class OpenRequests:
 
     def sent_header(self, header: object) -> None:
         """Note a message of the client by its header, whatever that is."""
-        if isinstance(header, dict) and header.get("msg_type") == "execute_request":
-            self.last = header
-            self._open[str(header.get("msg_id"))] = _Execution(header)
+        if isinstance(header, dict) and header.get("msg_type") == "execute_request" and (kept := plain(header)):
+            self.last = kept
+            self._open[kept["msg_id"]] = _Execution(kept)
             while len(self._open) > _MAX_PENDING:
                 del self._open[next(iter(self._open))]
 
@@ -106,6 +109,14 @@ class OpenRequests:
             return None
         return "iopub" if execution.is_answered else "shell"
 
+    def is_half_over(self, msg_id: str) -> bool:
+        """Whether one half of an execution's end came; told once of each."""
+        execution = self._open.get(msg_id)
+        if execution is None or execution.is_expected or self.lacks(msg_id) is None:
+            return False
+        execution.is_expected = True
+        return True
+
     def end(self, msg_id: str) -> None:
         """Forget an execution."""
         self._open.pop(msg_id, None)
@@ -136,8 +147,10 @@ def asked(message: str | bytes) -> tuple[str, object] | None:
 
 
 def plain(header: Header) -> Header:
-    """The fields of a header that the protocol knows, if it has an id."""
-    return {name: header[name] for name in _FIELDS if name in header} if "msg_id" in header else {}
+    """The fields of a header that the protocol knows, if it has an id; what is no text, or a long one, is none."""
+    known = {name: header.get(name) for name in _FIELDS}
+    kept = {name: text for name, text in known.items() if isinstance(text, str) and len(text) <= MAX_FIELD}
+    return kept if "msg_id" in kept else {}
 
 
 def text_of(message: bytes) -> str:

@@ -12,6 +12,8 @@ import collections
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox.open_requests import plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -80,7 +82,7 @@ class Receipts:
         elif msg_type in _SHOWN:
             span = self._spans[-1] if self._spans else None
             if span is None or span.number != self._number or span.parent.get("msg_id") != parent.get("msg_id"):
-                span = _Span(self._number, parent)
+                span = _Span(self._number, plain(parent))
                 self._spans.append(span)
             told = parts if isinstance(parts, Mark) else Mark(parts, 1, sum(map(len, parts)))
             span.messages += told.messages

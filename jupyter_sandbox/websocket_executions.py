@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.events import Code, ExecutionEnd, ExecutionEnded, ExecutionStarted, Means
 from jupyter_sandbox.guards import ids
+from jupyter_sandbox.guards.kernel_messages import MAX_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ class WebsocketExecutions:
 
     def sent(self, msg_id: str, code: object) -> None:
         """A client asked for an execution; `code` is whatever it sent."""
+        msg_id = msg_id[:MAX_FIELD]  # no answer has a longer one
         self.ended(msg_id, ExecutionEnd.UNWATCHED)
         sandbox_id = self.sandbox_id()
         if sandbox_id is None:

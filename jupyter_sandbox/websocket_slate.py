@@ -41,8 +41,7 @@ class WebsocketSlate:
         """Write down an execute request, by its header, whatever that is."""
         if self._slate is None or not isinstance(header, dict) or header.get("msg_type") != "execute_request":
             return
-        plain = {name: text for name, text in open_requests.plain(header).items() if isinstance(text, str)}
-        if "msg_id" in plain:
+        if plain := open_requests.plain(header):
             self._slate.write(
                 Chalked(id=self._id(plain["msg_id"]), context_id=self._context_id, session=self._session, header=plain)
             )

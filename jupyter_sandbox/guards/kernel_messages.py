@@ -32,7 +32,7 @@ MAX_PARTS: Final = 1024
 _MAX_IDENTITIES: Final = 2
 _MAX_IDENTITY_BYTES: Final = 1024
 _MAX_HEADER_BYTES: Final = 16 * 1024
-_MAX_FIELD: Final = 1024
+MAX_FIELD: Final = 1024
 
 
 class Reason(StrEnum):
@@ -290,7 +290,7 @@ def _check_header(header: dict[str, Any]) -> None:
         raise RefusedMessageError(Reason.HEADER)
     for name in ("msg_id", "msg_type", "session", "username"):
         value = header.get(name, "")
-        if not isinstance(value, str) or len(value) > _MAX_FIELD:
+        if not isinstance(value, str) or len(value) > MAX_FIELD:
             raise RefusedMessageError(Reason.HEADER)
     version = header.get("version", "5")
     if not isinstance(version, str) or _VERSION.fullmatch(version) is None or not _is_scalar(header.get("date")):
@@ -306,7 +306,7 @@ def _check_parent(parent: dict[str, Any]) -> None:
 
 def _is_scalar(value: object) -> bool:
     if isinstance(value, str):
-        return len(value) <= _MAX_FIELD
+        return len(value) <= MAX_FIELD
     return value is None or isinstance(value, int | float)
 
 

@@ -122,6 +122,31 @@ def test_after_one_half_of_its_end_an_execution_lacks_the_other(first, second, l
     assert executions.lacks(msg_id) is None
 
 
+def test_that_one_half_of_an_end_came_is_told_once():
+    """However often a kernel says that it is busy: each time something is waited for."""
+    executions, request = OpenRequests(), _request()
+    executions.sent(_v1(request, "shell"))
+    msg_id = request["header"]["msg_id"]
+    assert not executions.is_half_over(msg_id)
+    _reply(executions, request)
+    assert [executions.is_half_over(msg_id) for _ in range(3)] == [True, False, False]
+    _idle(executions, request)
+    assert not executions.is_half_over(msg_id)
+
+
+def test_of_a_header_only_what_the_protocol_knows_is_kept_and_no_long_text():
+    executions, header = OpenRequests(), _request()["header"]
+    more = {"date": "now", "username": [[]] * 1000, "session": "x" * 1025, "version": "x" * 1024, "more": "x"}
+    executions.sent_header(header | more)
+    kept = executions.header(header["msg_id"])
+    assert set(kept) == {"msg_id", "msg_type", "date", "version"}
+    assert executions.last == kept
+    for msg_id in ("x" * 1025, 1, None):
+        executions.sent_header(header | {"msg_id": msg_id})
+    assert executions.last == kept
+    assert len(executions._open) == 1
+
+
 def test_what_was_refused_belongs_to_the_execution_it_names():
     executions, first, second = OpenRequests(), _request(), _request()
     for request in (first, second):

@@ -32,6 +32,14 @@ def test_what_comes_before_a_ping_is_there_when_its_pong_is():
     assert missing(receipts) == ({}, 0)
 
 
+def test_of_a_request_only_its_header_is_kept():
+    """Whoever runs in the kernel says what the request was."""
+    receipts = Receipts()
+    passed(receipts, "stream", ONE | {"session": "s", "username": [[]] * 1000, "more": [[]] * 1000})
+    ((found,), _) = receipts.take()
+    assert found.parent == ONE | {"session": "s"}
+
+
 def test_a_pong_stands_for_all_before_it():
     receipts = Receipts()
     passed(receipts, "stream")
