@@ -97,13 +97,25 @@ class Execution:
         self._is_watched = False
         self._backlog: list[OutputEvent] = []
         self._backlog_bytes = 0
-        self._is_held_up = False
+        self._held_up_at: float | None = None
+        self._held_up_s = 0.0
         self._change = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended."""
         return self.state is ExecutionState.ENDED
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the kernel waits for who watches it."""
+        return self._held_up_at is not None
+
+    def due(self, now: float) -> float:
+        """Return when its time is over: what its code said may come later, if who watches made the kernel wait."""
+        if not self.fold.is_answered:
+            return self.deadline
+        return self.deadline + self._held_up_s + (0.0 if self._held_up_at is None else now - self._held_up_at)
 
     @property
     def is_detached(self) -> bool:
@@ -151,8 +163,10 @@ class Execution:
             self._let_go()
 
     def _let_go(self) -> None:
-        if self._is_held_up:
-            self._is_held_up = False
+        if self._held_up_at is not None:
+            self.heard_at = asyncio.get_running_loop().time()
+            self._held_up_s += self.heard_at - self._held_up_at
+            self._held_up_at = None
             self.on_backlog(False)
 
     def view(self) -> ExecutionView:
@@ -221,6 +235,7 @@ class Execution:
         """It has its turn."""
         if self.wait is not None:
             self.wait.cancel()
+            self.wait = None  # its end refers to us: neither would be freed for long
         self.state = ExecutionState.RUNNING
         self._started_at = datetime.now(UTC)
         self._began = asyncio.get_running_loop().time()
@@ -256,6 +271,6 @@ class Execution:
             self._backlog_bytes += event.size_bytes + _EVENT_BYTES
             self._backlog.append(event)
         self._change.set()
-        if self._backlog_bytes >= _UNWATCHED_BYTES and not self._is_held_up:
-            self._is_held_up = True
+        if self._backlog_bytes >= _UNWATCHED_BYTES and self._held_up_at is None:
+            self._held_up_at = asyncio.get_running_loop().time()
             self.on_backlog(True)

@@ -137,14 +137,15 @@ class _Queue:
                 if await conversation.is_over():
                     execution.end(Outcome.DIED, conversation.words())
                     return
-                if (fold.is_answered or fold.is_idle) and now - execution.heard_at > _HALF_END_S:
+                is_half = (fold.is_answered or fold.is_idle) and not execution.is_held_up
+                if is_half and now - execution.heard_at > _HALF_END_S:
                     break
             if now >= give_up_at:
                 break
             if now >= interrupt_at:  # again and again: a kernel that has just begun may not notice the first time
                 interrupt_at = now + INTERRUPT_AGAIN_S
                 await conversation.interrupt(INTERRUPT_AGAIN_S)
-            until = min(looked_at + _LOOK_S, give_up_at, interrupt_at if stopped else execution.deadline)
+            until = min(looked_at + _LOOK_S, give_up_at, interrupt_at if stopped else execution.due(now))
             await _wait(execution.news, until)
         if stopped is None and fold.is_interrupted and conversation.is_ending:
             await self._see_out()
@@ -164,7 +165,7 @@ class _Queue:
             return Outcome.INTERRUPTED
         if execution.fold.is_over_limit:
             return Outcome.OUTPUT_LIMIT
-        return Outcome.TIMEOUT if now >= execution.deadline else None
+        return Outcome.TIMEOUT if now >= execution.due(now) else None
 
     def _unheard(self, execution: Execution) -> tuple[Outcome, str | None]:
         if execution.is_cancelled:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import nbformat
 import pytest
 
+from jupyter_sandbox import executions
 from jupyter_sandbox.executions import Bounds
 from tests.conftest import eventually
 
@@ -76,6 +78,33 @@ async def test_outputs_come_as_a_stream_of_events(rest, jp_fetch, accept):
     assert events[update]["output"]["display_id"] == events[update - 1]["output"]["display_id"]
     assert events[-1]["execution"]["outcome"] == "error"
     assert "outputs" not in events[-1]["execution"]
+
+
+async def test_what_a_slow_reader_makes_wait_is_neither_lost_nor_late(
+    rest, http_server_port, jp_base_url, jp_auth_header, monkeypatch
+):
+    """7 MB that are read only after the code's time and after the kernel has been silent for long."""
+    monkeypatch.setattr(executions, "_HALF_END_S", 0.5)
+    context = await rest.context()
+    await context.printed("from IPython.display import display")
+    code = "for n in range(14): display({'text/plain': f'{n} ' + 'x' * 500_000}, raw=True)"
+    body = json.dumps({"code": code, "timeout_s": 2}).encode()
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", http_server_port[1]))
+    reader, writer = await asyncio.open_connection(sock=connection, limit=1 << 20)
+    path = f"{jp_base_url}api/sandboxes/{'/'.join(context.parts)}/executions"
+    fields = {**jp_auth_header, "Accept": "application/x-ndjson", "Content-Length": str(len(body))}
+    head = "\r\n".join(
+        (f"POST {path} HTTP/1.1", "Host: localhost", "Connection: close", *map(": ".join, fields.items()))
+    )
+    writer.write(f"{head}\r\n\r\n".encode() + body)
+    await asyncio.sleep(3)
+    said = (await reader.read()).decode()
+    writer.close()
+    assert [f'"{n} x' in said for n in range(14)] == [True] * 14
+    assert '"outcome":"ok"' in said[-2000:]
 
 
 async def test_executions_of_a_context_run_one_after_the_other(rest):
