@@ -211,15 +211,14 @@ class ServiceHandler(TokenRoute, APIHandler):
         """Finish; hang up on who does not take the answer in time."""
         size = sum(len(each) for each in args if isinstance(each, str | bytes))
         owner = owners.of(self) if size > LARGE_BYTES and self.current_user is not None else None
-        hang_up = cast("Any", self.request.connection).stream.close
+        hang_up, self._when_gone = cast("Any", self.request.connection).stream.close, ()  # which hold what ran
         sent: asyncio.Future[Any] = super().finish(*args, **kwargs)
         self._unsent.hold(sent, hang_up, size=size, owner=owner)
         return sent
 
     @property
     def _unsent(self) -> Unsent:
-        found: Unsent = self.settings.setdefault(_UNSENT, Unsent())
-        return found
+        return cast("Unsent", self.settings.setdefault(_UNSENT, Unsent()))
 
     def _unread_bytes(self) -> int:
         """How much of the body has not come, by its length; 0 if it comes in chunks, much if that is no number."""
@@ -261,18 +260,19 @@ class ServiceHandler(TokenRoute, APIHandler):
 
     def answer(self, status: int, model: object | None, location: str | None = None) -> None:
         """Finish with a model, or with nothing."""
-        self._answer(status, None if model is None else encoded(model), location)
+        self._answer(status, None if model is None else encoded(model).encode(), location)
 
     async def answer_in_turn(self, status: int, model: object | None, location: str | None = None) -> None:
         """The same; a large one comes when its owner's clients took enough of those before it. Raises BusyError."""
-        text = None if model is None else encoded(model)
+        text = None if model is None else encoded(model).encode()
         if text is not None and len(text) > LARGE_BYTES and self._unsent.is_full(owner := owners.of(self)):
-            text = None  # nothing is held of it while it waits
-            await self._unsent.room(owner)
-            text = encoded(model)
+            size, text = len(text), None  # it is held once while it waits
+            self._when_gone = (self._unsent.look_again,)
+            await self._unsent.room(owner, size, lambda: self._is_gone)
+            text = encoded(model).encode()
         self._answer(status, text, location)
 
-    def _answer(self, status: int, text: str | None, location: str | None) -> None:
+    def _answer(self, status: int, text: bytes | None, location: str | None) -> None:
         self.set_status(status)
         self.set_header("Cache-Control", "no-store")
         if location is not None:

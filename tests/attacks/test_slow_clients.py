@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -123,6 +124,32 @@ async def test_answers_that_nobody_reads_are_few_and_hung_up_on(hasty, rest, raw
         assert (await rest.get("openapi.json")).status == 200, "small answers do not wait"
         await hung_up(stalled)
     assert len((await rest.get(*path.split("/")[3:])).body["outputs"][0]["text"]) == 7_500_001
+
+
+async def other_context(url):
+    """The id of a new one of the contexts API."""
+    headers = {"Authorization": "token alice"} | e2b_calls.UNARY
+    return json.loads((await e2b_calls.ask(url, "POST", "api/v1/contexts", headers, "{}")).body)["context_id"]
+
+
+@pytest.mark.parametrize("surface", ["sandboxes", "interpreter", "contexts"])
+async def test_results_that_nobody_reads_are_few_and_hung_up_on(hasty, rest, raw, surface):
+    """Sixteen clients run code that says 7.5 MB, and read nothing of it.
+
+    Three answers are on their way, four wait, and what runs or is told takes as much again for a moment.
+    """
+    context = await rest.context()
+    path = {
+        "sandboxes": f"/api/sandboxes/{'/'.join(context.parts)}/executions",
+        "interpreter": f"/api/v1/execute?user_uuid={uuid.uuid4()}",
+        "contexts": f"/api/v1/contexts/{await other_context(hasty)}/execute",
+    }[surface]
+    body = json.dumps({"code": LARGE}).encode()
+    fields = ("Connection: close", "X-Auth-Token: alice", "Content-Type: application/json")
+    lines = (f"POST {path} HTTP/1.1", *fields, f"Content-Length: {len(body)}")
+    async with watched(hasty, busy_s=float("inf"), growth_mib=96):
+        await hung_up([await raw(*lines, body=body) for _ in range(16)])
+    assert await context.printed("print('free')", timeout_s=20) == "free\n"
 
 
 async def test_a_stream_that_nobody_reads_is_hung_up_on_and_frees_its_kernel(rest, raw):

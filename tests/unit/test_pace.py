@@ -9,7 +9,7 @@ import pytest
 from jupyter_sandbox import pace, unsent
 from jupyter_sandbox.errors import BusyError
 from jupyter_sandbox.execution import Execution, NewExecution
-from jupyter_sandbox.unsent import MAX_BYTES, Unsent
+from jupyter_sandbox.unsent import MAX_BYTES, MAX_WAITING_BYTES, Unsent
 
 pytestmark = pytest.mark.unit
 
@@ -38,13 +38,33 @@ def test_a_large_answer_has_longer():
 async def test_an_owner_with_much_unsent_waits_and_another_does_not():
     counts, sent = Unsent(), asyncio.Future()
     counts.hold(sent, lambda: None, size=MAX_BYTES, owner="alice")
-    await counts.room("bob")
-    waiting = asyncio.create_task(counts.room("alice"))
+    await counts.room("bob", 1)
+    waiting = asyncio.create_task(counts.room("alice", 1))
     await asyncio.sleep(0)
     assert not waiting.done()
     sent.set_result(None)
     await waiting
     assert not counts.is_full("alice")
+
+
+async def test_answers_that_wait_are_bounded_and_those_of_another_owner_are_not_among_them():
+    counts, sent, half = Unsent(), {each: asyncio.Future() for each in ("alice", "bob")}, MAX_WAITING_BYTES // 2
+    for owner, future in sent.items():
+        counts.hold(future, lambda: None, size=MAX_BYTES, owner=owner)
+    waiting = [asyncio.create_task(counts.room(owner, half)) for owner in ("alice", "alice", "bob")]
+    await asyncio.sleep(0)
+    with pytest.raises(BusyError):
+        await counts.room("alice", 1)
+    waiting[0].cancel()  # its client has gone
+    await asyncio.sleep(0)
+    waiting.append(asyncio.create_task(counts.room("alice", half)))
+    await asyncio.sleep(0)
+    for future in sent.values():
+        future.set_result(None)
+    assert [type(each) for each in await asyncio.gather(*waiting, return_exceptions=True)] == [
+        asyncio.CancelledError,
+        *[type(None)] * 3,
+    ]
 
 
 async def test_who_waits_for_nothing_is_told_in_the_end(monkeypatch):
@@ -53,7 +73,7 @@ async def test_who_waits_for_nothing_is_told_in_the_end(monkeypatch):
     counts, hung_up = Unsent(), asyncio.Event()
     counts.hold(asyncio.Future(), hung_up.set, size=MAX_BYTES, owner="alice")
     with pytest.raises(BusyError):
-        await counts.room("alice")
+        await counts.room("alice", 1)
     await hung_up.wait()
 
 

@@ -75,7 +75,7 @@ class ExecuteHandler(_Handler):
         owner, in_full = await self.owner("kernels", "execute"), self.in_full()
         wanted = self.surface.new_run.judge(shapes.decode(self.body() or b"{}"))
         ran = await self.surface.execute(owner, context_id, wanted, self.when_gone)
-        self.answer(200, models.ran(ran, in_full=in_full))
+        await self.answer_in_turn(200, models.ran(ran, in_full=in_full))
 
 
 class HealthHandler(ServiceHandler):

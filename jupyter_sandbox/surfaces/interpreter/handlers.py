@@ -129,7 +129,7 @@ class ExecuteHandler(InterpreterHandler):
             raise errors.SandboxLostError("its code did not end in time, or its kernel died")
         if view.outcome in (Outcome.TIMEOUT, Outcome.DIED):
             raise BusyError(view.message or answers.NOT_RUN, retry_after_s=1)
-        self.answer(200, answers.result(view) | {"worker_id": session.sandbox_id})
+        await self.answer_in_turn(200, answers.result(view) | {"worker_id": session.sandbox_id})
 
 
 class ReleaseHandler(InterpreterHandler):
