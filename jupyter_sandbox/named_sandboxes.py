@@ -260,8 +260,13 @@ async def _there(named: NamedSandbox) -> NamedSandbox:
 
 def is_ruined(view: ExecutionView) -> bool:
     """Whether an execution has left its kernel dead, or busy with what nobody waits for."""
-    is_deaf = view.outcome is Outcome.INTERRUPTED and view.message is not None
-    return view.started_at is not None and (is_deaf or view.outcome in (Outcome.TIMEOUT, Outcome.DIED))
+    return view.started_at is not None and (is_deaf(view) or view.outcome in (Outcome.TIMEOUT, Outcome.DIED))
+
+
+def is_deaf(view: ExecutionView) -> bool:
+    """Whether its code runs on although it was interrupted. What never began is not running."""
+    is_stopped = view.outcome in (Outcome.TIMEOUT, Outcome.INTERRUPTED, Outcome.OUTPUT_LIMIT)
+    return is_stopped and view.message is not None and view.folded.execution_count is not None
 
 
 def _result(task: asyncio.Task[NamedSandbox] | None) -> NamedSandbox | None:

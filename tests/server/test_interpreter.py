@@ -131,6 +131,13 @@ async def test_output_beyond_the_limit_is_cut_and_counted(interpreter, settings)
     assert len(text) < 1_100_000
 
 
+@pytest.mark.parametrize("settings", [{"max_output_mib": 1}])
+async def test_a_flood_that_no_interrupt_ends_takes_its_session_along(interpreter, settings):
+    code = "while True:\n try:\n  while True: print('x' * 1000)\n except BaseException: pass"
+    assert await interpreter.detail("POST", "execute", body={"code": code}) == (503, answers.RESET)
+    assert (await interpreter.execute("6 * 7"))["result_text"] == "42"
+
+
 @pytest.mark.parametrize("settings", [{"idle_timeout_s": 1}])
 async def test_a_session_that_nobody_uses_is_given_back(interpreter, settings):
     await interpreter.execute("import time; kept = 1; time.sleep(1.5)")

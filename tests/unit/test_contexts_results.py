@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from jupyter_sandbox import errors
+from jupyter_sandbox import errors, named_sandboxes
 from jupyter_sandbox.errors import InvalidRequestError
 from jupyter_sandbox.execution import ExecutionState, ExecutionView
 from jupyter_sandbox.execution_fold import Failure, Folded, Omission, Outcome
@@ -83,6 +83,7 @@ def test_an_error_without_a_traceback_is_told_by_its_name(outputs):
         (Outcome.INTERRUPTED, None, "was interrupted"),
         (Outcome.DIED, "It used too much memory.", "It used too much memory.\nThe context is over"),
         (Outcome.TIMEOUT, "It does not react.", "It does not react.\nThe context is over"),
+        (Outcome.OUTPUT_LIMIT, "It does not react.", "It does not react.\nThe context is over"),
     ],
 )
 def test_every_other_end_is_told_and_is_no_success(outcome, message, words):
@@ -122,12 +123,32 @@ def test_images_are_bounded():
         ({"outcome": Outcome.TIMEOUT, "message": "Not its turn.", "started_at": None}, False),
         ({"outcome": Outcome.INTERRUPTED, "message": "It does not react."}, True),
         ({"outcome": Outcome.INTERRUPTED}, False),
+        ({"outcome": Outcome.INTERRUPTED, "message": "It was busy.", "count": None}, False),
+        ({"outcome": Outcome.OUTPUT_LIMIT, "message": "It does not react."}, True),
+        ({"outcome": Outcome.OUTPUT_LIMIT}, False),
         ({"outcome": Outcome.ERROR}, False),
     ],
     ids=str,
 )
 def test_a_context_ends_with_its_kernel_and_with_code_that_does_not_react(changed, is_over):
     assert results.ruins(ended(**changed)) is is_over
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_over"),
+    [
+        ({"outcome": Outcome.TIMEOUT}, True),  # as its clients expect
+        ({"outcome": Outcome.INTERRUPTED, "message": "It does not react."}, True),
+        ({"outcome": Outcome.INTERRUPTED, "message": "It was busy.", "count": None}, False),
+        ({"outcome": Outcome.OUTPUT_LIMIT, "message": "It does not react."}, True),
+        ({"outcome": Outcome.OUTPUT_LIMIT}, False),
+    ],
+    ids=str,
+)
+def test_a_session_of_the_code_interpreter_ends_with_code_that_runs_on_and_not_with_what_it_waits_behind(
+    changed, is_over
+):
+    assert named_sandboxes.is_ruined(ended(**changed)) is is_over
 
 
 @pytest.mark.parametrize(

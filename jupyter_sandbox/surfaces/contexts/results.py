@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.execution_fold import Outcome, text_of
+from jupyter_sandbox.named_sandboxes import is_deaf
 
 if TYPE_CHECKING:
     from jupyter_sandbox.execution import ExecutionView
@@ -49,10 +50,7 @@ def ruins(view: ExecutionView) -> bool:
 
     A kernel that was busy with something else, such as a person's cell, is not touched.
     """
-    if view.started_at is None:
-        return False
-    is_deaf = view.outcome in (Outcome.TIMEOUT, Outcome.INTERRUPTED) and view.message is not None
-    return view.outcome is Outcome.DIED or (is_deaf and view.folded.execution_count is not None)
+    return view.started_at is not None and (is_deaf(view) or view.outcome is Outcome.DIED)
 
 
 def of(view: ExecutionView) -> Ran:
@@ -113,6 +111,8 @@ def _words(view: ExecutionView) -> tuple[str, ...]:
             told = ("The code did not end in time and was interrupted.", view.message or "")
         case Outcome.INTERRUPTED:
             told = ("The code was interrupted.", view.message or "")
+        case Outcome.OUTPUT_LIMIT:
+            told = (view.message or "", "")
         case Outcome.DIED:
             told = (view.message or "The kernel died.", "")
         case _:
