@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from sandbox_worker.protocol import TerminalSize
 
 _MAX_ARGUMENTS: Final = 256
-_MAX_TEXT: Final = 8192
-_MAX_ARGV: Final = 32 * 1024
+_MAX_PATH: Final = 8192
+MAX_ARGV: Final = 32 * 1024
+"""A request to the broker has no room for more."""
 _MAX_VARIABLES: Final = 256
 _MAX_ENVIRONMENT: Final = 24 * 1024
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -37,11 +38,11 @@ SIGNAL_NAMES: Final = tuple(sorted(number.name for number in _SIGNALS))
 
 
 def argv(value: Sequence[str]) -> tuple[str, ...]:
-    """Judge an argument list: 1 to 256 texts without NUL, 8192 characters each, 32 KiB of JSON in all."""
-    if not 1 <= len(value) <= _MAX_ARGUMENTS or any(len(item) > _MAX_TEXT or "\0" in item for item in value):
-        raise InvalidRequestError("argv must hold 1 to 256 texts of at most 8192 characters without NUL")
-    if len(json.dumps(value)) > _MAX_ARGV:
-        raise InvalidRequestError(f"argv must not have more than {_MAX_ARGV} bytes as JSON")
+    """Judge an argument list: 1 to 256 texts without NUL, 32 KiB of JSON in all."""
+    if not 1 <= len(value) <= _MAX_ARGUMENTS or any("\0" in item for item in value):
+        raise InvalidRequestError("argv must hold 1 to 256 texts without NUL")
+    if len(json.dumps(value)) > MAX_ARGV:
+        raise InvalidRequestError(f"argv must not have more than {MAX_ARGV} bytes as JSON")
     return tuple(value)
 
 
@@ -60,7 +61,7 @@ def working_directory(value: str) -> str:
     """Judge a directory inside the worker: absolute, below /sandbox, /home/user, /workspace or /tmp."""
     path = posixpath.normpath(value)
     inside = any(path == top or path.startswith(top + "/") for top in _INSIDE)
-    if "\0" in value or len(value) > _MAX_TEXT or not inside:
+    if "\0" in value or len(value) > _MAX_PATH or not inside:
         raise InvalidRequestError(f"the working directory must be below {', '.join(_INSIDE)}: {value[:60]!r}")
     return path
 

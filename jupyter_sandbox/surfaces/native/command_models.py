@@ -83,7 +83,7 @@ def new_command(times: models.Times) -> Record:
         needs_one=True,
         fields={
             "argv": Field(
-                shape=Items(shape=Text(max_length=8192), min_items=1, max_items=256),
+                shape=Items(shape=Text(max_length=processes.MAX_ARGV), min_items=1, max_items=256),
                 summary="The program and its arguments; 32 KiB of JSON in all. Either this or `line`.",
                 default=None,
             ),
