@@ -31,6 +31,8 @@ class KeyedHandler(ResourceHandler):
     """Whether pages of other origins may ask, when they bring a token."""
     key_header = "Authorization"
     """In which header the token comes."""
+    page_headers = "Content-Type"
+    """Which others pages may send; "*" is all but Authorization."""
 
     def initialize(self, services: Services, surface: Any = None) -> None:
         """Say at once who may read the answers: everybody, because nobody gets one without a token."""
@@ -40,7 +42,7 @@ class KeyedHandler(ResourceHandler):
                 {
                     "Access-Control-Allow-Origin": "*",
                     "Access-Control-Allow-Methods": ", ".join((*self.methods, "OPTIONS")),
-                    "Access-Control-Allow-Headers": f"Content-Type, {self.key_header}",
+                    "Access-Control-Allow-Headers": f"{self.page_headers}, {self.key_header}",
                     "Access-Control-Max-Age": str(_CORS_MAX_AGE_S),
                 }
             )

@@ -133,6 +133,29 @@ async def test_nothing_of_a_sandbox_without_its_token(world, make, case):
             await another_state(world, box, before)
 
 
+async def test_contexts_are_told_although_there_is_no_place_for_the_usual_ones(world, make, tokens):
+    box = await make(tokens.issue("two"))  # contexts at most
+    made = [json.loads((await ask(world, "POST", "e2b/sbx/contexts", allowed(box, UNARY), b"{}")).body) for _ in "ab"]
+    told = await ask(world, "GET", "e2b/sbx/contexts", allowed(box))
+    assert (told.code, {each["id"] for each in json.loads(told.body)}) == (200, {each["id"] for each in made})
+
+
+@pytest.mark.parametrize("query", ["username=root", "username=root%20"])
+async def test_nobody_but_the_user_reads_or_writes_files(world, make, query):
+    box = await make("alice")
+    for method, body in (("POST", b"kept"), ("GET", None)):
+        answer = await ask(world, method, f"e2b/sbx/files?path=kept&{query}", allowed(box, FILE), body)
+        assert (answer.code, b"invalid username" in answer.body) == (401, True), answer.body
+
+
+async def test_a_page_may_send_the_headers_that_sdks_send(world):
+    asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    for path, key in (("v2/sandboxes", "x-api-key"), ("sbx/execute", "authorization")):
+        answer = await ask(world, "OPTIONS", f"e2b/{path}", asked)
+        allowed_names = answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
+        assert (answer.code < 300, {"*", key} <= set(allowed_names)) == (True, True), (path, answer.code, allowed_names)
+
+
 async def test_what_is_not_served_of_the_data_plane_says_so(world, make):
     box = await make("alice")
     assert (await ask(world, "GET", "e2b/sbx/metrics", allowed(box))).code == 501
@@ -544,7 +567,8 @@ BODIES = [
     b'{"timeout": "x"}',
     b'{"timeout": 1e99}',
     b'{"metadata": []}',
-    b'{"envVars": {"A=B": "c"}}',
+    b'{"templateID": "base", "envVars": {"A=B": "c"}}',
+    b'{"templateID": "base", "envVars": {"MY-VARIABLE": "1"}}',
 ]
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
@@ -224,6 +225,9 @@ def test_by_e2bs_sdk(served, language):
         always = program.variable.replace("ONCE", "FROM")
         assert "changed" in said(run(always, envs={"FROM": "changed"}))
         assert "create" in said(run(always))
+        with ThreadPoolExecutor(6) as pool:  # whose code waits behind it does not get its variables
+            asked = [pool.submit(run, program.variable, envs=envs) for envs in [{"ONCE": "once"}, None] * 3]
+        assert "once" not in "".join(said(each.result()) for each in asked[1::2])
         with pytest.raises(TimeoutException):
             run(program.endless, timeout=1)
         began = time.monotonic()

@@ -10,7 +10,13 @@ from tornado.iostream import StreamClosedError
 
 from jupyter_sandbox import languages
 from jupyter_sandbox.contexts import NewContext
-from jupyter_sandbox.errors import InvalidRequestError, SandboxError, UnknownContextError
+from jupyter_sandbox.errors import (
+    CapacityError,
+    InvalidRequestError,
+    QuotaError,
+    SandboxError,
+    UnknownContextError,
+)
 from jupyter_sandbox.execution import NewExecution
 from jupyter_sandbox.execution_fold import Outcome
 from jupyter_sandbox.guards import processes, shapes
@@ -30,6 +36,8 @@ KEEPALIVE_S: Final = 5.0
 _PORT: Final = "49999"
 USUAL: Final = (languages.PYTHON, "javascript")
 """Languages whose usual context E2B's clients expect in the list before they used it."""
+_RESTORING_S: Final = 30
+"""Code that puts variables back has so much more time than what it waits for."""
 _CODE: Final = shapes.Text(max_length=16 << 20, pattern="")
 
 
@@ -84,19 +92,26 @@ class ExecuteHandler(CodeHandler):
         usual = self.surface.environment(self.box)
         execution = self._start(context_id, variables.preceded(spoken, code, new, usual))
         self.when_gone(execution.cancel)
+        if new and (after := variables.restoring(spoken, new, usual)):
+            self._start_behind(execution, after)
         events = with_keepalives(self._events(execution), {"type": "keepalive"}, KEEPALIVE_S)
         try:
             await self.stream(Form.NDJSON, events)
         finally:
             execution.cancel()  # whatever went wrong, nobody hears it any more
-            with contextlib.suppress(SandboxError):  # its context is gone, and the variables with it
-                if new and (after := variables.restoring(spoken, new, usual)):
-                    self._start(context_id, after)
 
-    def _start(self, context_id: str, code: str) -> Execution:
+    def _start_behind(self, execution: Execution, code: str) -> None:
+        """Start what follows at once, before anybody else's code; without it there is no execution either."""
+        try:
+            self._start(execution.context_id, code, _RESTORING_S)
+        except SandboxError:
+            execution.cancel()
+            raise
+
+    def _start(self, context_id: str, code: str, later_s: float = 0) -> Execution:
         wanted = NewExecution(
             code=code,
-            timeout_s=self.surface.settings.max_execution_s,
+            timeout_s=self.surface.settings.max_execution_s + later_s,
             max_output_bytes=int(self.surface.settings.max_output_mib * (1 << 20)),
         )
         return self.services.executions.start(self.box.owner, self.box.sandbox_id, context_id, wanted)
@@ -132,7 +147,8 @@ class ContextsHandler(CodeHandler):
         await self.require("kernels", "read")
         for language in USUAL:
             if await self.services.contexts.speaks(self.box.owner, self.box.sandbox_id, language):
-                await self.surface.context(self.box, language)
+                with contextlib.suppress(CapacityError, QuotaError):  # those that are there can be told
+                    await self.surface.context(self.box, language)
         usual = set(self.box.contexts.values())
         listed = sorted(self.surface.contexts(self.box), key=lambda each: each.id not in usual)
         self.answer(200, [_model(each) for each in listed])

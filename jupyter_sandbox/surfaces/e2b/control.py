@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tornado import web
 
 from jupyter_sandbox import errors, narrowing, template_service
-from jupyter_sandbox.guards import shapes
+from jupyter_sandbox.guards import processes, shapes
 from jupyter_sandbox.sandbox import Claim, SandboxState
 from jupyter_sandbox.surfaces.e2b import listing, networks, words
 from jupyter_sandbox.surfaces.keyed import KeyedHandler
@@ -35,6 +35,7 @@ class ControlHandler(KeyedHandler):
 
     surface: HeldSandboxes
     key_header = KEY_HEADER
+    page_headers = "*"  # SDKs say what they are
     open_to_pages = True
 
     def check_host(self) -> bool:
@@ -106,7 +107,7 @@ class SandboxesHandler(ControlHandler):
             template=self.our_template(asked),
             timeout_s=self.timeout(table),
             metadata=_texts(table.get("metadata"), "metadata"),
-            env=words.ENVIRONMENT | _texts(table.get("envVars"), "envVars"),
+            env=processes.environment(words.ENVIRONMENT | _texts(table.get("envVars"), "envVars")),
             network=networks.judge(table.get("network"), table.get("allow_internet_access")),
         )
         key = self.request.headers.get(_IDEMPOTENCY)

@@ -32,7 +32,7 @@ class DataHandler(ResourceHandler):
 
     async def prepare(self) -> None:  # type: ignore[override] # as in APIHandler
         """Find who it is by the sandbox's token, and by nothing else: neither a cookie nor another token counts."""
-        self.username = keyed.basic_user(self.request.headers.get("Authorization", ""))
+        self.username = self.user()
         self.forget_credentials()
         held = self.meant()
         if held is not None and self.shows_token(held):
@@ -49,6 +49,10 @@ class DataHandler(ResourceHandler):
             self.refuse_stranger(held)
         elif self.username not in words.USERS:
             self.refuse(errors.UnknownUserError(f"invalid username: {self.username[:40]!a}; there is {words.USER!r}"))
+
+    def user(self) -> str:
+        """Return the name of the user as whom a client asks; empty for the usual one."""
+        return keyed.basic_user(self.request.headers.get("Authorization", ""))
 
     def check_host(self) -> bool:
         """See Jupyter: what is below the domain is ours, wherever the server listens."""
@@ -99,7 +103,7 @@ class DataHandler(ResourceHandler):
         """See Jupyter."""
         self.set_header("Access-Control-Allow-Origin", "*")
         self.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
-        self.set_header("Access-Control-Allow-Headers", "*")
+        self.set_header("Access-Control-Allow-Headers", "*, Authorization")
 
     def problem(self, error: SandboxError) -> object:
         """See ServiceHandler."""

@@ -57,6 +57,10 @@ class FilesHandler(DataHandler):
         else:
             await self.incoming.served()
 
+    def user(self) -> str:
+        """See DataHandler; of files a URL may say it."""
+        return self.get_query_argument("username", "") or super().user()
+
     def meant(self) -> Held | None:
         """See DataHandler; a signed URL that names no sandbox is tried on every one's token."""
         if not self._is_signed():
