@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.specs import Limits
 
 _PARENT: Final = "jupyter-sandbox"
+_OURSELVES: Final = "jupyter-sandbox-broker"
 _CPU_PERIOD_US: Final = 100_000
 _V1_CONTROLLERS: Final = ("memory", "cpu", "pids")
 _V1_ACCOUNT: Final = "cpuacct"
@@ -259,12 +260,13 @@ def _freezer_parent(root: Path, memberships: dict[str, str], instance: str) -> d
 
 
 def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:
-    """Use the root of the hierarchy when we may, else our own delegated group."""
-    for base in (root, root / own.lstrip("/")):
+    """Use the root of the hierarchy when we may, else our own delegated group, if nobody else is in it."""
+    for base in (root, root / own.removesuffix(f"/{_OURSELVES}").lstrip("/")):
         parent = base / _PARENT / instance
         if not _makeable([parent]):
             continue
         try:
+            _step_aside(base)
             for directory in (base, base / _PARENT, parent):
                 (directory / "cgroup.subtree_control").write_text("+memory +cpu +pids")
         except OSError:
@@ -274,6 +276,13 @@ def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:
             continue
         return Hierarchy(version=2, parents={"unified": parent})
     return None
+
+
+def _step_aside(base: Path) -> None:
+    """Leave `base` for a group below it, if only this process is there: who hands controllers down has no processes."""
+    if (base / "cgroup.procs").read_text().split() == [str(os.getpid())]:
+        (base / _OURSELVES).mkdir(exist_ok=True)
+        (base / _OURSELVES / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def _memberships(text: str) -> dict[str, str]:

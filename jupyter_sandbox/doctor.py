@@ -206,7 +206,7 @@ def _limits() -> list[Finding]:
                 verdict=Verdict.WEAKER,
                 subject="limits",
                 fact="no control groups may be made here: rlimits hold memory and processes, nothing holds cpu shares",
-                remedy="run as root, or under `systemd-run --user --scope -p Delegate=yes`",
+                remedy="run the broker as root, or by itself in a unit with Delegate=yes (docs/operating.md)",
             )
         ]
     hierarchy.remove_parents()

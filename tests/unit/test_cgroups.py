@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def v1(tmp_path):
 def v2(tmp_path):
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
     (tmp_path / "user/session").mkdir(parents=True)
+    for group in (tmp_path, tmp_path / "user/session"):
+        (group / "cgroup.procs").write_text("1\n")
     return tmp_path
 
 
@@ -155,6 +158,20 @@ def test_version_2_uses_our_delegated_group_when_the_root_is_not_ours(v2):
     hierarchy = cgroups.find("tag", root=v2, own="0::/user/session\n")
     assert hierarchy is not None
     assert hierarchy.parents == {"unified": v2 / "user/session/jupyter-sandbox/tag"}
+
+
+def test_version_2_leaves_a_group_of_its_own_to_the_sandboxes_and_finds_it_again(v2):
+    (v2 / "jupyter-sandbox").touch()
+    ours, procs = v2 / "user/session/jupyter-sandbox-broker", v2 / "user/session/cgroup.procs"
+    procs.write_text(f"{os.getpid()}\n1\n")
+    cgroups.find("tag", root=v2, own="0::/user/session\n")
+    assert not ours.exists(), "somebody else is there"
+    procs.write_text(f"{os.getpid()}\n")
+    parents = {"unified": v2 / "user/session/jupyter-sandbox/tag"}
+    for own in ("0::/user/session\n", "0::/user/session/jupyter-sandbox-broker\n"):
+        assert cgroups.find("tag", root=v2, own=own).parents == parents
+        assert (ours / "cgroup.procs").read_text() == str(os.getpid())
+        assert not (ours / "jupyter-sandbox-broker").exists()
 
 
 def test_version_2_that_hands_no_controllers_down_is_none_and_keeps_nothing(v2):
