@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,7 @@ from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.broker.sandbox import Command
 from jupyter_sandbox.errors import CapacityError, ProtocolError, StartError
 from jupyter_sandbox.guards import ids, processes
+from jupyter_sandbox.host import tasks
 from sandbox_worker import protocol
 
 if TYPE_CHECKING:
@@ -40,13 +42,22 @@ async def run(
         raise CapacityError(f"{MAX_COMMANDS} commands run in sandbox {sandbox.id}", retry_after_s=1)
     sandbox.commands[command] = Command(tell=tell, kills_before=sandbox.worker.out_of_memory_kills())
     try:
+        started = await tasks.whole(_start(sandbox, start, descriptors))
+    except asyncio.CancelledError:  # it may run by now, and nobody will hear of it
+        await end(sandbox, command)
+        raise
+    return verbs.CommandStarted(command=command, pid=started.pid)
+
+
+async def _start(sandbox: Sandbox, start: protocol.StartCommand, descriptors: Sequence[int]) -> protocol.Started:
+    try:
         started = await sandbox.reach().ask(start, protocol.Started, descriptors)
         if not 0 < started.pid <= _MAX_PID:
             raise ProtocolError(f"the agent of {sandbox.id} has no such process")
     except BaseException:
-        sandbox.commands.pop(command, None)
+        sandbox.commands.pop(start.command, None)
         raise
-    return verbs.CommandStarted(command=command, pid=started.pid)
+    return started
 
 
 async def resize(sandbox: Sandbox, request: verbs.ResizeTerminal) -> None:

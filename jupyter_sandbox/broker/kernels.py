@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jupyter_sandbox.broker import verbs
 from jupyter_sandbox.errors import StartError
 from jupyter_sandbox.guards import ids, keys, processes
+from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.kernel_sockets import Listeners
 from sandbox_worker import protocol
 
@@ -36,8 +37,14 @@ async def start(
 ) -> verbs.KernelStarted:
     """Start the kernel of `seat` for clients of uid `owner`, None for our own.
 
-    Raises SandboxError, leaving no socket behind.
+    Raises SandboxError, leaving no socket behind. Who is cancelled leaves a kernel that has started where it is.
     """
+    return await tasks.whole(_start(sandbox, seat, request, places, owner))
+
+
+async def _start(
+    sandbox: Sandbox, seat: ids.KernelSeat, request: verbs.Kernel, places: Places, owner: int | None
+) -> verbs.KernelStarted:
     prefix = places.kernel_sockets(seat)
     start = protocol.StartKernel(
         kernel=seat,
