@@ -318,6 +318,8 @@ class BrokerUnavailableError(SandboxError):
 
     code = "broker_unavailable"
     status = 503
+    is_absent = False
+    """Whether there is none."""
 
 
 class NotInstalledError(SandboxError):

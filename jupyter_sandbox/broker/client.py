@@ -50,7 +50,9 @@ async def connect(*, start: bool = True) -> Channel:
             return channel
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if not start or places.SOCKET_VARIABLE in os.environ:
-                raise errors.BrokerUnavailableError("no broker runs; start it with `jupyter sandbox broker`") from error
+                absence = errors.BrokerUnavailableError("no broker runs; start it with `jupyter sandbox broker`")
+                absence.is_absent = True
+                raise absence from error
             await starting.once(where.socket, deadline, retry_s)
         except PermissionError as error:
             raise errors.BrokerUnavailableError(
@@ -304,7 +306,9 @@ class Lease:
         except errors.StartError:
             kill = verbs.SignalKernel(sandbox=self.sandbox, target=seat, number=signal.SIGKILL)
             await call(kill, verbs.Done, start=False)
-            await self.hear(_KILLED_S)
+            deadline = time.monotonic() + _KILLED_S
+            while self.is_connected and seat not in self.exits and (left_s := deadline - time.monotonic()) > 0:
+                await self.hear(left_s)
             await call(request, verbs.Done, start=False)
 
     async def pause(self) -> float | None:
