@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_SOCKET_PATH: Final = 107
 """Bytes of a unix socket's path, unix(7)."""
 _QUEUE_FULL_S: Final = 0.01
+_NO_DESCRIPTOR_S: Final = 0.01
 
 
 class Channel:
@@ -107,14 +108,14 @@ class Channel:
             return None
 
     async def arrival(self) -> None:
-        """Wait until there is something to receive, be it the end. Takes nothing; raises OSError when closed here."""
+        """Wait until there is something to receive, be it the end, or a little shorter. Takes nothing.
+
+        Raises OSError when closed here.
+        """
         await self._ready(write=False)
 
     def watch(self, notify: Callable[[], object]) -> Callable[[], None]:
-        """Let the running loop call `notify` whenever there is something to receive; return what ends that.
-
-        On a descriptor of its own: a loop knows one reader of each, and that may be `receive` or `arrival`.
-        """
+        """Let the running loop call `notify` whenever there is something to receive; return what ends that."""
         loop, descriptor = asyncio.get_running_loop(), os.dup(self._socket.fileno())
         loop.add_reader(descriptor, notify)
 
@@ -141,7 +142,11 @@ class Channel:
         ready: asyncio.Future[None] = loop.create_future()
         if self.closed:
             raise ConnectionResetError("the channel is closed")
-        descriptor = os.dup(self._socket.fileno())
+        try:
+            descriptor = os.dup(self._socket.fileno())
+        except OSError:  # there is none left; who is connected goes on
+            await asyncio.sleep(_NO_DESCRIPTOR_S)
+            return
         add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
         add(descriptor, processes.resolve, ready)
         self._waiting.add(ready)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 
 import pytest
@@ -55,6 +57,19 @@ async def test_several_may_wait_for_the_same(ends):
     await theirs.send(RENEW)
     await asyncio.wait_for(asyncio.gather(*waiting), 5)
     assert await ours.receive() == (RENEW, [])
+
+
+async def test_who_waits_while_no_descriptor_is_left_goes_on(ends, monkeypatch):
+    def none_left(_):
+        raise OSError(errno.EMFILE, "none is left")
+
+    ours, theirs = ends
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", none_left)
+        waiting = asyncio.create_task(ours.receive())
+        await asyncio.sleep(0.05)
+    await theirs.send(RENEW)
+    assert await asyncio.wait_for(waiting, 5) == (RENEW, [])
 
 
 async def test_who_is_cancelled_leaves_the_others_waiting(ends):
