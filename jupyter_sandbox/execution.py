@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from jupyter_sandbox import pace
 from jupyter_sandbox.events import Code, ExecutionEnd, ExecutionEnded, ExecutionStarted, Means
 from jupyter_sandbox.execution_fold import ExecutionFold, Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards import ids
@@ -112,10 +113,14 @@ class Execution:
         return self._held_up_at is not None
 
     def due(self, now: float) -> float:
-        """Return when its time is over: what its code said may come later, if who watches made the kernel wait."""
+        """Return when its time is over: what its code said may come later, if who watches made the kernel wait.
+
+        Not for longer than he may take for all that is kept: that the code has ended is the kernel's word.
+        """
         if not self.fold.is_answered:
             return self.deadline
-        return self.deadline + self._held_up_s + (0.0 if self._held_up_at is None else now - self._held_up_at)
+        held_up_s = self._held_up_s + (0.0 if self._held_up_at is None else now - self._held_up_at)
+        return self.deadline + min(held_up_s, pace.allowed_s(self.wanted.max_output_bytes))
 
     @property
     def is_detached(self) -> bool:
