@@ -57,7 +57,7 @@ class DockerWorker(HeldWorker):
     """A worker that is a container."""
 
     def rlimits(self) -> dict[str, int]:
-        """See Worker. The container has them already; the agent cannot raise them and makes sure."""
+        """See Worker. The container has them already, but for open files: its agent may have more, and lowers them."""
         return {
             "RLIMIT_NOFILE": self.limits.open_files,
             "RLIMIT_NPROC": self.limits.processes,

@@ -169,6 +169,7 @@ def settle(env: Mapping[str, str], cwd: str) -> None:
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | dict(env))
     time.tzset()
+    sys.path[:0] = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]  # as Python starts
     os.chdir(cwd)
 
 

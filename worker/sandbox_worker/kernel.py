@@ -230,7 +230,6 @@ class SandboxKernelApp(IPKernelApp):
         self.write_connection_file()
         self.log_connection_info()
         shell.init_environment()  # the zygote's environment is gone
-        sys.path[:0] = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
         e2b_results.load_ipython_extension(shell)
         session_name = os.environ.get("JPY_SESSION_NAME")
         if session_name:
