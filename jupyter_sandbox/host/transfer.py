@@ -37,6 +37,7 @@ _MAX_ADDRESSES: Final = 4
 _CONNECT_S: Final = 10
 _SILENCE_S: Final = 30
 _MAX_HEADER_BYTES: Final = 32 * 1024
+_MAX_DIGITS: Final = 18
 _CHUNK: Final = 256 * 1024
 _ENDLESS: Final = 1 << 62
 _REDIRECTIONS: Final = frozenset({301, 302, 303, 307, 308})
@@ -88,6 +89,8 @@ class Transfers:
                 if "Content-Length" not in headers and "Transfer-Encoding" not in headers:
                     raise TransferError(f"{target.origin} does not say where its answer ends")
                 announced = headers.get("Content-Length", "")
+                if len(announced) > _MAX_DIGITS:
+                    raise TransferError(f"{target.origin} announces more than there can be")
                 yield int(announced) if announced.isdecimal() else None, exchange.body()
                 return
         raise TransferError(f"{target.origin} redirects once more, which is too often")
@@ -131,7 +134,11 @@ class Transfers:
                 raise TransferError(f"{target.origin} answered {code}")
 
     def _redirected(self, target: Target, headers: httputil.HTTPHeaders) -> Target:
-        new = urls.target(urljoin(f"{target.origin}{target.path}", headers.get("Location", "")), self._rules)
+        try:
+            location = urljoin(f"{target.origin}{target.path}", headers.get("Location", ""))
+        except ValueError as error:
+            raise UrlRefusedError(f"{target.origin} redirects to what is no URL") from error
+        new = urls.target(location, self._rules)
         if (target.scheme, new.scheme) == ("https", "http"):
             raise UrlRefusedError(f"{target.origin} redirects to a URL without TLS")
         return new

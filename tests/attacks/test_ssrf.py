@@ -106,6 +106,7 @@ BROKEN = {
     "two lengths": saying(OK + b"Content-Length: 3\r\nContent-Length: 5\r\n\r\nabcde"),
     "a negative length": saying(OK + b"Content-Length: -1\r\n\r\nabc"),
     "a length that is none": saying(OK + b"Content-Length: 0x3\r\n\r\nabc"),
+    "a length of too many digits": saying(OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nabc"),
     "length and pieces": saying(OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
     "pieces that break off": saying(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
     "a piece with a wrong size": saying(OK + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n"),
@@ -279,6 +280,7 @@ async def test_a_name_that_changes_its_address_is_asked_once_and_connected_as_ju
         "gopher://127.0.0.1/",
         "ftp://example.test/",
         "http://example.test:22/",
+        "http://[",
         "",
     ],
 )
