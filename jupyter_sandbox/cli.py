@@ -26,7 +26,7 @@ from jupyter_sandbox import (
 )
 from jupyter_sandbox._version import __version__
 from jupyter_sandbox.broker import client, verbs
-from jupyter_sandbox.errors import InvalidRequestError, SandboxError
+from jupyter_sandbox.errors import BrokerUnavailableError, InvalidRequestError, SandboxError, UnknownSandboxError
 from jupyter_sandbox.host import places
 from jupyter_sandbox.languages import NAMES
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.argv[0] = "jupyter sandbox broker"
         broker(arguments[1:])
         return
-    options = _parser().parse_args(arguments)
+    options = _read(arguments)
     try:
         code = asyncio.run(options.run(options))
     except SandboxError as error:
@@ -55,6 +55,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _read(arguments: list[str]) -> argparse.Namespace:
+    """Return what the arguments say; what comes after the first `--` of `exec` is its command's, be it another `--`."""
+    if arguments[:1] != ["exec"] or "--" not in arguments[:-1]:
+        return _parser().parse_args(arguments)
+    at = arguments.index("--")
+    options = _parser().parse_args([*arguments[: at + 1], "its command"])
+    before = [each for each in options.argv[:-1] if each != "--"]
+    options.argv = [*before, *arguments[at if before else at + 1 :]]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,10 +173,10 @@ async def _sandboxes() -> list[verbs.Summary]:
             rows += page.sandboxes
             if not page.more:
                 return rows
-    except SandboxError as error:
-        if error.code == "broker_unavailable":
-            return rows
-        raise
+    except BrokerUnavailableError as error:
+        if not error.is_absent:
+            raise
+        return rows
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -206,10 +217,16 @@ async def _release(options: argparse.Namespace) -> int:
         print("jupyter sandbox release: name sandboxes, or use --all", file=sys.stderr)
         return 2
     chosen = [row.sandbox for row in await _sandboxes()] if options.all else options.sandbox
+    status = 0
     for sandbox in chosen:
-        await client.call(verbs.Release(sandbox=sandbox), verbs.Done, start=False)
-        print(f"{sandbox} released")
-    return 0
+        try:
+            await client.call(verbs.Release(sandbox=sandbox), verbs.Done, start=False)
+            print(f"{sandbox} released")
+        except UnknownSandboxError as error:
+            if not options.all:  # else it ended by itself meanwhile
+                print(f"jupyter sandbox release: {error}", file=sys.stderr)
+                status = 1
+    return status
 
 
 async def _reap(options: argparse.Namespace) -> int:
@@ -230,8 +247,10 @@ async def _reap(options: argparse.Namespace) -> int:
 async def _status(_options: argparse.Namespace) -> int:
     try:
         status = await client.call(verbs.Status(), verbs.StatusReport, start=False)
-    except SandboxError as error:
-        print(f"{str(error).capitalize()}; the first kernel does that too.")
+    except BrokerUnavailableError as error:
+        if not error.is_absent:
+            raise
+        print(f"N{str(error)[1:]}; the first kernel does that too.")
         return 0
     print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
     print(f"templates: {', '.join(status.templates)}")

@@ -10,12 +10,12 @@ import argparse
 import importlib.util
 import os
 import secrets
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from jupyter_core.paths import jupyter_data_dir
+from tornado import netutil
 
 from jupyter_sandbox import certificates, template_service, template_shape, terminal
 from jupyter_sandbox.errors import ConflictError, InvalidRequestError, TokenFileError
@@ -123,7 +123,8 @@ async def _serve(options: argparse.Namespace) -> int:
     _require_free(options.ip, options.port)
     token = kept_token(path)
     await _define(options)
-    scheme, host = ("https", options.domain or options.ip) if options.certificate else ("http", options.ip)
+    host = _host(options.ip)
+    scheme, host = ("https", options.domain or host) if options.certificate else ("http", host)
     url = f"{scheme}://{host}:{options.port}"
     print(f"Code interpreter: {url}/api/v1")
     print(f"X-Auth-Token: {token}   (kept in {path})")
@@ -166,11 +167,19 @@ async def _define(options: argparse.Namespace) -> None:
 def _require_free(address: str, port: int) -> None:
     """Raise ConflictError when somebody listens there: the server that does may use the template."""
     try:
-        socket.create_server((address, port)).close()
+        for each in netutil.bind_sockets(port, address.removeprefix("*")):
+            each.close()
     except OSError as error:
         raise ConflictError(
-            f"nobody can listen at {address}:{port}: {os.strerror(error.errno or 0)}; --port takes another"
+            f"nobody can listen at {address}:{port}: {error.strerror or error}; --port takes another"
         ) from error
+
+
+def _host(address: str) -> str:
+    """Return the address for a URL."""
+    if address in ("", "*"):
+        return "localhost"
+    return f"[{address}]" if ":" in address else address
 
 
 def kept_token(path: Path) -> str:

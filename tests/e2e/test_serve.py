@@ -23,6 +23,7 @@ from typing import ClassVar
 import pytest
 from browser.devtools import chromium_path
 
+from jupyter_sandbox import cli_serve
 from tests.conftest import wait_until
 from tests.e2e.served import COMMAND, Served
 from tests.server.brokers import nothing_is_claimed
@@ -220,6 +221,12 @@ def test_an_exclusive_server_whose_extension_cannot_be_set_up_does_not_start(tre
     )
     assert ended.returncode != 0
     assert "max_timeout_s" in ended.stderr
+
+
+@pytest.mark.parametrize(("address", "shown"), [("::1", "[::1]"), ("*", "localhost")])
+def test_any_address_that_jupyter_takes_is_listened_at(address, shown):
+    cli_serve._require_free(address, 0)
+    assert cli_serve._host(address) == shown
 
 
 def test_a_port_that_is_taken_is_told_before_the_template_is_changed(served, tmp_path):

@@ -22,7 +22,9 @@ def asked(monkeypatch):
 
     async def call(request, kind, _descriptors=(), *, start=True):
         requests.append((request, start))
-        answer = answers.get(type(request), BrokerUnavailableError("no broker runs"))
+        absence = BrokerUnavailableError("no broker runs")
+        absence.is_absent = True
+        answer = answers.get(type(request), absence)
         if isinstance(answer, Exception):
             raise answer
         assert isinstance(answer, kind)
@@ -112,6 +114,36 @@ def test_list_without_a_broker_is_empty_and_starts_none(capsys, asked):
     assert asked[0] == [(verbs.List(after=""), False)]
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["release", "--all"], ["status"]])
+def test_a_broker_that_does_not_answer_is_not_taken_for_none(arguments, capsys, asked):
+    asked[1][verbs.List] = asked[1][verbs.Status] = BrokerUnavailableError("see BrokerApp.socket_mode")
+    assert run(*arguments) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", f"jupyter sandbox {arguments[0]}: see BrokerApp.socket_mode\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argv"),
+    [
+        (["--", "git", "checkout", "--", "notes"], ("git", "checkout", "--", "notes")),
+        (["--", "rm", "--", "-rf"], ("rm", "--", "-rf")),
+        (["--", "--", "a"], ("--", "a")),
+        (["ls", "--", "-x"], ("ls", "--", "-x")),
+        (["ls"], ("ls",)),
+    ],
+)
+def test_a_command_has_its_arguments_as_they_were_given(arguments, argv, monkeypatch):
+    wanted = []
+
+    async def run_command(what):
+        wanted.append(what)
+        return 0
+
+    monkeypatch.setattr("jupyter_sandbox.run_command.run_command", run_command)
+    assert run("exec", "sbx_1", "-C", "/tmp", *arguments) == 0
+    assert [(each.sandbox, each.cwd, each.argv) for each in wanted] == [("sbx_1", "/tmp", argv)]
+
+
 def test_list_shows_a_line_for_each(capsys, asked):
     asked[1][verbs.List] = verbs.Listing(sandboxes=(_row(1), _row(2)), more=False)
     assert run("list") == 0
@@ -142,6 +174,22 @@ def test_releasing_an_unknown_sandbox_ends_with_1_and_a_sentence(capsys, asked):
     asked[1][verbs.Release] = UnknownSandboxError("no sandbox sbx_1")
     assert run("release", "sbx_1") == 1
     assert capsys.readouterr().err == "jupyter sandbox release: no sandbox sbx_1\n"
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([_row(n).sandbox for n in (1, 2, 3)], 1), (["--all"], 0)])
+def test_a_sandbox_that_has_ended_keeps_no_other_from_its_release(arguments, status, monkeypatch, capsys):
+    async def call(request, _kind, **_):
+        if isinstance(request, verbs.List):
+            return verbs.Listing(sandboxes=tuple(_row(n) for n in (1, 2, 3)), more=False)
+        if request.sandbox == _row(1).sandbox:
+            raise UnknownSandboxError(f"no sandbox {request.sandbox}")
+        return verbs.Done()
+
+    monkeypatch.setattr(client, "call", call)
+    assert run("release", *arguments) == status
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [f"{_row(n).sandbox} released" for n in (2, 3)]
+    assert ("no sandbox" in shown.err) == bool(status)
 
 
 def test_reap_tells_what_it_would_do(capsys, asked):
