@@ -194,6 +194,8 @@ class SandboxExtension(ExtensionApp):
             json_logs.convert(server.log)
             counts = getattr(server, "record_http_request_metrics", True)
             self.settings["log_function"] = json_logs.request_logger(counts=counts)
+        kept_out = self.settings.get("extra_log_scrub_param_keys", [])
+        self.settings["extra_log_scrub_param_keys"] = [*kept_out, "signature"]  # it opens a file
         try:
             open_ways = exclusive.findings(server) if self.exclusive else exclusive.token_findings(server)
         except Exception as error:  # noqa: BLE001 - a server whose extension fails to load would go on, all ways open

@@ -7,13 +7,16 @@ import base64
 import json
 import struct
 from datetime import datetime
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 
+from jupyter_sandbox.command import CommandState
 from jupyter_sandbox.surfaces.e2b import routes
 from jupyter_sandbox.surfaces.e2b.files import signature
 from jupyter_sandbox.surfaces.e2b.held import E2b
+from jupyter_sandbox.surfaces.e2b.process import ProcessHandler
 from tests.attacks.e2b_calls import STREAM, UNARY, Filesystem, allowed, ask, envelope, of, running
 from tests.attacks.rest_world import as_person, once_refused, watched
 
@@ -146,6 +149,29 @@ async def test_nobody_but_the_user_reads_or_writes_files(world, make, query):
     for method, body in (("POST", b"kept"), ("GET", None)):
         answer = await ask(world, method, f"e2b/sbx/files?path=kept&{query}", allowed(box, FILE), body)
         assert (answer.code, b"invalid username" in answer.body) == (401, True), answer.body
+
+
+async def test_no_signature_of_a_url_is_in_the_log(world, make, world_folder):
+    box = await make("alice")
+    signed = signature(box["envdAccessToken"], "missing", "read", "", "")
+    answer = await ask(world, "GET", f"e2b/sbx/files?path=missing&signature={quote(signed)}", {})
+    log = (world_folder / "server.log").read_text()
+    assert (answer.code, "path=missing" in log, signed[-20:] in log) == (404, True, False)
+
+
+async def test_of_two_commands_with_one_number_the_one_that_runs_is_meant():
+    def command(number, state):
+        return SimpleNamespace(id=number, pid=7, state=state, wanted=SimpleNamespace(tag=None))
+
+    states = (CommandState.ENDED, CommandState.RUNNING, CommandState.ENDED)
+    known = [command(*each) for each in enumerate(states)]
+    commands = SimpleNamespace(all_in=lambda *_: known, get=lambda _owner, _sandbox, number: number)
+    handler = SimpleNamespace(
+        services=SimpleNamespace(commands=commands), box=SimpleNamespace(owner="a", sandbox_id="s")
+    )
+    assert ProcessHandler.found(handler, {"process": {"pid": 7}}) == 1
+    del known[1]
+    assert ProcessHandler.found(handler, {"process": {"pid": 7}}) == 2
 
 
 async def test_a_page_may_send_the_headers_that_sdks_send(world):

@@ -16,6 +16,7 @@ from e2b import (
     AuthenticationException,
     CommandExitException,
     FileNotFoundException,
+    InvalidArgumentException,
     NotFoundException,
     PtySize,
     SandboxException,
@@ -225,6 +226,14 @@ def test_a_command_reads_what_is_sent_and_the_end_of_it(sandbox):
     assert running.wait().stdout == "typed\ndone\n"
 
 
+def test_a_command_that_reads_slowly_gets_all_that_is_sent(sandbox):
+    running = sandbox.commands.run("sleep 1; wc -c", background=True, stdin=True)
+    for _ in range(3):
+        sandbox.commands.send_stdin(running.pid, "x" * 500_000)
+    sandbox.commands.close_stdin(running.pid)
+    assert running.wait().stdout.strip() == "1500000"
+
+
 def test_a_command_that_takes_too_long_is_killed(sandbox):
     with pytest.raises(TimeoutException):
         sandbox.commands.run("sleep 1000", timeout=1)
@@ -265,7 +274,10 @@ def test_files_are_written_read_listed_moved_and_removed(own):
     ]
     assert {each.path for each in files.list(".")} == {each.path for each in files.list("~/./")}
     assert own.run_code("open('/home/user/a/b.txt').read()").text == "text"
-    assert (files.make_dir("d"), files.make_dir("d")) == (True, False)
+    assert (files.make_dir("d"), files.make_dir("d"), files.make_dir("/home/user")) == (True, False, False)
+    for name in ("one", "one/below"):  # a file
+        with pytest.raises(InvalidArgumentException):
+            files.make_dir(name)
     assert files.rename("a/b.txt", "d/c.txt").path == "/home/user/d/c.txt"
     info = files.get_info("d/c.txt")
     assert (info.size, info.permissions, info.type.value) == (4, "-rw-r--r--", "file")

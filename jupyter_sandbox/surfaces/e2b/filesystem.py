@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.errors import FileConflictError, InvalidRequestError, UnknownFileError
+from jupyter_sandbox.guards.paths import HOME
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.host.beneath import Kind
 from jupyter_sandbox.surfaces.e2b import words
@@ -64,7 +65,11 @@ class MakeDirHandler(FilesystemHandler):
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Make a directory, and those that are missing on the way."""
         path = self.path(message)
-        if not await self.services.files.make_directory(self.box.sandbox_id, path, parents=True):
+        try:
+            is_new = path != HOME and await self.services.files.make_directory(self.box.sandbox_id, path, parents=True)
+        except FileConflictError as error:  # clients take that for a directory that is there
+            raise InvalidRequestError(str(error)) from error
+        if not is_new:
             raise FileConflictError(f"directory already exists: {words.their_path(path)[:200]}")
         return {"entry": await self.entry(path)}
 

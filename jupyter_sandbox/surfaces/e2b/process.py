@@ -11,6 +11,7 @@ from jupyter_sandbox.command import CommandState, NewCommand
 from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.errors import InvalidRequestError, UnknownCommandError
 from jupyter_sandbox.events import CommandOutcome
+from jupyter_sandbox.host import tasks
 from jupyter_sandbox.surfaces.e2b import connect, keepalives, words
 from jupyter_sandbox.surfaces.e2b.rpc import CallHandler
 from sandbox_worker.protocol import TerminalSize
@@ -40,7 +41,8 @@ class ProcessHandler(CallHandler):
         """Return the command that a message means; raises UnknownCommandError."""
         meant = message.get("process")
         if isinstance(meant, dict):
-            for view in self.services.commands.all_in(self.box.owner, self.box.sandbox_id):
+            known = reversed(self.services.commands.all_in(self.box.owner, self.box.sandbox_id))
+            for view in sorted(known, key=lambda each: each.state is not CommandState.RUNNING):  # pids come again
                 has_tag = view.wanted.tag is not None and view.wanted.tag == meant.get("tag")
                 if has_tag or view.pid == meant.get("pid"):
                     return self.services.commands.get(self.box.owner, self.box.sandbox_id, view.id)
@@ -125,7 +127,8 @@ class SendInputHandler(ProcessHandler):
 
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Give a command something to read."""
-        self.services.commands.write(self.found(message), given(message))
+        feeding = self.services.commands.feed(self.found(message), given(message))
+        await tasks.as_long_as_asked(self.when_gone, feeding)
         return {}
 
 
