@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from jupyter_sandbox import pace
 from jupyter_sandbox.events import Code, ExecutionEnd, ExecutionEnded, ExecutionStarted, Means
 from jupyter_sandbox.execution_fold import ExecutionFold, Folded, Outcome, OutputEvent
 from jupyter_sandbox.guards import ids
@@ -98,29 +97,14 @@ class Execution:
         self._is_watched = False
         self._backlog: list[OutputEvent] = []
         self._backlog_bytes = 0
-        self._held_up_at: float | None = None
-        self._held_up_s = 0.0
+        self.is_held_up = False
+        """Whether the kernel waits for who watches it."""
         self._change = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended."""
         return self.state is ExecutionState.ENDED
-
-    @property
-    def is_held_up(self) -> bool:
-        """Whether the kernel waits for who watches it."""
-        return self._held_up_at is not None
-
-    def due(self, now: float) -> float:
-        """Return when its time is over: what its code said may come later, if who watches made the kernel wait.
-
-        Not for longer than he may take for all that is kept: that the code has ended is the kernel's word.
-        """
-        if not self.fold.is_answered:
-            return self.deadline
-        held_up_s = self._held_up_s + (0.0 if self._held_up_at is None else now - self._held_up_at)
-        return self.deadline + min(held_up_s, pace.allowed_s(self.wanted.max_output_bytes))
 
     @property
     def is_detached(self) -> bool:
@@ -168,10 +152,9 @@ class Execution:
             self._let_go()
 
     def _let_go(self) -> None:
-        if self._held_up_at is not None:
+        if self.is_held_up:
+            self.is_held_up = False
             self.heard_at = asyncio.get_running_loop().time()
-            self._held_up_s += self.heard_at - self._held_up_at
-            self._held_up_at = None
             self.on_backlog(False)
 
     def view(self) -> ExecutionView:
@@ -276,6 +259,6 @@ class Execution:
             self._backlog_bytes += event.size_bytes + _EVENT_BYTES
             self._backlog.append(event)
         self._change.set()
-        if self._backlog_bytes >= _UNWATCHED_BYTES and self._held_up_at is None:
-            self._held_up_at = asyncio.get_running_loop().time()
+        if self._backlog_bytes >= _UNWATCHED_BYTES and not self.is_held_up:
+            self.is_held_up = True
             self.on_backlog(True)

@@ -131,7 +131,7 @@ class _Queue:
                 if not fold.is_begun:
                     conversation.end(interrupt_when_begun=True)
                     break
-                interrupt_at = now
+                interrupt_at = float("inf") if fold.is_answered else now  # its code has ended
             if now - looked_at >= _LOOK_S:
                 looked_at = now
                 if await conversation.is_over():
@@ -145,7 +145,7 @@ class _Queue:
             if now >= interrupt_at:  # again and again: a kernel that has just begun may not notice the first time
                 interrupt_at = now + INTERRUPT_AGAIN_S
                 await conversation.interrupt(INTERRUPT_AGAIN_S)
-            until = min(looked_at + _LOOK_S, give_up_at, interrupt_at if stopped else execution.due(now))
+            until = min(looked_at + _LOOK_S, give_up_at, interrupt_at if stopped else execution.deadline)
             await _wait(execution.news, until)
         if stopped is None and fold.is_interrupted and conversation.is_ending:
             await self._see_out()
@@ -165,7 +165,7 @@ class _Queue:
             return Outcome.INTERRUPTED
         if execution.fold.is_over_limit:
             return Outcome.OUTPUT_LIMIT
-        return Outcome.TIMEOUT if now >= execution.due(now) else None
+        return Outcome.TIMEOUT if now >= execution.deadline else None
 
     def _unheard(self, execution: Execution) -> tuple[Outcome, str | None]:
         if execution.is_cancelled:
@@ -184,6 +184,8 @@ class _Queue:
             )
         elif fold.is_complete:
             execution.end(stopped)
+        elif fold.is_answered:
+            execution.end(stopped, "The code has ended; not all that it said was read in time.")
         elif fold.is_begun:
             execution.end(
                 stopped, "The kernel did not react to an interrupt: it may still be busy. Restart the context."

