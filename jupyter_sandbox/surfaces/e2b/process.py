@@ -11,7 +11,6 @@ from jupyter_sandbox.command import CommandState, NewCommand
 from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.errors import InvalidRequestError, UnknownCommandError
 from jupyter_sandbox.events import CommandOutcome
-from jupyter_sandbox.host import tasks
 from jupyter_sandbox.surfaces.e2b import connect, keepalives, words
 from jupyter_sandbox.surfaces.e2b.rpc import CallHandler
 from sandbox_worker.protocol import TerminalSize
@@ -127,8 +126,7 @@ class SendInputHandler(ProcessHandler):
 
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Give a command something to read."""
-        feeding = self.services.commands.feed(self.found(message), given(message))
-        await tasks.as_long_as_asked(self.when_gone, feeding)
+        self.services.commands.write(self.found(message), given(message))
         return {}
 
 
