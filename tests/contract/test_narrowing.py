@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
 from jupyter_sandbox.broker import usage_verbs
 from jupyter_sandbox.errors import ConflictError, InvalidRequestError
+from sandbox_worker.protocol import AGENT_FILES
 from tests.attacks.driver import call
 from tests.contract.test_recovery import reattach
 
@@ -55,6 +57,8 @@ def test_clients_of_a_kernel_take_nothing_of_what_the_sandbox_may_open(broker, c
     box = claim(start=False, less={"open_files": 100})
     box.start(argv=["{python}", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--quiet"])
     assert said(box, "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE))") == "(100, 100)"
+    limits = Path(f"/proc/{broker.record(box.id)['pid']}/limits").read_text()
+    assert re.search(rf"^Max open files +{AGENT_FILES} ", limits, re.MULTILINE), limits
     with contextlib.ExitStack() as held:
         for _ in range(60):
             held.enter_context(socket.socket(socket.AF_UNIX)).connect(f"{box.prefix}-1")
