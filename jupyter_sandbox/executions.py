@@ -185,7 +185,7 @@ class _Queue:
         elif fold.is_complete:
             execution.end(stopped)
         elif fold.is_answered:
-            execution.end(stopped, "The code has ended; not all that it said was read in time.")
+            execution.end(stopped, "The code has ended; not all that it said came in time.")
         elif fold.is_begun:
             execution.end(
                 stopped, "The kernel did not react to an interrupt: it may still be busy. Restart the context."
