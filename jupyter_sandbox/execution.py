@@ -206,16 +206,15 @@ class Execution:
         """See Listener."""
         was_over = self.fold.is_over_limit
         events = self.fold.take(channel, msg_type, content)
-        self._heard()
-        if self.fold.is_over_limit and not was_over:
-            self.news.set()
+        self._heard(was_over)
         if events and self._is_watched:
             self._tell(events)
 
     def refuse(self, channel: Channel, size_bytes: int) -> None:
         """See Listener."""
+        was_over = self.fold.is_over_limit
         self.fold.refuse(channel, size_bytes)
-        self._heard()
+        self._heard(was_over)
 
     # -- what its queue does with it
 
@@ -249,9 +248,9 @@ class Execution:
             "means": Means.REST,
         }
 
-    def _heard(self) -> None:
+    def _heard(self, was_over_limit: bool) -> None:
         self.heard_at = asyncio.get_running_loop().time()
-        if self.fold.is_complete:
+        if self.fold.is_complete or (self.fold.is_over_limit and not was_over_limit):
             self.news.set()
 
     def _tell(self, events: list[OutputEvent]) -> None:

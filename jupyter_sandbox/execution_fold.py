@@ -118,7 +118,7 @@ class ExecutionFold:
         self._events: list[OutputEvent] = []
         self._clears_before_next = False
         self._omitted_outputs = self._omitted_bytes = 0
-        self._refused_messages = self._refused_bytes = 0
+        self._refused_messages = self._refused_bytes = self._refused_output_bytes = 0
         self._count: int | None = None
         self._outcome: Outcome | None = None
         self._failure: Failure | None = None
@@ -133,8 +133,8 @@ class ExecutionFold:
 
     @property
     def is_over_limit(self) -> bool:
-        """Whether something was omitted because of the limit."""
-        return self._omitted_outputs > 0
+        """Whether more came than is kept. What was refused counts: a flood may be too large in each of its messages."""
+        return self._omitted_outputs > 0 or self._kept_bytes + self._refused_output_bytes > self._max_bytes
 
     @property
     def kept_bytes(self) -> int:
@@ -180,6 +180,8 @@ class ExecutionFold:
         """Count a message that was not passed on. The reply will not come again: it was the end, if it was that."""
         self._refused_messages += 1
         self._refused_bytes += size_bytes
+        if channel == "iopub":
+            self._refused_output_bytes += size_bytes
         if channel == "shell" and not self.is_answered:
             self._answered({"status": "error", "ename": "RefusedMessage", "evalue": "the kernel's reply is not valid"})
 

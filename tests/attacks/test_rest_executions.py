@@ -80,6 +80,14 @@ async def test_a_flood_of_output_ends_at_the_limit_and_is_counted(world, rest, c
     assert await context.printed("print(1)") == "1\n"
 
 
+async def test_a_flood_of_which_no_message_is_small_enough_to_be_passed_on_ends_at_the_limit(rest):
+    context = await rest.context()
+    execution = await context.execute("while True: print('x' * 10_000_000, flush=True)", timeout_s=30)
+    assert execution["outcome"] == "output_limit", execution["outcome"]
+    assert execution["omitted"]["refused_bytes"] > 8 << 20
+    assert await context.printed("print(1)") == "1\n"
+
+
 async def test_what_is_omitted_is_counted_to_the_byte(rest):
     context = await rest.context()
     execution = await context.execute("print('ä' * 1000, end='')", max_output_bytes=501)

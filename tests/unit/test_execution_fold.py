@@ -151,6 +151,16 @@ def test_a_refused_reply_is_the_end_and_is_counted():
     assert (result.omitted.refused_messages, result.omitted.refused_bytes) == (2, 27)
 
 
+def test_refused_outputs_count_against_the_limit():
+    fold = ExecutionFold(MAX_BYTES)
+    fold.take(*stream("x" * 10))
+    fold.refuse("shell", MAX_BYTES)
+    fold.refuse("iopub", MAX_BYTES - 10)
+    assert not fold.is_over_limit
+    fold.refuse("iopub", 1)
+    assert fold.is_over_limit
+
+
 def test_a_text_that_is_too_long_is_cut_between_characters_and_counted():
     fold, result, events = folded(stream("ä" * 10), max_bytes=5)
     assert result.outputs == (out("ää"),)
