@@ -16,10 +16,11 @@ from traitlets import Int, List, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
 from jupyter_sandbox import events
-from jupyter_sandbox.errors import CapacityError, FileTooLargeError, InvalidRequestError, SandboxError, TransferError
+from jupyter_sandbox.errors import FileTooLargeError, InvalidRequestError, SandboxError, TransferError
 from jupyter_sandbox.events import RequestRefused
 from jupyter_sandbox.guards import paths, urls
 from jupyter_sandbox.host import transfer
+from jupyter_sandbox.shares import Shares
 
 if TYPE_CHECKING:
     import ssl
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.events import Emit
     from jupyter_sandbox.files import Files
+    from jupyter_sandbox.owners import Owner
 
 MAX_ITEMS: Final = 100
 _MAX_BATCHES: Final = 16
@@ -84,7 +86,7 @@ class FileTransfers(Configurable):
         super().__init__(**kwargs)
         self._files, self._emit = files, emit
         self._transfers = transfer.Transfers(urls.rules(self.ports, self.allowed_hosts), lookup=lookup, trust=trust)
-        self._batches = 0
+        self._shares = Shares(_MAX_BATCHES, "batches of files")
 
     @validate("ports", "allowed_hosts")
     def _judge(self, proposal: dict[str, list[int] | list[str]]) -> list[int] | list[str]:
@@ -97,30 +99,30 @@ class FileTransfers(Configurable):
             raise TraitError(f"FileTransfers: {error}") from error
         return value
 
-    async def upload(self, sandbox: str, items: Sequence[Item], *, max_bytes: int | None = None) -> tuple[Outcome, ...]:
+    async def upload(
+        self, owner: Owner, sandbox: str, items: Sequence[Item], *, max_bytes: int | None = None
+    ) -> tuple[Outcome, ...]:
         """Bring each item's file from its URL to its path, whole or not at all; directories are made.
 
         `max_bytes`: the most of one file, if that is less than the server's own limit.
         """
         work = functools.partial(self._upload, max_bytes)
-        return await self._batch("upload_files", sandbox, items, work)
+        return await self._batch("upload_files", owner, sandbox, items, work)
 
-    async def export(self, sandbox: str, items: Sequence[Item]) -> tuple[Outcome, ...]:
+    async def export(self, owner: Owner, sandbox: str, items: Sequence[Item]) -> tuple[Outcome, ...]:
         """Send the file at each item's path to its URL, by PUT, or by POST of a form when it has fields."""
-        return await self._batch("export_files", sandbox, items, self._export)
+        return await self._batch("export_files", owner, sandbox, items, self._export)
 
     async def _batch(
         self,
         operation: str,
+        owner: Owner,
         sandbox: str,
         items: Sequence[Item],
         work: Callable[[str, Item, _Budget], Awaitable[int]],
     ) -> tuple[Outcome, ...]:
         if not 1 <= len(items) <= MAX_ITEMS:
             raise InvalidRequestError(f"a batch has 1 to {MAX_ITEMS} files")
-        if self._batches >= _MAX_BATCHES:
-            raise CapacityError(f"{_MAX_BATCHES} batches are on their way; try again later", retry_after_s=10)
-        self._batches += 1
         turns, budget = asyncio.Semaphore(_AT_ONCE), _Budget(self.max_batch_mib << 20)
         deadline = asyncio.get_running_loop().time() + self.timeout_s
 
@@ -136,12 +138,10 @@ class FileTransfers(Configurable):
             self._emit(RequestRefused(code=error.code, operation=operation, sandbox_id=sandbox, host=host))
             return Outcome(path=item.path, error=error)
 
-        try:
+        with self._shares.place(owner):
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(item)) for item in items]
             return tuple(task.result() for task in tasks)
-        finally:
-            self._batches -= 1
 
     async def _upload(self, max_bytes: int | None, sandbox: str, item: Item, budget: _Budget) -> int:
         paths.entry(item.path)

@@ -1,7 +1,7 @@
 """Directories of sandboxes, watched for whoever wants to know what changes in them.
 
-A watch holds nothing of the sandbox and ends with it. How many there are is bounded, also of one sandbox, and so is
-what one tells at once.
+A watch holds nothing of the sandbox and ends with it. How many there are is bounded, also of one owner and of one
+sandbox, and so is what one tells at once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jupyter_sandbox.errors import (
 )
 from jupyter_sandbox.guards import paths
 from jupyter_sandbox.host import changes, processes, scans, tasks, trees
+from jupyter_sandbox.shares import Shares
 from sandbox_worker import linux
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.host.beneath import Entry
     from jupyter_sandbox.host.changes import Change, Changes, Happening
     from jupyter_sandbox.host.trees import Heard, Tree
+    from jupyter_sandbox.owners import Owner
 
 MAX_WATCHES: Final = 64
 """Half of what Linux allows one user by default, inotify(7)."""
@@ -205,6 +207,7 @@ class FileWatches:
     def __init__(self, files: Files) -> None:
         """Watch in sandboxes that `files` reaches."""
         self._files = files
+        self._shares = Shares(MAX_WATCHES, "watches of directories")
         self._counts: collections.Counter[str] = collections.Counter()
         self._turn = asyncio.Lock()
         self._looking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -212,6 +215,7 @@ class FileWatches:
     @contextlib.asynccontextmanager
     async def watching(
         self,
+        owner: Owner,
         sandbox: str,
         path: str,
         *,
@@ -222,35 +226,37 @@ class FileWatches:
     ) -> AsyncIterator[FileWatch]:
         """Watch the names in a directory from now on, with `recursive` also those below its directories.
 
-        `fold`: how changes are told. Raises CapacityError, also when there are too many directories.
+        `fold`: how changes are told. Raises QuotaError, and CapacityError, also when there are too many directories.
         """
         names = paths.names(path)
-        if self._counts.total() >= MAX_WATCHES or self._counts[sandbox] >= MAX_OF_SANDBOX:
-            most = f"{MAX_OF_SANDBOX} of one sandbox, {MAX_WATCHES} in all"
-            raise CapacityError(f"no more directories can be watched ({most}); try again later", retry_after_s=10)
-        self._counts[sandbox] += 1
-        try:
-            async with contextlib.AsyncExitStack() as undo:
-                looking = self._looking.setdefault(sandbox, asyncio.Lock())
-                async with looking, self._files.view(sandbox) as view:
-                    start = files.whole(scans.start, view, names, is_deep=recursive)
-                    taking = tasks.take(undo, start, lambda begun: os.close(begun[0]))
-                    descriptor, tree = await tasks.whole(taking)  # the view is held as long as it is looked at
-                until = asyncio.get_running_loop().create_future() if until is None else until
-                watch = FileWatch(
-                    sandbox,
-                    names,
-                    descriptor,
-                    tree,
-                    files=self._files,
-                    fold=fold,
-                    silence_s=silence_s,
-                    until=until,
-                    turn=self._turn,
-                    looking=looking,
+        async with contextlib.AsyncExitStack() as undo:
+            if self._counts[sandbox] >= MAX_OF_SANDBOX:
+                raise CapacityError(
+                    f"{MAX_OF_SANDBOX} directories of sandbox {sandbox} are watched; try again later", retry_after_s=10
                 )
-                undo.callback(watch.close)
-                yield watch
-        finally:
-            self._counts[sandbox] -= 1
-            self._counts += collections.Counter()  # forget sandboxes of which none is watched
+            undo.enter_context(self._shares.place(owner))
+            self._counts[sandbox] += 1
+            undo.callback(self._forget, sandbox)
+            looking = self._looking.setdefault(sandbox, asyncio.Lock())
+            async with looking, self._files.view(sandbox) as view:
+                start = files.whole(scans.start, view, names, is_deep=recursive)
+                taking = tasks.take(undo, start, lambda begun: os.close(begun[0]))
+                descriptor, tree = await tasks.whole(taking)  # the view is held as long as it is looked at
+            until = asyncio.get_running_loop().create_future() if until is None else until
+            watch = FileWatch(
+                sandbox,
+                names,
+                descriptor,
+                tree,
+                files=self._files,
+                fold=fold,
+                silence_s=silence_s,
+                until=until,
+                turn=self._turn,
+                looking=looking,
+            )
+            undo.callback(watch.close)
+            yield watch
+
+    def _forget(self, sandbox: str) -> None:
+        self._counts -= collections.Counter({sandbox: 1})  # and sandboxes of which none is watched

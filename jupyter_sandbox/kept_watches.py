@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jupyter_sandbox.file_watches import FileWatch, FileWatches
     from jupyter_sandbox.host.beneath import Entry
     from jupyter_sandbox.host.changes import Change
+    from jupyter_sandbox.owners import Owner
 
 MAX_CHANGES: Final = 1024
 FORGOTTEN_S: Final = 3600.0
@@ -62,14 +63,16 @@ class KeptWatches:
         self._kept: dict[str, _Kept] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def begin(self, sandbox: str, path: str, *, recursive: bool = False, with_entries: bool = False) -> str:
+    async def begin(
+        self, owner: Owner, sandbox: str, path: str, *, recursive: bool = False, with_entries: bool = False
+    ) -> str:
         """Watch a directory from now on; return the id of the watch. Raises SandboxError.
 
         `recursive`: also those below it; `with_entries`: its client wants to know what is at the names, too.
         """
         watch_id = secrets.token_hex(10)
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        kept = self._keep(watch_id, sandbox, path, begun, recursive=recursive, with_entries=with_entries)
+        kept = self._keep(watch_id, owner, sandbox, path, begun, recursive=recursive, with_entries=with_entries)
         task = asyncio.create_task(kept, name=f"watch {watch_id}")
         self._tasks[watch_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(watch_id, None))
@@ -124,6 +127,7 @@ class KeptWatches:
     async def _keep(
         self,
         watch_id: str,
+        owner: Owner,
         sandbox: str,
         path: str,
         begun: asyncio.Future[None],
@@ -133,7 +137,7 @@ class KeptWatches:
     ) -> None:
         """Be one watch, from its beginning to its end."""
         watching = self._watches.watching(
-            sandbox, path, recursive=recursive, fold=changes.separately, silence_s=_LOOK_S
+            owner, sandbox, path, recursive=recursive, fold=changes.separately, silence_s=_LOOK_S
         )
         try:
             async with watching as watch:

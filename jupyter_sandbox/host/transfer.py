@@ -43,8 +43,9 @@ _ENDLESS: Final = 1 << 62
 _REDIRECTIONS: Final = frozenset({301, 302, 303, 307, 308})
 _SENT: Final = frozenset({200, 201, 204})
 
-# A name server that never answers keeps a thread; it shall not be one that files need.
-_resolvers = concurrent.futures.ThreadPoolExecutor(8, "resolve")
+_resolvers = concurrent.futures.ThreadPoolExecutor(64, "resolve")
+"""A name server that never answers keeps a thread: none that files need, and of these as many as there are files on
+their way at once, so that other names are looked up meanwhile."""
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from jupyter_sandbox import restrictions
+from jupyter_sandbox import owners, restrictions
 from jupyter_sandbox.broker import adoption_verbs, client, restriction_verbs, template_verbs, verbs
 from jupyter_sandbox.broker.running import RunningCommand
 from jupyter_sandbox.errors import SandboxError
@@ -216,6 +216,7 @@ def main():
         "template_verbs": template_verbs,
         "FILES": FILES,
         "WATCHES": WATCHES,
+        "OWNER": owners.EVERYBODY,
         "places": places,
         "asyncio": asyncio,
         "os": os,

@@ -9,7 +9,7 @@ from tests.attacks import attacker
 WATCH = """
 async def watch(path, code, enough):
     seen = []
-    async with WATCHES.watching(box.id, path) as changes:
+    async with WATCHES.watching(OWNER, box.id, path) as changes:
         await asyncio.to_thread(exec, code, globals())
         async with asyncio.timeout(20):
             async for batch in changes:
@@ -93,7 +93,7 @@ def test_the_number_of_watches_is_bounded_and_they_are_given_back(box):
         "import contextlib\n"
         "async def many():\n"
         "    async with contextlib.AsyncExitStack() as stack:\n"
-        "        for _ in range(17): await stack.enter_async_context(WATCHES.watching(box.id, '.'))\n"
+        "        for _ in range(17): await stack.enter_async_context(WATCHES.watching(OWNER, box.id, '.'))\n"
     )
     before = box.host.run("result = len(os.listdir('/proc/self/fd'))")
     for _ in range(2):

@@ -7,6 +7,7 @@ import gzip
 import ipaddress
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -18,6 +19,7 @@ from jupyter_sandbox import errors
 from jupyter_sandbox.file_transfers import FileTransfers, Item
 from jupyter_sandbox.files import Files
 from jupyter_sandbox.host import transfer
+from jupyter_sandbox.owners import EVERYBODY, Owner
 from tests.attacks.far_ends import Names, endless, far_end, saying
 from tests.conftest import eventually
 
@@ -60,7 +62,7 @@ def url(end, path="object", scheme="http"):
 
 
 async def outcome(work, *items):
-    (found,) = await work(BOX, items)
+    (found,) = await work(EVERYBODY, BOX, items)
     return found
 
 
@@ -157,7 +159,7 @@ async def test_an_answer_without_end_is_ended_at_the_limit(files, disk, script):
 async def test_the_files_of_a_batch_have_a_limit_together(files, disk):
     async with far_end(saying(OK + b"Content-Length: 600000\r\n\r\n", bytes(600_000))) as end:
         items = [Item(path=f"x{number}", url=url(end)) for number in range(3)]
-        found = await transfers(files, end, max_batch_mib=1).upload(BOX, items)
+        found = await transfers(files, end, max_batch_mib=1).upload(EVERYBODY, BOX, items)
     assert sorted(str(one.error and one.error.code) for one in found) == ["None", "file_too_large", "file_too_large"]
     assert len(os.listdir(disk)) == 2
     pieces = endless(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + bytes(1 << 16) + b"\r\n")
@@ -199,7 +201,7 @@ async def test_who_drips_is_given_up_at_the_deadline_and_others_come_through(fil
         items = [Item(path=f"slow{number}", url=url(end)) for number in range(3)] + [
             Item(path="x", url=url(end, "fast"))
         ]
-        *slow, fast = await transfers(files, end, timeout_s=1).upload(BOX, items)
+        *slow, fast = await transfers(files, end, timeout_s=1).upload(EVERYBODY, BOX, items)
     assert [one.error.code for one in slow] == ["transfer_failed"] * 3
     assert fast.size_bytes == 1
     assert sorted(os.listdir(disk)) == ["file", "x"]
@@ -353,7 +355,7 @@ async def test_a_name_server_that_never_answers_keeps_nobody_from_files(files, d
     work = FileTransfers(files).upload
     try:
         batch = asyncio.create_task(
-            work(BOX, [Item(path=f"x{number}", url="http://slow.test/") for number in range(20)])
+            work(EVERYBODY, BOX, [Item(path=f"x{number}", url="http://slow.test/") for number in range(20)])
         )
         for _ in range(10):
             assert (await files.stat(BOX, "file")).size_bytes == 8000
@@ -361,6 +363,31 @@ async def test_a_name_server_that_never_answers_keeps_nobody_from_files(files, d
     finally:
         release.set()
     assert {one.error.code for one in found} == {"transfer_failed"}
+
+
+async def test_an_owner_whose_names_nobody_answers_for_leaves_batches_and_lookups_to_others(files, monkeypatch):
+    alice, bob, release = Owner("user alice"), Owner("user bob"), threading.Event()
+
+    def lookup(host, _port):
+        if host == "slow.test":
+            release.wait(30)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(transfer, "_getaddrinfo", lookup)
+    work = FileTransfers(files).upload
+    slow = [Item(path=f"x{number}", url="http://slow.test/") for number in range(4)]
+    batches = [asyncio.create_task(work(alice, BOX, slow)) for _ in range(8)]
+    try:
+        await asyncio.sleep(0)
+        with pytest.raises(errors.QuotaError) as caught:
+            await work(alice, BOX, slow)
+        assert caught.value.retry_after_s == 10
+        async with asyncio.timeout(5):
+            (found,) = await work(bob, BOX, [Item(path="x", url="http://unknown.test/")])
+        assert str(found.error) == "the name unknown.test is not known"
+    finally:
+        release.set()
+        await asyncio.wait(batches)
 
 
 async def test_a_name_that_does_not_exist_is_told(files):
@@ -527,7 +554,7 @@ async def test_each_file_of_a_batch_has_its_own_result_in_order(files, disk):
             Item(path="file/e", url=url(end, "good")),
             Item(path="f", url=url(end, "good")),
         ]
-        found = await transfers(files, end).upload(BOX, items)
+        found = await transfers(files, end).upload(EVERYBODY, BOX, items)
     assert [one.path for one in found] == [item.path for item in items]
     codes = [one.error and one.error.code for one in found]
     assert codes == [None, "invalid_request", "transfer_failed", "url_refused", "file_conflict", None]
@@ -537,20 +564,22 @@ async def test_each_file_of_a_batch_has_its_own_result_in_order(files, disk):
 async def test_a_hundred_files_go_at_once_and_no_more(files, disk):
     async with far_end(saying(OK + b"Content-Length: 1\r\n\r\nx")) as end:
         items = [Item(path=f"x{number}", url=url(end)) for number in range(100)]
-        found = await transfers(files, end).upload(BOX, items)
+        found = await transfers(files, end).upload(EVERYBODY, BOX, items)
         assert [one.size_bytes for one in found] == [1] * 100
         for wrong in ([], [*items, items[0]]):
             with pytest.raises(errors.InvalidRequestError):
-                await transfers(files, end).upload(BOX, wrong)
+                await transfers(files, end).upload(EVERYBODY, BOX, wrong)
 
 
 async def test_too_many_batches_are_refused_with_a_time_and_a_cancelled_one_leaves_nothing(files, disk):
     async with far_end(saying(1000)) as end:
         service = transfers(files, end)
-        batches = [asyncio.create_task(service.upload(BOX, [Item(path="x", url=url(end))])) for _ in range(16)]
+        batches = [
+            asyncio.create_task(service.upload(EVERYBODY, BOX, [Item(path="x", url=url(end))])) for _ in range(16)
+        ]
         await eventually(lambda: len(end.heads) == 16)
         with pytest.raises(errors.CapacityError) as caught:
-            await service.upload(BOX, [Item(path="x", url=url(end))])
+            await service.upload(EVERYBODY, BOX, [Item(path="x", url=url(end))])
         assert caught.value.retry_after_s == 10
         for batch in batches:
             batch.cancel()

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from jupyter_sandbox import kept_watches
+from jupyter_sandbox import kept_watches, owners
 from jupyter_sandbox.errors import (
     CapacityError,
     FileChangedError,
@@ -55,7 +55,7 @@ class Watches:
         self.made = []
 
     @contextlib.asynccontextmanager
-    async def watching(self, sandbox, path, *, recursive, fold, silence_s):
+    async def watching(self, owner, sandbox, path, *, recursive, fold, silence_s):
         if path == "full":
             raise CapacityError("no more")
         if path == "slow":
@@ -93,7 +93,7 @@ async def settled():
 
 def test_what_its_task_took_in_comes_before_what_happened_since(run):
     async def use(kept, watches):
-        watch_id = await kept.begin(BOX, "a")
+        watch_id = await kept.begin(owners.EVERYBODY, BOX, "a")
         (watch,) = watches.made
         watch.put(created(1))
         watch.news.set()
@@ -111,7 +111,7 @@ def test_what_its_task_took_in_comes_before_what_happened_since(run):
 )
 def test_more_than_is_kept_is_told_once(run, happened):
     async def use(kept, watches):
-        watch_id = await kept.begin(BOX, "a")
+        watch_id = await kept.begin(owners.EVERYBODY, BOX, "a")
         watches.made[0].put(created("before"))
         watches.made[0].put(happened)
         watches.made[0].put(created("just after"))
@@ -126,7 +126,7 @@ def test_more_than_is_kept_is_told_once(run, happened):
 @pytest.mark.parametrize("is_heard_by_its_task", [True, False])
 def test_the_end_of_the_directory_is_told_after_what_happened_before_and_once(run, is_heard_by_its_task):
     async def use(kept, watches):
-        watch_id = await kept.begin(BOX, "a")
+        watch_id = await kept.begin(owners.EVERYBODY, BOX, "a")
         (watch,) = watches.made
         watch.put(created(1))
         if is_heard_by_its_task:
@@ -147,7 +147,7 @@ def test_the_end_of_the_directory_is_told_after_what_happened_before_and_once(ru
 
 def test_a_watch_ends_with_its_sandbox(run):
     async def use(kept, watches):
-        watch_id = await kept.begin(BOX, "a")
+        watch_id = await kept.begin(owners.EVERYBODY, BOX, "a")
         watches.made[0].put(UnknownSandboxError("ended"))
         watches.made[0].news.set()
         await settled()
@@ -160,7 +160,7 @@ def test_a_watch_ends_with_its_sandbox(run):
 
 def test_a_watch_that_nobody_asks_for_is_forgotten(run, monkeypatch):
     async def use(kept, watches):
-        watch_id = await kept.begin(BOX, "a")
+        watch_id = await kept.begin(owners.EVERYBODY, BOX, "a")
         watches.made[0].news.set()
         await settled()
         assert await kept.fetch(BOX, watch_id) == ()
@@ -176,7 +176,7 @@ def test_a_watch_that_nobody_asks_for_is_forgotten(run, monkeypatch):
 
 def test_a_watch_is_its_sandboxs_and_ends_once(run):
     async def use(kept, watches):
-        watch_id = await kept.begin(BOX, "a")
+        watch_id = await kept.begin(owners.EVERYBODY, BOX, "a")
         for method in (kept.fetch, kept.end):
             with pytest.raises(UnknownWatchError):
                 await method("sbx_2", watch_id)
@@ -191,7 +191,7 @@ def test_a_watch_is_its_sandboxs_and_ends_once(run):
 def test_a_watch_that_cannot_begin_is_none(run):
     async def use(kept, watches):
         with pytest.raises(CapacityError):
-            await kept.begin(BOX, "full")
+            await kept.begin(owners.EVERYBODY, BOX, "full")
         await settled()
 
     run(use)
@@ -199,7 +199,7 @@ def test_a_watch_that_cannot_begin_is_none(run):
 
 def test_who_does_not_wait_for_the_beginning_leaves_nothing(run):
     async def use(kept, watches):
-        beginning = asyncio.ensure_future(kept.begin(BOX, "a"))
+        beginning = asyncio.ensure_future(kept.begin(owners.EVERYBODY, BOX, "a"))
         await asyncio.sleep(0)
         beginning.cancel()
         await asyncio.wait([beginning])
@@ -211,7 +211,7 @@ def test_who_does_not_wait_for_the_beginning_leaves_nothing(run):
 
 def test_who_waits_for_the_beginning_does_not_wait_for_ever_when_the_server_stops(run):
     async def use(kept, watches):
-        beginning = asyncio.ensure_future(kept.begin(BOX, "slow"))
+        beginning = asyncio.ensure_future(kept.begin(owners.EVERYBODY, BOX, "slow"))
         await settled()
         await kept.stop()
         await settled()

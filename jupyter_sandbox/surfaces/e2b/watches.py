@@ -60,7 +60,13 @@ class WatchDirHandler(_WatchingHandler):
         silence_s = keepalives.interval_s(self.request.headers.get(keepalives.HEADER), KEEPALIVE_S)
         try:
             watching = self.services.watches.watching(
-                sandbox, path, recursive=recursive, fold=changes.separately, silence_s=silence_s, until=until
+                self.box.owner,
+                sandbox,
+                path,
+                recursive=recursive,
+                fold=changes.separately,
+                silence_s=silence_s,
+                until=until,
             )
             async with watching as watch:
                 yield {"start": {}}
@@ -85,6 +91,7 @@ class CreateWatcherHandler(_WatchingHandler):
     async def call(self, message: dict[str, Any]) -> dict[str, Any]:
         """Watch from now on."""
         watcher = await self.services.kept_watches.begin(
+            self.box.owner,
             self.box.sandbox_id,
             self.path(message),
             recursive=self.flag(message, "recursive"),

@@ -170,7 +170,7 @@ class FilesHandler(InterpreterHandler):
         files, problems = models.uploads(self.body())
         session = await self.may_enter(owner, self.user(problems))
         limit = self.surface.max_file_mib << 20
-        upload = self.services.transfers.upload(session.sandbox_id, _items(files), max_bytes=limit)
+        upload = self.services.transfers.upload(owner, session.sandbox_id, _items(files), max_bytes=limit)
         found = await tasks.as_long_as_asked(self.when_gone, upload)
         _settle("Upload", found)
         results = [
@@ -203,7 +203,7 @@ class ExportHandler(InterpreterHandler):
         owner = await self.owner("contents", "read")
         files, problems = models.exports(self.body())
         session = self.services.named.find(owner, self.user(problems))
-        export = self.services.transfers.export(session.sandbox_id, _items(files))
+        export = self.services.transfers.export(owner, session.sandbox_id, _items(files))
         found = await tasks.as_long_as_asked(self.when_gone, export)
         _settle("Export", found)
         pairs = zip(files, found, strict=True)

@@ -111,7 +111,7 @@ async def _changes(
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     call.when_gone(lambda: processes.resolve(gone))
     watching = services.watches.watching(
-        sandbox, path, recursive=call.query.recursive == "1", silence_s=HEARTBEAT_S, until=gone
+        call.owner, sandbox, path, recursive=call.query.recursive == "1", silence_s=HEARTBEAT_S, until=gone
     )
     async with watching as changes:
         yield {"type": "ready"}
@@ -129,13 +129,15 @@ async def _changes(
 async def upload_files(services: Services, call: Call) -> Answer:
     """What became of each file that was to be brought."""
     sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
-    return _outcomes(await as_long_as_asked(call.when_gone, services.transfers.upload(sandbox, call.body["files"])))
+    upload = services.transfers.upload(call.owner, sandbox, call.body["files"])
+    return _outcomes(await as_long_as_asked(call.when_gone, upload))
 
 
 async def export_files(services: Services, call: Call) -> Answer:
     """What became of each file that was to be sent."""
     sandbox = services.sandboxes.find_ready(call.owner, *call.ids).id
-    return _outcomes(await as_long_as_asked(call.when_gone, services.transfers.export(sandbox, call.body["files"])))
+    export = services.transfers.export(call.owner, sandbox, call.body["files"])
+    return _outcomes(await as_long_as_asked(call.when_gone, export))
 
 
 def _outcomes(found: tuple[Outcome, ...]) -> Answer:
