@@ -43,13 +43,22 @@ class Hierarchy:
         """Make the group `name` with `limits`; raises OSError, leaving nothing behind."""
         group = self.group(name)
         try:
+            self._make_parents()
             for directory in group.directories():
-                directory.mkdir(parents=True, exist_ok=True)
+                directory.mkdir(exist_ok=True)
             self.hold(group, limits)
         except OSError:
             group.remove()
             raise
         return group
+
+    def _make_parents(self) -> None:
+        """Make anew what another of our processes removed as it left: `doctor`, or a broker that came before."""
+        for parent in set(self.parents.values()):
+            if not parent.exists():
+                parent.mkdir(parents=True, exist_ok=True)
+                if self.version == 2:
+                    _hand_down(parent.parent, parent)
 
     def hold(self, group: Group, limits: Limits) -> None:
         """Hold `group` to `limits`, which are lower than those before if there were any; raises OSError."""
@@ -96,9 +105,14 @@ class Group:
             (directory / "cgroup.procs").write_text(str(pid))
 
     def out_of_memory_kills(self) -> int:
-        """Return how often the kernel killed a process of this group for memory."""
-        file = "memory.oom_control" if self.version == 1 else "memory.events"
-        return self._number("memory", file, "oom_kill") or 0
+        """Return how often the kernel killed a process of this group for its limit of memory.
+
+        Version 1 counts those among them that were killed because the host had none left.
+        """
+        if self.version == 1:
+            return self._number("memory", "memory.oom_control", "oom_kill") or 0
+        at_limit, killed = (self._number("memory", "memory.events", key) or 0 for key in ("oom", "oom_kill"))
+        return min(at_limit, killed)
 
     @property
     def can_freeze(self) -> bool:
@@ -267,8 +281,7 @@ def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:
             continue
         try:
             _step_aside(base)
-            for directory in (base, base / _PARENT, parent):
-                (directory / "cgroup.subtree_control").write_text("+memory +cpu +pids")
+            _hand_down(base, base / _PARENT, parent)
         except OSError:
             with contextlib.suppress(OSError):
                 parent.rmdir()
@@ -276,6 +289,11 @@ def _find_v2(root: Path, own: str, instance: str) -> Hierarchy | None:
             continue
         return Hierarchy(version=2, parents={"unified": parent})
     return None
+
+
+def _hand_down(*directories: Path) -> None:
+    for directory in directories:
+        (directory / "cgroup.subtree_control").write_text("+memory +cpu +pids")
 
 
 def _step_aside(base: Path) -> None:

@@ -165,7 +165,9 @@ def resources(limits: Limits, host: Host) -> dict[str, Any]:
     memory = limits.memory_mib << 20
     return {
         "Memory": memory,
-        "MemorySwap": memory,  # memory and swap together: no swap
+        # Memory and swap together: not a page of swap. Without the byte more, systemd is not told that there shall be
+        # none on control groups of version 2, and allows all of it when it reloads (moby#51446).
+        "MemorySwap": memory + 1,
         "NanoCpus": int(min(limits.cpus, host.processors or limits.cpus) * 1e9),
         "PidsLimit": limits.processes,
     }

@@ -148,7 +148,7 @@ class DockerEngine:
             suitability.summary(version, info),
             f"image {self._image}" + (f", runtime {self._host.runtime}" if self._host.runtime else ""),
             f"disk: {self._disks.kind}",
-            *(weakness.fact for weakness in suitability.weaknesses(info, suitability.capabilities(status))),
+            *(weakness.fact for weakness in suitability.weaknesses(version, info, suitability.capabilities(status))),
         ]
 
     def _write_profile(self) -> str:
@@ -270,6 +270,8 @@ class DockerEngine:
 
     async def narrow(self, worker: Worker, limits: Limits) -> None:
         """See Engine. The daemon does it; open files are limited as the worker is bound."""
+        if isinstance(worker, DockerWorker):
+            worker.require_less(limits)
         await self._reach().update(worker.id, container.resources(limits, self._host))
         worker.limits = limits
 

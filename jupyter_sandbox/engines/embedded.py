@@ -241,6 +241,8 @@ class EmbeddedEngine:
         group = worker.group if isinstance(worker, EmbeddedWorker) else None
         if group is None and limits.cpus != worker.limits.cpus:
             raise NotSupportedError("cpus cannot be limited here: the broker may make no control group")
+        if isinstance(worker, EmbeddedWorker):
+            worker.require_less(limits)
         if group is not None and self._hierarchy is not None:
             try:
                 await tasks.whole(asyncio.to_thread(self._hierarchy.hold, group, limits))

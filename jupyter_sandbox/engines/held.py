@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import disks
 from jupyter_sandbox.engines import Remains, Usage
-from jupyter_sandbox.errors import CapacityError
+from jupyter_sandbox.errors import CapacityError, ConflictError
 from jupyter_sandbox.host import processes
 
 if TYPE_CHECKING:
@@ -85,6 +85,14 @@ class HeldWorker:
             disk_bytes=used,
             disk_total_bytes=total,
         )
+
+    def require_less(self, limits: Limits) -> None:
+        """Raise ConflictError if it uses more memory than `limits` allow: control groups of version 2 would kill it."""
+        used = self.usage()
+        needed = (used.memory_bytes or 0) - (used.memory_cache_bytes or 0)
+        if needed > limits.memory_mib << 20:
+            least = (needed >> 20) + 1
+            raise ConflictError(f"memory_mib is {limits.memory_mib}, and a new sandbox of this template uses {least}")
 
     def network_namespace(self) -> int:
         """See Worker."""

@@ -91,9 +91,15 @@ def highest(status: str, limits: str) -> tuple[int, int]:
     return hard["Max open files"], hard["Max processes"]
 
 
-def weaknesses(info: Mapping[str, Any], capabilities: int | None) -> list[Weakness]:
-    """Return what is weaker than it could be. `capabilities`: the daemon's effective set, None when unknown."""
+def weaknesses(version: Mapping[str, Any], info: Mapping[str, Any], capabilities: int | None) -> list[Weakness]:
+    """Return what is weaker than it could be. `capabilities`: the daemon's effective set, None when unknown.
+
+    Podman looks for files of control groups of version 1 only, and has no daemon that takes containers along.
+    """
     found = []
+    if is_podman(version):
+        unknown = ("CpuCfsQuota", "SwapLimit") if _is_unified(info) else ()
+        info = {key: value for key, value in info.items() if key not in (*unknown, "LiveRestoreEnabled")}
     options = _security_options(info)
     if options and not options & {"apparmor", "selinux"}:
         fact = "neither AppArmor nor SELinux confines containers here; the other walls stand"
@@ -102,7 +108,8 @@ def weaknesses(info: Mapping[str, Any], capabilities: int | None) -> list[Weakne
         if info.get(field) is False:
             found.append(Weakness(fact=f"no limit of {what} can be set", remedy="enable that control group controller"))
     if info.get("SwapLimit") is False:
-        found.append(Weakness(fact="swap is not limited", remedy="boot with `swapaccount=1`, or without swap"))
+        remedy = "use a host without swap, or one with systemd" if _is_unified(info) else "boot with `swapaccount=1`"
+        found.append(Weakness(fact="swap is not limited", remedy=remedy))
     if capabilities is not None and not capabilities >> _SYS_RESOURCE & 1:
         fact = "the engine lacks CAP_SYS_RESOURCE: no limit of a worker can be above the engine's own"
         found.append(Weakness(fact=fact, remedy="give it that capability, if a template needs more open files"))
@@ -110,6 +117,11 @@ def weaknesses(info: Mapping[str, Any], capabilities: int | None) -> list[Weakne
         fact = "sandboxes end when the container engine is restarted"
         found.append(Weakness(fact=fact, remedy='set `"live-restore": true` in its daemon.json (docs/docker.md)'))
     return found
+
+
+def _is_unified(info: Mapping[str, Any]) -> bool:
+    """Return whether control groups are those of version 2."""
+    return str(info.get("CgroupVersion")) == "2"
 
 
 def _security_options(info: Mapping[str, Any]) -> set[str]:

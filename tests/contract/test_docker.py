@@ -218,7 +218,7 @@ def test_the_daemon_keeps_the_limits_that_the_template_sets(tree, claim):
         found = api.inspect_container(box.id)["HostConfig"]
     finally:
         api.close()
-    assert (found["Memory"], found["MemorySwap"], found["PidsLimit"]) == (256 << 20, 256 << 20, 256)
+    assert (found["Memory"], found["MemorySwap"], found["PidsLimit"]) == (256 << 20, (256 << 20) + 1, 256)
     assert found["CapDrop"] == ["ALL"] or "NET_RAW" in found["CapDrop"], "Podman names all of them"
     assert found["ReadonlyRootfs"]
 

@@ -153,6 +153,14 @@ def test_version_2_uses_the_root_when_it_may(v2):
         assert (directory / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
 
 
+def test_version_2_hands_controllers_down_again_when_another_of_our_processes_has_left(v2):
+    hierarchy = cgroups.find("tag", root=v2, own="0::/\n")
+    cgroups.find("tag", root=v2, own="0::/\n").remove_parents()
+    hierarchy.create("sbx_1", LIMITS)
+    for directory in (v2 / "jupyter-sandbox", v2 / "jupyter-sandbox/tag"):
+        assert (directory / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+
+
 def test_version_2_uses_our_delegated_group_when_the_root_is_not_ours(v2):
     (v2 / "jupyter-sandbox").touch()
     hierarchy = cgroups.find("tag", root=v2, own="0::/user/session\n")
@@ -358,6 +366,12 @@ def test_what_a_group_uses_is_read(hierarchy):
     assert figures(group) == (0, None, None, None)
     write_figures(group)
     assert figures(group) == (3, 4096, 1024, 2.5)
+
+
+def test_version_2_tells_a_limit_of_its_own_from_a_host_without_memory(v2):
+    group = cgroups.find("tag", root=v2, own="0::/\n").create("sbx_1", LIMITS)
+    (group.paths["unified"] / "memory.events").write_text("max 0\noom 0\noom_kill 2\n")
+    assert group.out_of_memory_kills() == 0
 
 
 @pytest.mark.parametrize("text", ["", "\n", "x\n", "max\n", "usage_usec\n", "file x\n"])

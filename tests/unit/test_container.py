@@ -82,7 +82,7 @@ def test_a_container_is_exactly_this():
                 "/sys",
             ],
             "Memory": 512 << 20,
-            "MemorySwap": 512 << 20,
+            "MemorySwap": (512 << 20) + 1,
             "NanoCpus": 1_500_000_000,
             "NetworkMode": "none",
             "OomScoreAdj": 100,

@@ -43,7 +43,8 @@ def test_an_image_of_this_installation_fits():
 def test_another_image_is_refused_with_the_command_that_mends_it(labels, words):
     wrong = image.misfit("i", labels)
     assert words in wrong
-    assert "`jupyter sandbox image build`" in wrong
+    assert "`jupyter sandbox image build` with its --language options, or --tag i" in wrong
+    assert (image.misfit(image.DEFAULT, labels) or "").endswith(": `jupyter sandbox image build`")
 
 
 def test_the_fingerprint_is_that_of_the_worker_package(monkeypatch):
@@ -179,7 +180,7 @@ def test_a_name_has_a_tag(name, parts):
 def test_a_good_engine_is_neither_refused_nor_weaker():
     assert suitability.refusal(INFO) is None
     assert suitability.refusal(INFO, "crun") is None
-    assert suitability.weaknesses(INFO, 0x1FFFFFFFFFF) == []
+    assert suitability.weaknesses({}, INFO, 0x1FFFFFFFFFF) == []
 
 
 @pytest.mark.parametrize(
@@ -205,12 +206,20 @@ def test_an_engine_that_cannot_hold_workers_is_refused(change, runtime, words):
     ],
 )
 def test_a_weaker_engine_is_told_with_a_remedy(change, capabilities, words):
-    (weakness,) = suitability.weaknesses(INFO | change, capabilities)
+    (weakness,) = suitability.weaknesses({}, INFO | change, capabilities)
     assert words in weakness.fact
     assert weakness.remedy
+
+
+def test_podman_is_not_judged_by_what_it_does_not_look_at():
+    said = INFO | {"CpuCfsQuota": False, "SwapLimit": False, "LiveRestoreEnabled": False}
+    podman = {"Components": [{"Name": "Podman Engine"}]}
+    assert suitability.weaknesses(podman, said | {"CgroupVersion": "2"}, None) == []
+    assert len(suitability.weaknesses(podman, said | {"CgroupVersion": "1"}, None)) == 2
+    assert len(suitability.weaknesses({}, said | {"CgroupVersion": "2"}, None)) == 3
 
 
 def test_an_engine_that_says_little_is_not_judged():
     assert suitability.processors({}) == 0
     assert suitability.refusal({}) is None
-    assert suitability.weaknesses({}, None) == []
+    assert suitability.weaknesses({}, {}, None) == []
