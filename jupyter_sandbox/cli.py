@@ -250,7 +250,8 @@ async def _status(_options: argparse.Namespace) -> int:
     except BrokerUnavailableError as error:
         if not error.is_absent:
             raise
-        print(f"N{str(error)[1:]}; the first kernel does that too.")
+        words = str(error)
+        print(f"{words[0].upper()}{words[1:]}.{_log()}")
         return 0
     print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
     print(f"templates: {', '.join(status.templates)}")
@@ -261,7 +262,15 @@ async def _status(_options: argparse.Namespace) -> int:
             print(f"template {workers.name}: its sandboxes do not start, claims are refused; see the broker's log")
     for note in status.notes:
         print(f"- {note}")
+    if told := _log():
+        print(told.strip())
     return 0
+
+
+def _log() -> str:
+    """Say where the log of this user's broker is, if there is one: those that run in the foreground have none."""
+    log = places.find().log
+    return f" The broker's log: {log}" if log.exists() else ""
 
 
 async def _doctor(options: argparse.Namespace) -> int:

@@ -88,7 +88,7 @@ def make(domain: str, until: datetime) -> Made:
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
     except ImportError as error:
-        raise NotInstalledError("certificates need cryptography: pip install 'jupyter-sandbox[e2b]'") from error
+        raise NotInstalledError("certificates need cryptography: pip install '.[e2b]' in the checkout") from error
 
     def named(text: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])

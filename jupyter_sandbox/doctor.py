@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import cgroups, firewall, rulesets
 from jupyter_sandbox.broker import client, namespaces, verbs
-from jupyter_sandbox.broker.app import ENGINE_VARIABLE
-from jupyter_sandbox.engines import docker, image, suitability
+from jupyter_sandbox.broker.app import BrokerApp
+from jupyter_sandbox.engines import docker, suitability
 from jupyter_sandbox.engines.daemon import Daemon
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.guards import ids
+from jupyter_sandbox.hints import HINTS
 from jupyter_sandbox.host import places
 from jupyter_sandbox.host.channel import MAX_SOCKET_PATH
 
@@ -55,8 +56,13 @@ _OLD_PACKAGES: Final = {"ipykernel": 7, "jupyter_client": 8, "jupyter_server": 2
 
 async def examine(*, prove: bool) -> list[Finding]:
     """Return all findings; `prove` starts a sandbox and takes about two seconds."""
-    findings = [finding for probe in _PROBES for finding in probe()]
-    findings += await _containers(os.environ.get(ENGINE_VARIABLE, "auto"))
+    if places.SOCKET_VARIABLE in os.environ and os.geteuid() != 0:
+        findings = [*_system(), *_packages(), _others_broker()]
+    else:
+        settings = BrokerApp()
+        settings.load_config_file()
+        findings = [finding for probe in _PROBES for finding in probe()]
+        findings += await _containers(settings.engine, settings.docker_image, settings.docker_runtime)
     if prove and not is_fatal(findings):
         findings.append(await _proof())
     return findings
@@ -206,7 +212,7 @@ def _limits() -> list[Finding]:
                 verdict=Verdict.WEAKER,
                 subject="limits",
                 fact="no control groups may be made here: rlimits hold memory and processes, nothing holds cpu shares",
-                remedy="run the broker as root, or by itself in a unit with Delegate=yes (docs/operating.md)",
+                remedy=_groups_remedy(),
             )
         ]
     hierarchy.remove_parents()
@@ -215,6 +221,12 @@ def _limits() -> list[Finding]:
             verdict=Verdict.OK, subject="limits", fact=f"control groups version {hierarchy.version}: memory, cpu, pids"
         )
     ]
+
+
+def _groups_remedy() -> str:
+    if os.geteuid() == 0:
+        return "in a container run it with --cgroupns=host, or the broker as the only process of its container"
+    return "run the broker as root, or by itself in a unit with Delegate=yes (docs/operating.md)"
 
 
 def _network() -> list[Finding]:
@@ -258,10 +270,17 @@ def _sockets() -> list[Finding]:
     ]
 
 
-async def _containers(wanted: str) -> list[Finding]:
+def _others_broker() -> Finding:
+    """Say whose broker it is: what that needs is no matter of this user."""
+    fact = f"another user's, at {places.find().socket}"
+    remedy = "only if the proof fails: let its operator run `jupyter sandbox doctor`"
+    return Finding(verdict=Verdict.OK, subject="broker", fact=fact, remedy=remedy)
+
+
+async def _containers(wanted: str, image_name: str, runtime: str) -> list[Finding]:
     """Look at the container engine. That there is none matters only if it is wanted: `auto` takes the embedded one."""
     subject = "containers"
-    unfit = await docker.unfit(image.DEFAULT)
+    unfit = await docker.unfit(image_name, runtime)
     if os.geteuid() != 0:
         unfit = "the engine `docker` needs a broker that runs as root"
     if unfit or wanted == "embedded":
@@ -284,7 +303,7 @@ async def _containers(wanted: str) -> list[Finding]:
     findings = [
         Finding(verdict=Verdict.OK, subject=subject, fact=f"{suitability.summary(version, info)}; the image fits")
     ]
-    for weakness in suitability.weaknesses(info, suitability.capabilities(status)):
+    for weakness in suitability.weaknesses(version, info, suitability.capabilities(status)):
         findings.append(Finding(verdict=Verdict.WEAKER, subject=subject, fact=weakness.fact, remedy=weakness.remedy))
     return findings
 
@@ -304,7 +323,7 @@ async def _proof() -> Finding:
             verdict=Verdict.MISSING,
             subject="proof",
             fact=f"a sandbox could not be started: {error}",
-            remedy="see above",
+            remedy=f"{HINTS[error.code]} Its log: {log}" if (log := places.find().log).exists() else HINTS[error.code],
         )
     milliseconds = (loop.time() - began) * 1000
     fact = f"a sandbox was started and destroyed in {milliseconds:.0f} ms (engine {status.engine})"

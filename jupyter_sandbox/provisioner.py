@@ -175,7 +175,8 @@ class SandboxProvisioner(KernelProvisionerBase):
             if not self.is_guest:  # else who asked for a context is refused, and that is told
                 self._tell.refused(error)
             kind = _ProgramMissingHTTPError if isinstance(error, ProgramMissingError) else web.HTTPError
-            raise kind(error.status, str(error), reason=f"The sandbox could not start ({error.code})") from error
+            again = f"; try again in {error.retry_after_s} s" if error.retry_after_s else ""
+            raise kind(error.status, f"{error}{again}", reason=f"The sandbox could not start ({error.code})") from error
         except BaseException:
             await self._give_back()
             raise

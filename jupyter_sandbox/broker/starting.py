@@ -6,15 +6,19 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox import errors
 from jupyter_sandbox.broker import verbs
+from jupyter_sandbox.host import places
 from jupyter_sandbox.host.channel import Channel
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from jupyter_sandbox.host.places import Places
 
 _LOOK_S: Final = 0.05
 
@@ -84,3 +88,10 @@ async def _serves(socket: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def absence(where: Places) -> str:
+    """Say that nobody listens, for who may start no broker."""
+    if places.SOCKET_VARIABLE in os.environ:
+        return f"nobody listens at {where.socket}, which {places.SOCKET_VARIABLE} names; its operator starts the broker"
+    return "no broker runs for this user and Python environment, so no sandbox lives; the next kernel starts one"

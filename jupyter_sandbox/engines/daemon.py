@@ -32,7 +32,7 @@ _PROBE_TIMEOUT_S: Final = 5
 _THREADS: Final = 4
 _REMOVAL_POLL_S: Final = 0.02
 _RETRY_AFTER_S: Final = 5
-_INSTALL: Final = "pip install 'jupyter-sandbox[docker]'"
+_INSTALL: Final = "pip install '.[docker]' in the checkout"
 
 
 class _MissingError(Exception):

@@ -56,13 +56,20 @@ def misfit(name: str, found: Mapping[str, str] | None) -> str | None:
     `found` is None when there is no such image.
     """
     if found is None:
-        return f"there is no image {name}; make it: `{REMEDY}`"
+        return f"there is no image {name}; make it: {_remedy(name)}"
     if FINGERPRINT not in found:
-        return f"the image {name} is none of ours; make one: `{REMEDY}`"
+        return f"the image {name} is none of ours; make one: {_remedy(name)}"
     if found[FINGERPRINT] != fingerprint():
         version = found.get(VERSION, "unknown")[:40]
         return (
             f"the image {name} holds the worker of version {version} and does not fit this installation "
-            f"({__version__}); build it again: `{REMEDY}`"
+            f"({__version__}); build it again: {_remedy(name)}"
         )
     return None
+
+
+def _remedy(name: str) -> str:
+    """Return the command that makes an image of this name, as far as the name says it."""
+    if name == DEFAULT:
+        return f"`{REMEDY}`"
+    return f"`{REMEDY}` with its --language options, or --tag {name}; one of your own on top of ours anew after that"

@@ -56,7 +56,9 @@ def names(text: str) -> Names:
     if text.startswith("/"):
         top = next((top for top in _TOPS if parts[: len(top)] == top), None)
         if top is None:
-            raise InvalidRequestError(f"files are below {HOME}: {_shown(text)}")
+            raise InvalidRequestError(
+                f"files are below {HOME}; let code copy there what lies elsewhere: {_shown(text)}"
+            )
         del parts[: len(top)]
     if len(parts) > MAX_DEPTH:
         raise InvalidRequestError(f"a path has at most {MAX_DEPTH} names: {_shown(text)}")

@@ -213,7 +213,7 @@ async def test_without_its_packages_the_route_says_what_to_install(ask, monkeypa
         response = await ask(body=INITIALIZE)
         error = json.loads(response.body)["error"]
         assert (response.code, error["data"]["code"]) == (501, "not_installed")
-        assert "pip install 'jupyter-sandbox[mcp]'" in error["message"]
+        assert "pip install '.[mcp]'" in error["message"]
 
 
 def test_a_server_starts_without_these_packages():
@@ -336,7 +336,7 @@ def test_a_server_that_does_not_answer_is_told(free_port):
 def test_without_its_packages_the_program_says_what_to_install(tmp_path):
     (tmp_path / "mcp.py").write_text("raise ImportError('no mcp')")
     done = run(PYTHONPATH=str(tmp_path))
-    assert (done.returncode, "pip install 'jupyter-sandbox[mcp]'" in done.stderr) == (1, True)
+    assert (done.returncode, "pip install '.[mcp]'" in done.stderr) == (1, True)
 
 
 async def test_a_tool_of_the_program_says_that_the_server_does_not_answer(free_port, tmp_path):

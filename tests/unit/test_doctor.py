@@ -148,7 +148,21 @@ async def test_no_sandbox_is_started_where_something_is_missing(monkeypatch):
     assert (await doctor.examine(prove=True))[0] == BAD
 
 
-async def _nothing_there(_image):
+async def test_whose_broker_another_runs_is_judged_by_the_proof_alone(monkeypatch, tmp_path):
+    async def proof():
+        return GOOD
+
+    monkeypatch.setenv("JUPYTER_SANDBOX_SOCKET", str(tmp_path / "socket"))
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(doctor, "_PROBES", (lambda: [BAD],))
+    monkeypatch.setattr(doctor, "_proof", proof)
+    found = await doctor.examine(prove=True)
+    assert not doctor.is_fatal(found)
+    assert found[-1] == GOOD
+    assert str(tmp_path / "socket") in found[-2].fact
+
+
+async def _nothing_there(_image, _runtime):
     return "there is no container engine's socket"
 
 
@@ -157,6 +171,6 @@ async def _nothing_there(_image):
 )
 async def test_a_container_engine_is_missed_only_where_it_is_wanted(monkeypatch, wanted, verdict):
     monkeypatch.setattr(doctor.docker, "unfit", _nothing_there)
-    (finding,) = await doctor._containers(wanted)
+    (finding,) = await doctor._containers(wanted, "jupyter-sandbox-worker:latest", "")
     assert finding.verdict is verdict
     assert bool(finding.remedy) == (verdict is Verdict.MISSING)

@@ -96,7 +96,7 @@ class Desk:
         except ImportError as error:
             log.warning("MCP cannot be served: %s", error)
             raise NotInstalledError(
-                "MCP needs more packages: pip install 'jupyter-sandbox[mcp]', and restart the server"
+                "MCP needs more packages: pip install '.[mcp]' in the checkout, and restart the server"
             ) from error
         manager = local.manager(self._api, self._idle_s)
         self._life = asyncio.create_task(self._live(manager), name="MCP")

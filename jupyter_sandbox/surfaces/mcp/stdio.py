@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _say(str(error))
         sys.exit(1)
     except ImportError as error:
-        _say(f"it needs more packages: pip install 'jupyter-sandbox[mcp]' ({error})")
+        _say(f"it needs more packages: pip install '.[mcp]' in the checkout ({error})")
         sys.exit(1)
 
 

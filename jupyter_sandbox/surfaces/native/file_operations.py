@@ -82,7 +82,7 @@ ROWS: Final = (
         model="FileEvent",
         resource="contents",
         always_streams=True,
-        refusals=(*_USUAL, errors.CapacityError),
+        refusals=(*_USUAL, errors.CapacityError, errors.QuotaError),
     ),
     Operation(
         name="upload_files",
@@ -94,7 +94,7 @@ ROWS: Final = (
         resource="contents",
         action="write",
         body=file_models.UPLOAD,
-        refusals=(errors.UnknownSandboxError, errors.ConflictError, errors.CapacityError),
+        refusals=(errors.UnknownSandboxError, errors.ConflictError, errors.CapacityError, errors.QuotaError),
     ),
     Operation(
         name="export_files",
@@ -106,6 +106,6 @@ ROWS: Final = (
         resource="contents",
         action="read",
         body=file_models.EXPORT,
-        refusals=(errors.UnknownSandboxError, errors.ConflictError, errors.CapacityError),
+        refusals=(errors.UnknownSandboxError, errors.ConflictError, errors.CapacityError, errors.QuotaError),
     ),
 )

@@ -36,6 +36,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
         errors.ServerStoppingError,
         errors.StartError,
         errors.TemplateFailingError,
+        errors.NotSupportedError,
     )
     return (
         Operation(

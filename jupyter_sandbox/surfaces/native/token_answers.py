@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def _known(services: Services) -> SandboxTokens:
     if services.tokens is None:
-        raise ForbiddenError("this server takes no tokens of sandboxes: its operator has not switched them on")
+        raise ForbiddenError(
+            "this server takes no tokens of sandboxes: its operator has not set identity_provider_class"
+        )
     return services.tokens
 
 
