@@ -51,6 +51,7 @@ class Conversation:
         self._streams: dict[Channel, Any] = {}
         self._heard = asyncio.Event()
         self._heard_launch = -1
+        self._is_cut = False  # iopub is being connected anew
         self._listener: Listener | None = None
         self._msg_id = self._asked = ""
         self._abandoned: dict[str, bool] = {}  # by the id of the request: whether it is being interrupted
@@ -79,12 +80,13 @@ class Conversation:
     async def open(self, give_up: Callable[[], bool]) -> bool:
         """Wait until the kernel is heard on iopub; return False when `give_up` says so, or the kernel has gone.
 
-        A kernel that was restarted must be waited for anew: what it says before we are connected is lost.
+        A kernel that was restarted, or whose connection was given up, must be waited for anew: what it says before we
+        are connected is lost.
         """
         if not self._streams:
             self._connect()
-        while self._heard_launch != self.launch or not await self._is_alive():
-            launch, self._asked = self.launch, ""
+        while self._is_cut or self._heard_launch != self.launch or not await self._is_alive():
+            launch, self._asked, self._is_cut = self.launch, "", False
             self._heard.clear()
             while not self._heard.is_set():
                 if give_up() or not await self._may_come():
@@ -218,6 +220,7 @@ class Conversation:
             await asyncio.sleep(INTERRUPT_AGAIN_S)
 
     def _refused(self, refusal: Refusal) -> None:
+        self._is_cut = self._is_cut or (refusal.channel == "iopub" and refusal.reason == Reason.CONNECTION)
         if self._listener is None or refusal.reason == Reason.UNKNOWN_TYPE:
             return
         if refusal.reason == Reason.TOO_LARGE and refusal.msg_type == "execute_input":

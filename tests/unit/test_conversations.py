@@ -9,6 +9,8 @@ import pytest
 
 from jupyter_sandbox import conversations
 from jupyter_sandbox.conversations import Conversation
+from jupyter_sandbox.guards.kernel_messages import Reason
+from jupyter_sandbox.kernel_streams import Refusal
 
 pytestmark = pytest.mark.unit
 
@@ -30,6 +32,60 @@ class Manager(dict):
 
     async def interrupt_kernel(self, _kernel_id):
         self.interrupts += 1
+
+
+class Stream:
+    """A connection to one channel; what is sent on it is answered on iopub, if somebody listens there."""
+
+    def __init__(self, iopub=None):
+        self.iopub = iopub or self
+        self.is_connected = True
+        self.closed = lambda: False
+        self.sent = 0
+
+    def on_recv(self, hear):
+        self.hear = hear
+
+    def on_refusal(self, refuse):
+        self.refuse = refuse
+
+    def send_multipart(self, *_, **__):
+        self.sent += 1
+        if self.iopub.is_connected:
+            self.iopub.judged = SimpleNamespace(parent={}, msg_type="status", content={"execution_state": "busy"})
+            self.iopub.hear([])
+
+
+async def test_an_iopub_that_was_given_up_is_heard_again_before_code_is_sent(monkeypatch):
+    monkeypatch.setattr(conversations, "_ASK_AGAIN_S", 0.01)
+
+    async def poll():
+        return None
+
+    iopub = Stream()
+    streams = {"iopub": iopub, "shell": Stream(iopub), "control": Stream(iopub)}
+    session = SimpleNamespace(key=b"key")
+    manager = SimpleNamespace(session=session, autorestart=False, shutting_down=False)
+    for channel, stream in streams.items():
+        setattr(manager, f"connect_{channel}", lambda stream=stream, **_: stream)
+    context = SimpleNamespace(id="k", manager=manager)
+    context.provisioner = SimpleNamespace(launches=1, poll=poll, welcomes=True)
+    kernels = Manager()
+    kernels["k"] = manager
+    conversation = Conversation(context, kernels)
+    assert await conversation.open(lambda: False)
+    asked = streams["control"].sent
+    assert await conversation.open(lambda: False)
+    assert streams["control"].sent == asked, "a connection that stands costs nothing"
+    iopub.is_connected = False
+    iopub.refuse(Refusal(channel="iopub", reason=Reason.CONNECTION, size_bytes=0))
+    opening = asyncio.create_task(conversation.open(lambda: False))
+    await asyncio.sleep(0.05)
+    assert not opening.done()
+    assert not await conversation.is_over(), "the kernel lives"
+    iopub.is_connected = True
+    async with asyncio.timeout(5):
+        assert await opening
 
 
 async def test_a_kernel_that_says_again_and_again_that_it_begins_is_interrupted_as_often_as_another(monkeypatch):
