@@ -28,7 +28,8 @@ def work(name):
         os.waitpid(child, 0)
 for number in range(2):
     multiprocessing.get_context("fork").Process(target=work, args=(f"/sandbox/{number}",), daemon=True).start()
-time.sleep(0.3)
+while not all(os.path.exists(name) and os.path.getsize(name) for name in ("/sandbox/0", "/sandbox/1")):
+    time.sleep(0.01)
 """
 
 

@@ -19,7 +19,7 @@ from tests.server.server_process import request
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
-SOON_S = 4
+SOON_S = 20
 """Within a second, or so: the server looks once a second, and this machine may be busy."""
 TABLE = operations.table(models.Times())
 KEY = "x" * 43
@@ -141,7 +141,7 @@ async def test_a_bad_token_is_not_made_good_by_a_persons_credentials(world):
 
 
 async def test_a_token_that_is_over_says_so_to_who_has_it(world, tokens):
-    token = tokens.issue("alice", expires_in_s=1.5)
+    token = tokens.issue("alice", expires_in_s=5)
     rest = as_person(world, token)
     assert (await rest.get()).status == 200
     await refused_soon(rest)
@@ -158,13 +158,13 @@ async def test_a_revoked_token_is_refused_and_its_websockets_and_streams_are_clo
     websocket = await channels(context.id, rest.token)
     untouched = await channels(context.id, other.token)
     listener = await connect("api/events/subscribe", rest.token)
-    body = json.dumps({"code": "import time\nwhile True: print(1, flush=True); time.sleep(0.05)", "timeout_s": 60})
+    body = json.dumps({"code": "import time\nwhile True: print(1, flush=True); time.sleep(0.05)", "timeout_s": 600})
     stream = AsyncHTTPClient(force_instance=True).fetch(
         f"{world}api/sandboxes/{context.sandbox_id}/contexts/{context.id}/executions",
         method="POST",
         body=body,
         headers={"Authorization": f"token {rest.token}", "Accept": "application/x-ndjson"},
-        request_timeout=60,
+        request_timeout=600,
     )
     while (await other.get(*context.parts)).body["state"] != "busy":  # noqa: ASYNC110 - the same
         await asyncio.sleep(0.02)
@@ -172,8 +172,8 @@ async def test_a_revoked_token_is_refused_and_its_websockets_and_streams_are_clo
     await refused_soon(rest)
     assert await closed_soon(websocket) == (1008, "the token is not good any more")
     assert await closed_soon(listener) == (1008, "the token is not good any more")
-    with pytest.raises((HTTPClientError, OSError)):
-        async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(SOON_S):
+        with pytest.raises((HTTPClientError, OSError)):
             await stream
     async with asyncio.timeout(SOON_S):  # the stream's execution ended with it
         while (await other.get(*context.parts)).body["state"] != "idle":  # noqa: ASYNC110 - it is in another process
@@ -183,7 +183,7 @@ async def test_a_revoked_token_is_refused_and_its_websockets_and_streams_are_clo
 
 async def test_a_websocket_ends_with_the_time_of_its_token(world, tokens, program, channels):
     context = await program("alice").context()
-    websocket = await channels(context.id, tokens.issue("alice", expires_in_s=1.5))
+    websocket = await channels(context.id, tokens.issue("alice", expires_in_s=5))
     assert await closed_soon(websocket) == (1008, "the token is not good any more")
 
 

@@ -120,12 +120,17 @@ def test_the_environment_says_in_which_zone_and_with_which_modules_a_kernel_is(c
 
 
 def test_an_interrupt_ends_the_cell_and_not_the_kernel(box):
-    timer = threading.Timer(0.5, box.signal, [signal.SIGINT])
-    timer.start()
+    def interrupt():
+        box.command(["sh", "-c", "until test -e begun; do sleep 0.05; done; rm begun"])
+        box.signal(signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
     try:
-        assert box.execute("import time\ntime.sleep(60)")["error"].startswith("KeyboardInterrupt")
+        code = "import time; open('begun', 'w').close(); [time.sleep(0.1) for _ in range(600)]"
+        assert box.execute(code)["error"].startswith("KeyboardInterrupt")
     finally:
-        timer.join()
+        interrupter.join()
     assert said(box, "print('alive')") == "alive"
 
 

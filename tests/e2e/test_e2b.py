@@ -199,9 +199,12 @@ def test_commands_tell_their_output_and_their_exit_code(sandbox):
 
 
 def test_commands_in_the_background_are_listed_followed_and_killed(sandbox):
-    running = sandbox.commands.run("for i in 1 2 3; do echo $i; sleep 0.2; done", background=True)
+    line = "echo 1; until test -e go; do sleep 0.05; done; rm go; echo 2"
+    running = sandbox.commands.run(line, background=True)
     assert running.pid in {each.pid for each in sandbox.commands.list()}
-    assert sandbox.commands.connect(running.pid).wait().stdout == "1\n2\n3\n"
+    following = sandbox.commands.connect(running.pid)
+    sandbox.files.write("go", "")
+    assert following.wait().stdout == "1\n2\n"
     endless = sandbox.commands.run("sleep 1000", background=True)
     assert endless.kill()
     with pytest.raises(CommandExitException):
@@ -424,11 +427,17 @@ def test_a_sandbox_that_is_gone_is_told_as_the_sdk_expects(served):
 
 def test_code_whose_sandbox_is_killed_meanwhile_is_told_as_the_sdk_expects(served):
     doomed = Sandbox.create(timeout=60)
-    timer = threading.Timer(1.5, doomed.kill)
-    timer.start()
+
+    def kill():
+        while not doomed.files.exists("begun"):
+            time.sleep(0.05)
+        doomed.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     with pytest.raises(TimeoutException, match="sandbox was killed while the request was in progress"):
-        doomed.run_code("import time; time.sleep(300)", timeout=300)
-    timer.join()
+        doomed.run_code("import time; open('begun', 'w').close(); time.sleep(300)", timeout=300)
+    killer.join()
 
 
 def test_a_network_is_closed_when_that_is_asked_and_can_be_changed(served):

@@ -66,7 +66,7 @@ def served(tree, store, tmp_path_factory):
     server = Served(
         tmp_path_factory.mktemp("serve"),
         *("--min-idle-workers=1", "--max-total-workers=3", "--worker-disk-mb=32", "--worker-ram-mb=600"),
-        *("--execution-timeout=3", "--", f"--FileTransfers.allowed_hosts={store}"),
+        *("--execution-timeout=15", "--", f"--FileTransfers.allowed_hosts={store}"),
     )
     yield server
     server.stop()

@@ -59,17 +59,22 @@ def stage(tmp_path_factory):
     return Stage(tmp_path_factory.mktemp("stage"))
 
 
+def mounts_below(directory: Path) -> list[str]:
+    """Return the mounts that have something to do with a directory."""
+    return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{directory}/" in line]
+
+
 @pytest.fixture
-def clean(tmp_path):
-    """Fail when something of `tmp_path` is left on the machine."""
+def clean(tmp_path, tmp_path_factory):
+    """Fail when something of `tmp_path` or of a stage is left on the machine."""
     gc.collect()  # or what tests before this one left is closed meanwhile, and counts
     before = len(os.listdir("/proc/self/fd"))
-    mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
+    mounts = mounts_below(tmp_path_factory.getbasetemp())
     yield tmp_path
     assert sorted(tmp_path.glob("*.img")) == []
     wait_until(lambda: loops(tmp_path) == [])  # the last reference to a detached mount is dropped by a kernel worker
     assert len(os.listdir("/proc/self/fd")) == before
-    assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
+    assert mounts_below(tmp_path_factory.getbasetemp()) == mounts
 
 
 def test_a_disk_has_its_size_and_leaves_nothing(clean, stage):
@@ -401,5 +406,5 @@ idmaps.user_namespace("0 0 1", "0 0 1")
 
 def test_who_holds_a_namespace_ends_with_its_broker_and_holds_nothing_for_the_next():
     """Its child has copies of all descriptors: here of standard output, in a broker of the lock."""
-    ended = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, timeout=5)
+    ended = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, timeout=60)
     assert ended.returncode == -signal.SIGKILL

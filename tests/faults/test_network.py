@@ -296,16 +296,17 @@ ALL = Restriction(denied=(IPv4Network("0.0.0.0/0"), IPv6Network("::/0")))
 SOME = Restriction(denied=ALL.denied, excepted=(IPv4Network("198.51.100.0/24"),))
 TARGETS = (("203.0.113.7", 443), ("198.51.100.9", 9000), ("2001:db8:99::7", 8000))
 LOOK = """
-import json, socket, sys
-found = []
-for address, port in json.loads(sys.argv[1]):
+import concurrent.futures, json, socket, sys
+def answers(target):
     try:
-        with socket.create_connection((address, port), 1.5) as channel:
+        with socket.create_connection(target, 5) as channel:
             channel.recv(9)
-            found.append(address)
+        return True
     except OSError:
-        pass
-print(json.dumps(found))
+        return False
+targets = json.loads(sys.argv[1])
+with concurrent.futures.ThreadPoolExecutor() as threads:
+    print(json.dumps([target[0] for target, told in zip(targets, threads.map(answers, targets)) if told]))
 """
 
 

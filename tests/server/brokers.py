@@ -131,6 +131,7 @@ async def sandboxes() -> list[verbs.Summary]:
 
 async def nothing_is_claimed(timeout_s: float = 20) -> None:
     """Wait until every sandbox has been given back."""
+    left = None
     try:
         async with asyncio.timeout(timeout_s):
             while left := await sandboxes():  # noqa: ASYNC110 - another process has no event for it

@@ -136,10 +136,11 @@ def new_notebook(start_kernel, open_notebook):
 
 @pytest.fixture
 def free_port():
-    """A port of this machine at which nobody listens."""
+    """A port of this machine at which nobody listens, kept for who binds it with SO_REUSEADDR too."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        yield probe.getsockname()[1]
 
 
 @pytest.fixture

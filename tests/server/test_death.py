@@ -126,7 +126,7 @@ async def test_exit_in_a_cell_is_the_persons_wish(new_notebook):
 
 async def test_an_idle_kernel_that_dies_is_restarted_without_a_cell_to_blame(new_notebook, jp_serverapp):
     notebook = await new_notebook()
-    await notebook.run("import os, threading; threading.Timer(0.2, os._exit, [3]).start()")
+    await notebook.run("import os, threading; threading.Timer(3, os._exit, [3]).start()")
     messages = await notebook.receive_until(
         lambda message: message["msg_type"] == "status" and message["content"]["execution_state"] == "restarting"
     )

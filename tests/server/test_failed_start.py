@@ -11,7 +11,7 @@ import pytest
 from tornado.httpclient import HTTPClientError
 
 from jupyter_sandbox.host import places
-from tests.server.brokers import nothing_is_claimed, sandboxes
+from tests.server.brokers import sandboxes
 
 
 async def refused(jp_fetch, name, resource="kernels"):
@@ -28,7 +28,7 @@ async def stops(server) -> None:
     """The server shuts down at once: a failed start that stays pending would make it wait for ever."""
     async with asyncio.timeout(15):
         await server._cleanup()
-    await nothing_is_claimed(timeout_s=1)
+    assert await sandboxes() == []
 
 
 async def test_an_unknown_template_is_a_404_that_lists_the_known_ones(jp_fetch, add_kernelspec):

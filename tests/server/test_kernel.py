@@ -99,13 +99,13 @@ def nudges(caplog) -> int:
 
 
 async def test_a_start_needs_no_nudge(new_notebook, caplog):
-    """Each nudge is two more requests, and may wait 0.05 or 0.5 s. A loaded machine gets three tries."""
+    """Each nudge is two more requests, and may wait 0.05 or 0.5 s. A loaded machine gets ten tries."""
     caplog.set_level(logging.DEBUG)
     native = await new_notebook("python3")
     await native.execute("1")
     assert nudges(caplog), "jupyter_server has changed its words: this test sees nothing any more"
     needed = []
-    for _ in range(3):
+    for _ in range(10):
         caplog.clear()
         notebook = await new_notebook()
         assert (await notebook.execute("1 + 1")).value == "2"
@@ -167,14 +167,16 @@ async def test_a_busy_kernel_is_asked_on_control_and_no_client_hears_of_it(
     assert not any(each.startswith("until-subscribed-") for each in heard)
 
 
-async def test_a_kernel_that_never_answers_is_opened_all_the_same(new_notebook, open_notebook, monkeypatch):
+async def test_a_kernel_that_never_answers_is_opened_all_the_same(jp_fetch, new_notebook, open_notebook, monkeypatch):
     monkeypatch.setattr(websocket_opening, "_ANSWER_S", 0.01)
     monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
     notebook = await new_notebook()
-    running = notebook.start("print('go', flush=True)\nsum(range(200_000_000))")  # holds the interpreter lock
+    running = notebook.start("print('go', flush=True)\nsum(range(10**10))")  # holds the interpreter lock for minutes
     await notebook.printed(running, "go")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await open_notebook(notebook.kernel_id)
+    kernel = json.loads((await jp_fetch("api", "kernels", notebook.kernel_id)).body)
+    assert kernel["execution_state"] == "busy"
 
 
 async def test_the_end_of_a_kernel_is_heard(new_notebook, jp_fetch, monkeypatch):
@@ -322,13 +324,13 @@ async def test_delete_destroys_the_sandbox_before_it_answers(new_notebook, jp_fe
 
 
 @pytest.mark.parametrize(
-    "jp_argv", [["--MappingKernelManager.cull_idle_timeout=1", "--MappingKernelManager.cull_interval=1"]]
+    "jp_argv", [["--MappingKernelManager.cull_idle_timeout=5", "--MappingKernelManager.cull_interval=1"]]
 )
 async def test_an_idle_kernel_is_culled_with_its_sandbox(new_notebook, jp_fetch):
     notebook = await new_notebook()
     await notebook.run("1")
     notebook.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while json.loads((await jp_fetch("api", "kernels")).body):  # noqa: ASYNC110 - a server has no event for it
             await asyncio.sleep(0.1)
     await nothing_is_claimed()

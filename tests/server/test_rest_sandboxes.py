@@ -59,8 +59,8 @@ async def test_an_id_that_never_was_is_unknown_to_every_operation(rest):
 
 
 async def test_a_sandbox_that_nobody_renews_ends_and_its_contexts_with_it(rest, jp_fetch):
-    context = await rest.context((await rest.claimed(timeout_s=1))["id"])
-    await eventually(lambda: context.id not in rest.kernel_manager)
+    context = await rest.context((await rest.claimed(timeout_s=5))["id"])
+    await eventually(lambda: context.id not in rest.kernel_manager, timeout_s=30)
     await eventually(lambda: not rest.services.sandboxes._claimed)
     gone = await rest.get(context.sandbox_id)
     assert gone.status == 404
@@ -69,7 +69,7 @@ async def test_a_sandbox_that_nobody_renews_ends_and_its_contexts_with_it(rest, 
 
 
 async def test_a_renewal_counts_from_now(rest):
-    sandbox_id = (await rest.claimed(timeout_s=1))["id"]
+    sandbox_id = (await rest.claimed(timeout_s=5))["id"]
     renewed = await rest.post(sandbox_id, "renew", body={"timeout_s": 600})
     assert renewed.status == 200
     await rest.services.sandboxes.tick()

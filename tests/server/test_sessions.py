@@ -114,7 +114,7 @@ async def test_a_path_outside_the_notebooks_directory_resolves_to_nothing(new_se
 async def test_deleting_the_session_destroys_the_sandbox(new_session, jp_fetch):
     notebook = await new_session()
     await jp_fetch("api", "sessions", notebook.session_id, method="DELETE")
-    await nothing_is_claimed(timeout_s=5)
+    await nothing_is_claimed()
 
 
 async def test_changing_the_sessions_kernel_leaves_one_sandbox(new_session, jp_fetch, add_kernelspec):

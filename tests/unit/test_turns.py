@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from jupyter_sandbox import turns
+from tests.conftest import eventually
 
 pytestmark = pytest.mark.unit
 
@@ -65,48 +66,43 @@ async def test_a_step_that_raises_after_all_stops_nobody_else():
     assert done == [1]
 
 
-def flooding(loop, until):
-    """Return a source that has always more to do, and a list that grows by a step of 1 ms."""
-    taken = []
+class Flood:
+    """A source that has more to do, in steps of 1 ms, until it is told that it is over."""
 
-    def step():
+    def __init__(self) -> None:
+        self.steps, self.is_over = 0, False
+
+    def step(self) -> bool:
         time.sleep(0.001)
-        taken.append(loop.time())
-        return loop.time() < until
-
-    return step, taken
+        self.steps += 1
+        return not self.is_over
 
 
 async def test_a_flood_rests_while_somebody_else_is_there_and_else_does_not():
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + 4
-    step, taken = flooding(loop, ends_at)
-    turns.of(loop).join(loop, turns.Account(), step)
-    await asyncio.sleep(2)  # by now it has taken more than its credit
-    alone = len(taken)
-    assert alone > 500  # its credit is 250 steps
-    quiet, served = turns.Account(), []
-    while loop.time() < ends_at - 0.5:
+    loop, flood = asyncio.get_running_loop(), Flood()
+    turns.of(loop).join(loop, turns.Account(), flood.step)
+    await eventually(lambda: flood.steps > 1500, timeout_s=20)  # its credit is 250, and then with rests 20 a second
+    alone, quiet, served = flood.steps, turns.Account(), []
+    while len(served) < 100:
         turns.of(loop).join(loop, quiet, lambda: served.append(1))
         await asyncio.sleep(0.01)
-    beside = len(taken) - alone
-    assert beside < alone / 5
-    assert len(served) > 50
-    await asyncio.sleep(1)
-    last = sum(ends_at - 0.3 < at < ends_at for at in taken)
-    assert last > 50  # nobody else was there any more; it would have had time for 6
+    assert flood.steps - alone < 2 * len(served)  # without rests it would have had time for eight each
+    last = flood.steps
+    await eventually(lambda: flood.steps > last + 500, timeout_s=10)  # nobody else is there any more
+    flood.is_over = True
 
 
 async def test_floods_among_themselves_do_not_rest():
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + 2
-    sources = [flooding(loop, ends_at) for _ in range(2)]
-    for step, _ in sources:
-        turns.of(loop).join(loop, turns.Account(), step)
-    await asyncio.sleep(2.1)
-    steps = [sum(at > ends_at - 1 for at in taken) for _, taken in sources]  # when the credit of both is used up
-    assert sum(steps) > 300
+    loop, floods = asyncio.get_running_loop(), [Flood(), Flood()]
+    for flood in floods:
+        turns.of(loop).join(loop, turns.Account(), flood.step)
+    await eventually(lambda: sum(flood.steps for flood in floods) > 600)  # the credit of both is used up
+    before = [flood.steps for flood in floods]
+    await eventually(lambda: sum(flood.steps for flood in floods) > 2000, timeout_s=15)  # with rests: 600
+    steps = [flood.steps - first for flood, first in zip(floods, before, strict=True)]
     assert max(steps) < 2 * min(steps)
+    for flood in floods:
+        flood.is_over = True
 
 
 def test_a_flood_that_ended_is_forgiven():

@@ -99,7 +99,7 @@ def run(page: Page, code: str) -> None:
     """Run code as a person does who knows the keyboard."""
     page.get_by_label("Python code").fill(code)
     page.get_by_label("Python code").press("Control+Enter")
-    expect(page.get_by_role("button", name="Run")).to_be_enabled(timeout=30_000)
+    expect(page.get_by_role("button", name="Run")).to_be_enabled(timeout=60_000)
 
 
 def newest(page: Page):
