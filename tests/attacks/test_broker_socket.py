@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -305,13 +306,12 @@ def test_a_client_that_never_reads_its_events_loses_its_sandbox():
 
 
 GREEDY = """
-import socket, sys, time
+import select, socket, sys
 connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 connection.connect(sys.argv[1])
 connection.setblocking(False)
 print("go", flush=True)
-end = time.monotonic() + 4
-while time.monotonic() < end:
+while not select.select([sys.stdin], [], [], 0)[0]:
     try:
         for _ in range(50): connection.send(b'{"type": "status"}')
     except BlockingIOError: pass
@@ -325,27 +325,19 @@ while time.monotonic() < end:
 
 def test_one_greedy_client_does_not_starve_the_others(shared):
     """As many requests as it can, reading every answer: each verb that does not wait must still give way to others."""
-    greedy = subprocess.Popen(
-        [
-            "setpriv",
-            f"--reuid={STRANGER}",
-            f"--regid={STRANGER}",
-            "--clear-groups",
-            sys.executable,
-            "-c",
-            GREEDY,
-            str(shared.socket_path()),
-        ],
-        stdout=subprocess.PIPE,
-    )
-    greedy.stdout.readline()
+    become = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
+    program = (sys.executable, "-c", GREEDY, str(shared.socket_path()))
     waits = []
-    while greedy.poll() is None:
-        started = time.monotonic()
-        status(shared)
-        waits.append(time.monotonic() - started)
-    greedy.stdout.close()
-    assert max(waits) < 1, f"{max(waits):.1f} s"
+    with subprocess.Popen([*become, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as greedy:
+        greedy.stdout.readline()
+        end = time.monotonic() + 4
+        while len(waits) < 20 or time.monotonic() < end:
+            started = time.monotonic()
+            status(shared)
+            waits.append(time.monotonic() - started)
+        assert greedy.poll() is None, "it was hung up on"
+    assert statistics.median(waits) < 1, waits
+    assert max(waits) < 20, waits
 
 
 def test_a_flood_of_connections_does_not_end_the_broker():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,8 +18,9 @@ from tornado.websocket import websocket_connect
 from tests.attacks import rest_world
 from tests.attacks.rest_world import as_person, watched
 from tests.server.notebook import V1, Notebook
+from tests.tries import tries
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 DEADLINE_S = 5
 SHOW = "from IPython.display import display\nfor _ in range({}): display({{'text/plain': 'x' * {}}}, raw=True)"
@@ -83,40 +83,41 @@ async def flooding(world):
 
 @pytest.mark.parametrize("code", FLOODS.values(), ids=FLOODS)
 async def test_a_flood_has_an_end_in_time_and_another_owner_works_meanwhile(world, code):
-    async with flooding(world) as context, beside(world), watched(world, busy_s=float("inf")):
-        began = time.monotonic()
-        execution = await context.execute(code, timeout_s=DEADLINE_S)
-        took_s = time.monotonic() - began
-    assert took_s < DEADLINE_S + 1
-    assert execution["outcome"] in {"ok", "timeout", "output_limit"}
+    for attempt in tries(DEADLINE_S + 1, at_most_s=6 * DEADLINE_S):
+        async with flooding(world) as context, beside(world), watched(world, busy_s=float("inf")):
+            with attempt:
+                execution = await context.execute(code, timeout_s=DEADLINE_S)
+        assert execution["outcome"] in {"ok", "timeout", "output_limit"}
 
 
 @pytest.mark.parametrize("flood", ["1 GB of text", "100 displays of 10 MB"])
 async def test_a_flood_of_events_that_nobody_reads_has_an_end_in_time(world, flood):
     """The client asks for events, and reads none."""
+    for attempt in tries(DEADLINE_S + 1, at_most_s=6 * DEADLINE_S):
+        async with flooding(world) as context, beside(world), watched(world, busy_s=float("inf")):
+            await asked_for_events(world, context, FLOODS[flood], attempt)
+
+
+async def asked_for_events(world, context, code, attempt):
+    """Ask for the events of code, read none of them, and measure how long it runs."""
     address = urlsplit(world)
-    body = json.dumps({"code": FLOODS[flood], "timeout_s": DEADLINE_S}).encode()
-    async with flooding(world) as context, beside(world), watched(world, busy_s=float("inf")):
-        path = "/".join(("/api/sandboxes", *context.parts, "executions"))
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: token alice\r\nAccept: application/x-ndjson\r\n"
-        )
-        _, writer = await asyncio.open_connection(address.hostname, address.port, limit=4096)
-        try:
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            await writer.drain()
-            began = time.monotonic()
+    body = json.dumps({"code": code, "timeout_s": DEADLINE_S}).encode()
+    path = "/".join(("/api/sandboxes", *context.parts, "executions"))
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: token alice\r\nAccept: application/x-ndjson\r\n"
+    _, writer = await asyncio.open_connection(address.hostname, address.port, limit=4096)
+    try:
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        with attempt:
             await until_executions(context, lambda found: found)
             await until_executions(context, lambda found: not found)
-            took_s = time.monotonic() - began
-        finally:
-            writer.close()
-    assert took_s < DEADLINE_S + 1
+    finally:
+        writer.close()
 
 
 async def until_executions(context, is_it):
     """Wait for what is true of the executions that are not over."""
-    async with asyncio.timeout(DEADLINE_S + 5):
+    async with asyncio.timeout(60):
         while not is_it((await context.rest.get(*context.parts, "executions")).body["executions"]):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 

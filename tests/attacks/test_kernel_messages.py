@@ -350,6 +350,7 @@ async def watched(client: Client):
     assert after["longest_work_s"] < BUSY_S
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("protocol", FORMATS, ids=["legacy", "v1"])
 async def test_a_kernel_that_lies_hurts_nobody_but_itself(client, protocol):
     """All abuses, one after the other, of one kernel: what it did before must not matter either."""
@@ -370,9 +371,10 @@ async def test_a_kernel_that_lies_hurts_nobody_but_itself(client, protocol):
 
 async def suffer(client, liar, victim, abuse) -> None:
     async with watched(client):
-        result = await liar.execute(abuse.code, timeout_s=30)
-        await liar.answers()  # connections that were made anew come back one after the other
-        ordinary, own = await asyncio.gather(victim.execute("print(kept)"), liar.execute("6 * 7", timeout_s=15))
+        result = await liar.execute(abuse.code, timeout_s=120)
+        await liar.answers(timeout_s=120)  # connections that were made anew come back one after the other
+        executions = (victim.execute("print(kept)", timeout_s=60), liar.execute("6 * 7", timeout_s=60))
+        ordinary, own = await asyncio.gather(*executions)
     assert ordinary.text() == "still here\n"
     assert own.value == "42", own
     assert result.status == abuse.status, result

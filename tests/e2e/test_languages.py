@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +25,10 @@ from tests.e2e.kernels import several
 from tests.e2e.languages import IMAGE, PROGRAMS, spoken
 from tests.e2e.served import served_for_e2b
 from tests.server.brokers import Tree
+from tests.tries import tries
 
 INTERRUPT_S = 2
+TRY_S = 20
 EXECUTIONS = 20
 
 LOSES_WHEN_NOBODY_WAITS = ("javascript", "typescript")
@@ -36,7 +37,7 @@ LOSES_WHEN_NOBODY_WAITS = ("javascript", "typescript")
 SPOKEN = spoken()
 each = pytest.mark.parametrize("language", SPOKEN)
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +121,11 @@ def test_over_rest(ask, sandbox, language):
     error = failed["outputs"][-1]
     assert error["output_type"] == "error"
     judge_failure(program, error["ename"], error["traceback"])
-    stopped = execute(program.endless, 1)
-    assert (stopped["outcome"], stopped["message"]) == ("timeout", None)
-    assert stopped["duration_s"] < 1 + INTERRUPT_S
-    assert shown(execute(program.asks)["outputs"]).strip() == program.says
+    for attempt in tries(1 + INTERRUPT_S, TRY_S):
+        stopped = execute(program.endless, 1)
+        assert stopped["outcome"] == "timeout"
+        attempt.took_s, attempt.counts = stopped["duration_s"], stopped["message"] is None
+        assert shown(execute(program.asks)["outputs"]).strip() == program.says
 
 
 @each
@@ -164,14 +166,18 @@ def test_in_a_notebook(installed, tmp_path, language):
     assert {output.output_type for output in asked} == {program.returned}
     judge_failure(program, failed[-1].ename, failed[-1].traceback)
     notebook.cells = [nbformat.v4.new_code_cell(code) for code in (program.endless, program.prints)]
-    client = NotebookClient(notebook, timeout=1, interrupt_on_timeout=True, **run)
+
+    def timeout_s(cell):
+        return 3 if cell.source == program.endless else 60
+
+    client = NotebookClient(notebook, timeout_func=timeout_s, interrupt_on_timeout=True, **run)
     with client.setup_kernel():
         client.execute_cell(notebook.cells[1], 1)  # so that it has started
-        began = time.monotonic()
-        client.execute_cell(notebook.cells[0], 0)
-        assert time.monotonic() - began < 1 + INTERRUPT_S
-        client.execute_cell(notebook.cells[1], 1)
-    assert shown(notebook.cells[1].outputs) == "hello\n"
+        for attempt in tries(3 + INTERRUPT_S, TRY_S):
+            with attempt:
+                client.execute_cell(notebook.cells[0], 0)
+                client.execute_cell(notebook.cells[1], 1)
+            assert shown(notebook.cells[1].outputs) == "hello\n"
 
 
 @each
@@ -207,7 +213,7 @@ def test_outputs_come_before_the_end_of_their_execution(installed, tmp_path, lan
 @each
 def test_by_e2bs_sdk(served, language):
     program = PROGRAMS[language]
-    with Sandbox.create(timeout=100, envs={"FROM": "create"}) as sandbox:
+    with Sandbox.create(timeout=300, envs={"FROM": "create"}) as sandbox:
 
         def run(code, **more):
             return sandbox.run_code(code, language=language.upper(), **more)
@@ -228,11 +234,11 @@ def test_by_e2bs_sdk(served, language):
         with ThreadPoolExecutor(6) as pool:  # whose code waits behind it does not get its variables
             asked = [pool.submit(run, program.variable, envs=envs) for envs in [{"ONCE": "once"}, None] * 3]
         assert "once" not in "".join(said(each.result()) for each in asked[1::2])
-        with pytest.raises(TimeoutException):
-            run(program.endless, timeout=1)
-        began = time.monotonic()
-        assert said(run(program.asks, timeout=20)) == program.says
-        assert time.monotonic() - began < INTERRUPT_S
+        for attempt in tries(INTERRUPT_S, TRY_S):
+            with pytest.raises(TimeoutException):
+                run(program.endless, timeout=1)
+            with attempt:
+                assert said(run(program.asks, timeout=TRY_S)) == program.says
         context = sandbox.create_code_context(language=language)
         listed = sandbox.list_code_contexts()
         assert listed[-1].id == context.id

@@ -17,6 +17,7 @@ from jupyter_sandbox.files import BLOCK, Files
 from jupyter_sandbox.host import beneath, deletion
 from jupyter_sandbox.host.beneath import Draft, Kind, View
 from tests.server.ticker import Ticker
+from tests.tries import tries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -375,23 +376,22 @@ async def test_a_sandbox_that_is_gone_is_told_by_every_operation():
 
 
 async def test_large_files_and_directories_do_not_block_the_event_loop(files, disk):
-    (disk / "dir").mkdir()
-    for number in range(30_000):
-        os.link(disk / f"dir/{number}" if number % 10_000 else _made(disk / f"{number}"), disk / f"dir/{number + 1}")
-    ticker = Ticker()
-    ticker.start()
-
     async def zeros():
         for _ in range(200):
             yield bytes(BLOCK)
 
-    await files.write(BOX, "large", zeros())
-    async with files.reading(BOX, "large") as reading:
-        assert sum([len(block) async for block in reading]) == 200 * BLOCK
-    assert len((await files.listing(BOX, "dir")).entries) == 1000
-    await files.delete(BOX, "dir", recursive=True)
-    await ticker.stop()
-    assert ticker.longest_block_s() < 0.1
+    for attempt in tries(0.1):
+        (disk / "dir").mkdir()
+        for number in range(30_000):
+            first = disk / f"dir/{number}" if number % 10_000 else _made(disk / f"{number}")
+            os.link(first, disk / f"dir/{number + 1}")
+        async with Ticker() as ticker:
+            await files.write(BOX, "large", zeros())
+            async with files.reading(BOX, "large") as reading:
+                assert sum([len(block) async for block in reading]) == 200 * BLOCK
+            assert len((await files.listing(BOX, "dir")).entries) == 1000
+            await files.delete(BOX, "dir", recursive=True)
+        attempt.took_s = ticker.longest_block_s()
 
 
 def _made(path):

@@ -164,12 +164,12 @@ class Notebook:
 
         await self.receive_until(is_it)
 
-    async def answers(self) -> None:
+    async def answers(self, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until the kernel answers on shell and iopub, asking again.
 
         Requests to a kernel that ends are lost, and after a restart either channel may be back before the other.
         """
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while True:
                 with contextlib.suppress(TimeoutError):
                     await self.finish(self.send("kernel_info_request", {}), timeout_s=1)

@@ -170,7 +170,7 @@ async def test_an_end_is_told_by_its_kind(ragflow, code, expected):
 # -- limits
 
 
-@pytest.mark.parametrize("settings", [{"timeout_s": 1.0}])
+@pytest.mark.parametrize("settings", [{"timeout_s": 5.0}])
 @pytest.mark.parametrize(
     "code",
     [
@@ -187,8 +187,8 @@ async def test_a_program_without_end_is_ended(ragflow, code):
     outcome = await ragflow.run(code)
     assert (outcome["status"], outcome["exit_code"]) == ("resource_limit_exceeded", -124)
     assert (outcome["resource_limit_type"], outcome["stdout"]) == ("time", "so far\n")
-    assert outcome["stderr"] == "Execution timeout: it did not end within 1 s.\n"
-    assert 1000 <= outcome["time_used_ms"] < 10_000
+    assert outcome["stderr"] == "Execution timeout: it did not end within 5 s.\n"
+    assert 5000 <= outcome["time_used_ms"] < 30_000
 
 
 @pytest.mark.parametrize("settings", [{"timeout_s": 30.0, "template": "small-memory"}])

@@ -177,8 +177,8 @@ async def test_code_that_is_too_slow_ends_at_its_time(rest):
     context = await rest.context()
     await context.printed("import time")
     began = time.monotonic()
-    execution = await context.execute("print('before')\ntime.sleep(60)", timeout_s=0.5)
-    assert time.monotonic() - began < 1.5
+    execution = await context.execute("print('before')\ntime.sleep(60)", timeout_s=3)
+    assert 3 <= time.monotonic() - began < 30
     assert execution["outcome"] == "timeout"
     assert execution["outputs"][0]["text"] == "before\n"
     assert await context.printed("print('after')") == "after\n"
