@@ -27,7 +27,8 @@ class Watch(APIHandler):
     async def delete(self):
         ticker = Watch.ticker
         await ticker.stop()
-        self.finish({"peak_mib": ticker.peak_mib, "rss_mib": _rss_mib(), "longest_work_s": ticker.longest_work_s})
+        longest = {"longest_work_s": ticker.longest_work_s, "longest_turn_s": ticker.longest_turn_s}
+        self.finish({"peak_mib": ticker.peak_mib, "rss_mib": _rss_mib(), **longest})
 
 
 class Refusals(APIHandler):

@@ -133,10 +133,14 @@ def as_person(url: str, name: str) -> Rest:
 
 @contextlib.asynccontextmanager
 async def watched(url: str, busy_s: float = BUSY_S, growth_mib: float = GROWTH_MIB):
-    """The server grows by less than `growth_mib` while this runs, and its loop is never busy for so long with one thing."""
+    """The server grows by less than `growth_mib` while this runs; its loop is never busy for so long with one thing.
+
+    Nor for five times as long with all that came while the machine did something else.
+    """
     before = await request(f"{url}watch", "POST", {})
     yield
     after = await request(f"{url}watch", "DELETE")
     grown, longest_s = round(after["peak_mib"] - before["rss_mib"]), after["longest_work_s"]
     assert grown < growth_mib, f"grown {grown} MiB"
     assert longest_s < busy_s, f"busy {longest_s:.3f} s"
+    assert after["longest_turn_s"] < 5 * busy_s, f"busy {after['longest_turn_s']:.3f} s in a turn"

@@ -54,17 +54,10 @@ async def test_a_kernel_that_lies_gets_an_end_in_time_and_hurts_nobody(world, pe
                 assert took < timeout_s + 1
                 assert execution["outcome"] in {"ok", "error", "timeout", "output_limit"}
                 assert await victim.printed("print('still here')") == "still here\n"
-                await answers(liar)
-        except (AssertionError, TimeoutError) as failure:
-            failures.append(f"{name}: {type(failure).__name__} {str(failure)[:300]}")
+                assert await liar.printed("print(6 * 7)", timeout_s=60) == "42\n"
+        except AssertionError as failure:
+            failures.append(f"{name}: {str(failure)[:300]}")
     assert failures == []
-
-
-async def answers(context):
-    """Wait until what its kernel prints comes: connections that were made anew come back one after the other."""
-    async with asyncio.timeout(120):
-        while await context.printed("print(6 * 7)", timeout_s=50) != "42\n":
-            pass
 
 
 @pytest.mark.parametrize(

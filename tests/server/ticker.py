@@ -16,6 +16,8 @@ class Ticker:
     def __init__(self) -> None:
         self.longest_work_s = 0.0
         """The most processor time that one callback of the loop took: whatever else the machine does."""
+        self.longest_turn_s = 0.0
+        """The most that all its callbacks took between two turns of ours: much may have come while the machine stood."""
         self._stop = threading.Event()
         self._stalls: list[tuple[float, float]] = []
         self._gaps: list[tuple[float, float]] = []
@@ -34,10 +36,11 @@ class Ticker:
                 self.peak_mib = max(self.peak_mib, int(statm.read().split()[1]) * _PAGE_MIB)
 
     async def _tick_in_loop(self) -> None:
-        before = time.monotonic()
+        before, worked = time.monotonic(), time.thread_time()
         while True:
             await asyncio.sleep(0.002)
-            now = time.monotonic()
+            now, work = time.monotonic(), time.thread_time()
+            self.longest_turn_s, worked = max(self.longest_turn_s, work - worked), work
             self._gaps.append((before, now))
             before = now
 
