@@ -158,12 +158,14 @@ async def test_a_busy_kernel_is_asked_on_control_and_no_client_hears_of_it(
     notebook = await new_notebook()
     busy = notebook.start("import time; print('go', flush=True); time.sleep(60)")
     await notebook.printed(busy, "go")
-    other = await open_notebook(notebook.kernel_id)
+    others = []
+    while not any(each.startswith("until-subscribed-") for each in hidden):
+        assert len(others) < 10, "it is never asked, though its welcome is not waited for"
+        others.append(await open_notebook(notebook.kernel_id))
     await jp_fetch("api", "kernels", notebook.kernel_id, "interrupt", method="POST", body="")
     await notebook.finish(busy)
-    await other.execute("1")
-    assert any(each.startswith("until-subscribed-") for each in hidden), "it was asked"
-    heard = [str(each["parent_id"]) for each in (*notebook.received, *other.received)]
+    await others[-1].execute("1")
+    heard = [str(each["parent_id"]) for other in (notebook, *others) for each in other.received]
     assert not any(each.startswith("until-subscribed-") for each in heard)
 
 
