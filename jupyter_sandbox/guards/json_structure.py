@@ -42,6 +42,8 @@ def is_bounded(data: bytes) -> bool:
         if containers > MAX_CONTAINERS or values > MAX_VALUES or quotes > 2 * MAX_VALUES:
             return False
         brackets += bare.replace(b",", b"")
+        if len(brackets) > 2 * MAX_CONTAINERS:  # more end than begin
+            return False
     for _ in range(MAX_DEPTH):
         if not brackets:
             return True

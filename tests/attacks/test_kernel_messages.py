@@ -155,6 +155,7 @@ ABUSES = {
     "very deep JSON": Abuse("publish(frames(content=deep(2_000_000)))"),
     "deep JSON in a header": Abuse("publish(frames(head=deep(3000)))"),
     "millions of small values": Abuse("publish(frames(content=b'{\"text\": [' + b'[],' * 2_600_000 + b'1]}'))"),
+    "millions of ends": Abuse("publish(frames(content=b'[' * 51 + b']' * 8_000_000))"),
     "UTF-16": Abuse('publish(frames(content=\'{"name": "stdout", "text": "x"}\'.encode(\'utf-16\')))'),
     "a header that is no UTF-8": Abuse('publish(frames(head=b\'{"msg_id": "\\xff"}\'))'),
     # types

@@ -56,6 +56,7 @@ BODIES = {
     "deep objects": b'{"metadata":' * 50_000 + b"1" + b"}" * 50_000,
     "no end of lists": b"[" * 1_000_000,
     "a million small values": b"[" + b"[]," * 500_000 + b"1]",
+    "a million ends": b"[" * 51 + b"]" * 1_500_000,
     "bytes that are no text": b'{"metadata": {"a": "\xff"}}',
     "UTF-16": '{"timeout_s": 60}'.encode("utf-16"),
     "a byte order mark": b"\xef\xbb\xbf{}",

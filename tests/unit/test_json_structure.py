@@ -40,8 +40,9 @@ def test_depth_is_never_misjudged_for_what_a_reader_accepts(text):
         (b"[" + b"[]," * 65_535 + b"1]", True),
         (b"[" + b"[]," * 65_536 + b"1]", False),
         (b"[" * 100_000, False),
+        (b"[" * 51 + b"]" * (8 << 20), False),
     ],
-    ids=["small", "brackets in a text", "many", "too many", "wide", "too wide", "deep"],
+    ids=["small", "brackets in a text", "many", "too many", "wide", "too wide", "deep", "endless ends"],
 )
 def test_the_number_of_values_is_bounded(data, is_bounded):
     assert json_structure.is_bounded(data) == is_bounded
