@@ -55,10 +55,9 @@ class Hierarchy:
     def _make_parents(self) -> None:
         """Make anew what another of our processes removed as it left: `doctor`, or a broker that came before."""
         for parent in set(self.parents.values()):
-            if not parent.exists():
-                parent.mkdir(parents=True, exist_ok=True)
-                if self.version == 2:
-                    _hand_down(parent.parent, parent)
+            parent.mkdir(parents=True, exist_ok=True)
+            if self.version == 2:
+                _hand_down(parent.parent, parent)  # which changes nothing where it was done
 
     def hold(self, group: Group, limits: Limits) -> None:
         """Hold `group` to `limits`, which are lower than those before if there were any; raises OSError."""

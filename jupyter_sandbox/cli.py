@@ -268,9 +268,8 @@ async def _status(_options: argparse.Namespace) -> int:
 
 
 def _log() -> str:
-    """Say where the log of this user's broker is, if there is one: those that run in the foreground have none."""
-    log = places.find().log
-    return f" The broker's log: {log}" if log.exists() else ""
+    log = places.own_log()
+    return f" The log of brokers in the background: {log}" if log else ""
 
 
 async def _doctor(options: argparse.Namespace) -> int:

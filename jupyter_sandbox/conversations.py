@@ -37,8 +37,8 @@ class Listener(Protocol):
     def take(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> None:
         """A judged message came."""
 
-    def refuse(self, channel: Channel, size_bytes: int) -> None:
-        """A message was not passed on."""
+    def refuse(self, channel: Channel, size_bytes: int, msg_type: str | None) -> None:
+        """A message was not passed on, of that type as far as it could be read."""
 
 
 class Conversation:
@@ -86,7 +86,7 @@ class Conversation:
         if not self._streams:
             self._connect()
         while self._is_cut or self._heard_launch != self.launch or not await self._is_alive():
-            launch, self._asked, self._is_cut = self.launch, "", False
+            launch, self._asked = self.launch, ""
             self._heard.clear()
             while not self._heard.is_set():
                 if give_up() or not await self._may_come():
@@ -194,6 +194,7 @@ class Conversation:
                 return
             if channel == "iopub":
                 self._heard.set()
+                self._is_cut = False
             answered = judged.parent.get("msg_id")
             if channel == "shell" and answered == self._asked:
                 self._asked = ""
@@ -226,7 +227,7 @@ class Conversation:
         if refusal.reason == Reason.TOO_LARGE and refusal.msg_type == "execute_input":
             return  # code longer than a message may be, which the kernel repeats: nobody misses that
         if (refusal.parent or {}).get("msg_id") in (None, self._msg_id):
-            self._listener.refuse(refusal.channel, refusal.size_bytes)
+            self._listener.refuse(refusal.channel, refusal.size_bytes, refusal.msg_type)
 
     def _note_death(self) -> None:
         self.last_words = self._context.provisioner.last_words() or self.last_words

@@ -210,10 +210,10 @@ class Execution:
         if events and self._is_watched:
             self._tell(events)
 
-    def refuse(self, channel: Channel, size_bytes: int) -> None:
+    def refuse(self, channel: Channel, size_bytes: int, msg_type: str | None) -> None:
         """See Listener."""
         was_over = self.fold.is_over_limit
-        self.fold.refuse(channel, size_bytes)
+        self.fold.refuse(channel, size_bytes, msg_type)
         self._heard(was_over)
 
     # -- what its queue does with it

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Output = dict[str, Any]
 
 MAX_OUTPUTS: Final = 10_000
+_COMMS: Final = frozenset({"comm_open", "comm_msg", "comm_close"})
 _MAX_SUMMARY: Final = 1_000
 _MAX_PIECES: Final = 1_000
 _MAX_COUNT: Final = 1 << 53
@@ -176,11 +177,14 @@ class ExecutionFold:
             self._TAKES[msg_type](self, msg_type, content)
         return self._events
 
-    def refuse(self, channel: Channel, size_bytes: int) -> None:
-        """Count a message that was not passed on. The reply will not come again: it was the end, if it was that."""
+    def refuse(self, channel: Channel, size_bytes: int, msg_type: str | None = None) -> None:
+        """Count a message that was not passed on. The reply will not come again: it was the end, if it was that.
+
+        What widgets say to each other is no output, as it is none when it is passed on.
+        """
         self._refused_messages += 1
         self._refused_bytes += size_bytes
-        if channel == "iopub":
+        if channel == "iopub" and msg_type not in _COMMS:
             self._refused_output_bytes += size_bytes
         if channel == "shell" and not self.is_answered:
             self._answered({"status": "error", "ename": "RefusedMessage", "evalue": "the kernel's reply is not valid"})

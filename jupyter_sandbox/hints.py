@@ -33,7 +33,7 @@ HINTS: Final[dict[str, str]] = {
     "unknown_token": "It was revoked, or its time is over; list those of the sandbox.",
     "invalid_token_file": "Tell the operator: the server's log says what is wrong with the file of tokens.",
     "rate_limited": "Ask again after the seconds in Retry-After; RateLimit says how much is left.",
-    "quota_exceeded": "Release a sandbox or delete contexts that are not needed, or ask the operator for more.",
+    "quota_exceeded": "End some of what the message names, or ask the operator for more.",
     "forbidden": "Send the token, or the cookie with its XSRF token, of a user who may do this.",
     "conflict": "The message says what it contradicts.",
     "body_too_large": "Send less at once; files have requests of their own.",

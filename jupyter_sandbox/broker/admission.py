@@ -139,8 +139,7 @@ class Admission:
         for free, in_vain in rooms:
             if 0 < free <= capacity.kept_for_others(party, held, in_vain, users):
                 raise CapacityError(
-                    "the sandboxes that are left are for others, who hold fewer and are waiting; release one, "
-                    "or try again",
+                    "the sandboxes that are left are for others, who hold fewer and are waiting; release one",
                     retry_after_s=RETRY_S,
                 )
 

@@ -50,7 +50,7 @@ async def connect(*, start: bool = True) -> Channel:
             return channel
         except (FileNotFoundError, ConnectionRefusedError) as error:
             if not start or places.SOCKET_VARIABLE in os.environ:
-                absence = errors.BrokerUnavailableError(starting.absence(where))
+                absence = errors.BrokerUnavailableError(starting.absence())
                 absence.is_absent = True
                 raise absence from error
             await starting.once(where.socket, deadline, retry_s)

@@ -18,8 +18,6 @@ from jupyter_sandbox.host.channel import Channel
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jupyter_sandbox.host.places import Places
-
 _LOOK_S: Final = 0.05
 
 _starts: dict[Path, concurrent.futures.Future[None]] = {}
@@ -90,8 +88,8 @@ async def _serves(socket: Path) -> bool:
     return True
 
 
-def absence(where: Places) -> str:
+def absence() -> str:
     """Say that nobody listens, for who may start no broker."""
     if places.SOCKET_VARIABLE in os.environ:
-        return f"nobody listens at {where.socket}, which {places.SOCKET_VARIABLE} names; its operator starts the broker"
-    return "no broker runs for this user and Python environment, so no sandbox lives; the next kernel starts one"
+        return f"nobody listens at the socket that {places.SOCKET_VARIABLE} names; its operator starts the broker"
+    return "no broker runs for this user and Python environment; the next kernel starts one, which finds what lives"

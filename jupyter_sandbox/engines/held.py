@@ -91,7 +91,7 @@ class HeldWorker:
         used = self.usage()
         needed = (used.memory_bytes or 0) - (used.memory_cache_bytes or 0)
         if needed > limits.memory_mib << 20:
-            least = (needed >> 20) + 1
+            least = -(-needed >> 20)
             raise ConflictError(f"memory_mib is {limits.memory_mib}, and a new sandbox of this template uses {least}")
 
     def network_namespace(self) -> int:

@@ -99,6 +99,12 @@ def find() -> Places:
     return Places(run=run, images=images / tag, socket=Path(named) if named else run / "broker")
 
 
+def own_log() -> Path | None:
+    """Return the log of this user's own broker, if there is one: those that run in the foreground have none."""
+    log = find().log
+    return log if SOCKET_VARIABLE not in os.environ and log.exists() else None
+
+
 def make(places: Places) -> None:
     """Make the directories; refuses those that another user could have put there. Raises BrokerUnavailableError.
 

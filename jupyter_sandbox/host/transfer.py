@@ -44,8 +44,8 @@ _REDIRECTIONS: Final = frozenset({301, 302, 303, 307, 308})
 _SENT: Final = frozenset({200, 201, 204})
 
 _resolvers = concurrent.futures.ThreadPoolExecutor(64, "resolve")
-"""A name server that never answers keeps a thread: none that files need, and of these as many as there are files on
-their way at once, so that other names are looked up meanwhile."""
+"""A name server that never answers keeps a thread: none that files need, and there are as many as files can be on
+their way, so that other names are looked up meanwhile, as long as their lookups end when the files give up."""
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from jupyter_sandbox.file_watches import MAX_OF_SANDBOX
+from jupyter_sandbox.file_watches import MAX_OF_SANDBOX, MAX_WATCHES
 from tests.attacks.rest_world import watched
 from tests.attacks.test_rest_files import PATHS
 from tests.server.raw_http import opened, send
@@ -55,6 +55,20 @@ async def test_who_hangs_up_gives_the_watch_back(world, root):
                     async with watching(world, root):
                         break
                 await asyncio.sleep(0.05)
+
+
+async def test_an_owner_leaves_half_of_the_watches_to_others(world, people):
+    async def root_of(name):
+        return f"/api/sandboxes/{(await people[name].claimed())['id']}/watch/"
+
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(MAX_WATCHES // 2 // MAX_OF_SANDBOX):
+            root = await root_of("alice")
+            for _ in range(MAX_OF_SANDBOX):
+                await stack.enter_async_context(watching(world, root))
+        reply = await send(world, "GET", await root_of("alice"))
+        assert (reply.status, reply.code) == (429, "quota_exceeded")
+        await stack.enter_async_context(watching(world, await root_of("bob"), "bob"))
 
 
 async def test_who_reads_nothing_of_many_changes_takes_no_memory(world, rest):

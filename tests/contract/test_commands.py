@@ -16,6 +16,7 @@ from jupyter_sandbox.command_output import Stream
 from jupyter_sandbox.commands import MAX_INPUT_BYTES, CommandBounds, Commands
 from jupyter_sandbox.errors import BusyError, ConflictError, InvalidRequestError, UnknownCommandError
 from sandbox_worker.protocol import TerminalSize
+from tests.tries import tries
 
 OWNER = owners.EVERYBODY
 SIZE = TerminalSize(rows=30, columns=100)
@@ -263,9 +264,10 @@ def test_a_signal_ends_a_command_with_its_children(box):
 
 @pytest.mark.parametrize("code", ["sleep 1000", "trap '' TERM INT HUP; while :; do :; done", "kill -STOP $$"])
 def test_a_command_ends_in_its_time(box, code):
-    view = run(box, code, timeout_s=0.3)
-    assert (view.end.outcome, view.end.signal) == (CommandOutcome.TIMEOUT, "SIGKILL")
-    assert view.duration_s < 15
+    for attempt in tries(2, at_most_s=15):
+        view = run(box, code, timeout_s=0.3)
+        assert (view.end.outcome, view.end.signal) == (CommandOutcome.TIMEOUT, "SIGKILL")
+        attempt.took_s = view.duration_s
 
 
 def test_a_daemon_that_keeps_the_streams_does_not_keep_the_command(box):

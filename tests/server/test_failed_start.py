@@ -59,7 +59,7 @@ async def test_a_broker_that_is_away_is_a_503(jp_fetch, monkeypatch, tmp_path_fa
     monkeypatch.setenv(places.SOCKET_VARIABLE, str(path))
     code, reason, message = await refused(jp_fetch, "sandbox-python")
     assert (code, reason) == (503, "The sandbox could not start (broker_unavailable)")
-    assert f"nobody listens at {path}, which JUPYTER_SANDBOX_SOCKET names" in message
+    assert "nobody listens at the socket that JUPYTER_SANDBOX_SOCKET names" in message
 
 
 async def test_a_session_that_cannot_start_keeps_the_message(jp_fetch, add_kernelspec):

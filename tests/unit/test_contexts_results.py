@@ -95,7 +95,7 @@ def test_every_other_end_is_told_and_is_no_success(outcome, message, words):
 def test_what_is_left_out_is_told():
     omitted = Omission(outputs=2, bytes=1000, refused_messages=3, refused_bytes=9)
     ran = results.of(ended(outcome=Outcome.OUTPUT_LIMIT, omitted=omitted))
-    assert "1000 bytes" in ran.stderr
+    assert "1009 bytes" in ran.stderr
     assert "3 outputs" in ran.stderr
     assert not ran.success
 

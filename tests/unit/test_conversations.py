@@ -79,6 +79,7 @@ async def test_an_iopub_that_was_given_up_is_heard_again_before_code_is_sent(mon
     assert streams["control"].sent == asked, "a connection that stands costs nothing"
     iopub.is_connected = False
     iopub.refuse(Refusal(channel="iopub", reason=Reason.CONNECTION, size_bytes=0))
+    assert not await conversation.open(lambda: True), "who gives up leaves it cut for the next"
     opening = asyncio.create_task(conversation.open(lambda: False))
     await asyncio.sleep(0.05)
     assert not opening.done()

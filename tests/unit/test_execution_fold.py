@@ -155,9 +155,10 @@ def test_refused_outputs_count_against_the_limit():
     fold = ExecutionFold(MAX_BYTES)
     fold.take(*stream("x" * 10))
     fold.refuse("shell", MAX_BYTES)
-    fold.refuse("iopub", MAX_BYTES - 10)
+    fold.refuse("iopub", MAX_BYTES, "comm_msg")
+    fold.refuse("iopub", MAX_BYTES - 10, "stream")
     assert not fold.is_over_limit
-    fold.refuse("iopub", 1)
+    fold.refuse("iopub", 1)  # of what it was cannot be read
     assert fold.is_over_limit
 
 

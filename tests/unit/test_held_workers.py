@@ -27,5 +27,5 @@ def test_a_limit_below_what_a_worker_holds_is_refused(used_mib, cached_mib, fits
     if fits:
         HeldWorker.require_less(worker, limits)
     else:
-        with pytest.raises(ConflictError, match="memory_mib is 64, and a new sandbox of this template uses 70"):
+        with pytest.raises(ConflictError, match="memory_mib is 64, and a new sandbox of this template uses 69"):
             HeldWorker.require_less(worker, limits)

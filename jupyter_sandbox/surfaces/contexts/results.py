@@ -17,7 +17,6 @@ from jupyter_sandbox.named_sandboxes import is_deaf
 
 if TYPE_CHECKING:
     from jupyter_sandbox.execution import ExecutionView
-    from jupyter_sandbox.execution_fold import Folded
 
 MAX_IMAGES: Final = 32
 _IMAGES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -67,7 +66,7 @@ def of(view: ExecutionView) -> Ran:
             case _:
                 stdout.line(_COLOUR.sub("", _text_of(output["data"])))
                 images += _images_of(output["data"])
-    for words in (*_words(view), *_gaps(view.folded, len(images))):
+    for words in (*_words(view), *_gaps(view, len(images))):
         stderr.line(words)
     return Ran(
         stdout=stdout.whole(),
@@ -120,11 +119,12 @@ def _words(view: ExecutionView) -> tuple[str, ...]:
     return (*told, _LOST if ruins(view) else "")
 
 
-def _gaps(folded: Folded, images: int) -> tuple[str, ...]:
+def _gaps(view: ExecutionView, images: int) -> tuple[str, ...]:
     """What is missing in the texts and images."""
-    omitted, told = folded.omitted, []
-    if omitted.outputs:
-        told.append(f"The code was stopped: it wrote too much. {omitted.bytes} bytes are left out.")
+    omitted, told = view.folded.omitted, []
+    if omitted.outputs or view.outcome is Outcome.OUTPUT_LIMIT:
+        left_out = omitted.bytes + omitted.refused_bytes
+        told.append(f"The code was stopped: it wrote too much. {left_out} bytes are left out.")
     if omitted.refused_messages:
         told.append(f"{omitted.refused_messages} outputs are left out: no client could read them.")
     if images > MAX_IMAGES:
