@@ -32,7 +32,7 @@ from jupyter_sandbox import (
     wire_formats,
 )
 from jupyter_sandbox.events import ExecutionEnd
-from jupyter_sandbox.guards.kernel_messages import Reason
+from jupyter_sandbox.guards import client_messages, kernel_messages
 from jupyter_sandbox.open_requests import Header, OpenRequests
 from jupyter_sandbox.outlets import Outlet, OutputLimits
 from jupyter_sandbox.provisioner import SandboxProvisioner
@@ -135,17 +135,19 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
 
     def on_message(self, ws_message: str | bytes) -> None:
         """Pass a message to the kernel."""
+        is_v1 = bool(self.connection and self.connection.subprotocol)
+        if not client_messages.is_sound(ws_message, is_v1=is_v1):
+            self.close(1007, "no message of Jupyter's protocol")
+            return
         if self._executions is None:
             super().on_message(ws_message)
             return
         notices.note_use(self._manager)
         paused = kernel_pauses.find(self._manager)
-        is_plain = self._is_stock and not paused
-        if is_plain and isinstance(ws_message, str) and self._send_text(self._executions, ws_message):
+        is_plain = self._is_stock and not paused and isinstance(ws_message, str)
+        if is_plain and self._send_text(self._executions, ws_message):
             return
-        read = ws_message
-        if isinstance(ws_message, bytes) and not (self.connection and self.connection.subprotocol):
-            read = open_requests.text_of(ws_message)
+        read = open_requests.text_of(ws_message) if isinstance(ws_message, bytes) and not is_v1 else ws_message
         self._slate.sent(self._executions.sent(read))
         asked = open_requests.asked(read)
         if paused and asked:  # anything else waits until the kernel goes on
@@ -157,10 +159,10 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         if asked:
             self._told.sent(*asked)
 
-    def _send_text(self, executions: OpenRequests, text: str) -> bool:
+    def _send_text(self, executions: OpenRequests, text: str | bytes) -> bool:
         """Pass on a message in the text format, read once for all; whether it was one for us to pass on."""
         connection, message = self.connection, json.loads(text)
-        stream = connection.channels.get(message.pop("channel", None))
+        stream = connection.channels.get(message.pop("channel", "shell"))
         if stream is None or connection.multi_kernel_manager.allowed_message_types:
             return False
         header, content = message.get("header"), message.get("content")
@@ -284,7 +286,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
             return
         answered = (refusal.parent or {}).get("msg_id")
         is_harmless = refusal.channel != "shell" or not self._executions.is_running(answered)
-        if refusal.reason == Reason.UNKNOWN_TYPE and is_harmless:
+        if refusal.reason == kernel_messages.Reason.UNKNOWN_TYPE and is_harmless:
             return
         words = websocket_words.of_refusal(refusal, self._limits.max_message_bytes)
         header, is_first = self._executions.refused(refusal.channel, refusal.parent, refusal.size_bytes)

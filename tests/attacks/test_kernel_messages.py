@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import re
+import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -385,6 +386,30 @@ async def suffer(client, liar, victim, abuse) -> None:
         assert said == ""
     else:
         assert re.search(abuse.says, said), said
+
+
+LIES = {
+    "a count of frames without end": (V1, (1 << 63).to_bytes(8, "little")),
+    "a million frames": (V1, (1 << 20).to_bytes(8, "little")),
+    "frames that overlap": (V1, struct.pack("<202Q", 201, *[0, 1 << 21] * 100, 0) + bytes(1 << 21)),
+    "buffers without end, in the older format": (None, struct.pack("!I", (1 << 31) - 1)),
+    "millions of small values": (None, '{"header": {}, "content": [' + "[]," * 3_000_000 + "1]}"),
+}
+
+
+@pytest.mark.parametrize(("protocol", "message"), LIES.values(), ids=LIES)
+async def test_a_client_whose_message_is_none_is_hung_up_on_before_it_is_read(client, protocol, message):
+    liar, victim = await client.new("sandbox-python", protocol), await client.new("sandbox-python")
+    await victim.run("kept = 'still here'")
+    async with watched(client):
+        await liar._websocket.write_message(message, binary=isinstance(message, bytes))
+        async with asyncio.timeout(20):
+            while await liar._websocket.read_message() is not None:
+                pass
+        assert liar._websocket.close_code == 1007
+        assert await victim.run("print(kept)") == "still here\n"
+    again = await client.open(liar.kernel_id, protocol, session_id="another")
+    assert (await again.execute("6 * 7")).value == "42"
 
 
 MANY_LARGE = "for _ in range(100): publish(frames('display_data', {'data': {'text/plain': 'x' * 4_000_000}}))"
