@@ -43,7 +43,7 @@ async def pause_again(sandbox: Sandbox, engine: Engine, write: Write) -> None:
     """Freeze a sandbox that was thawed to see what is in it; when that fails it runs on, which is told."""
     try:
         await pause(sandbox, engine, write)
-    except SandboxError as error:
+    except (SandboxError, OSError) as error:  # the disk of the ledger may be full
         log.warning("sandbox %s was paused, and goes on: %s", sandbox.id, error)
 
 
@@ -62,8 +62,8 @@ async def _pause(sandbox: Sandbox, engine: Engine, write: Write) -> None:
             with contextlib.suppress(SandboxError):
                 await engine.resume(sandbox.worker)
             sandbox.is_paused = False
-            write(sandbox)
             await _kill_late(sandbox)
+            write(sandbox)
             raise
     log.info("sandbox %s is paused", sandbox.id)
 

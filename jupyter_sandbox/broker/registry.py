@@ -1,7 +1,6 @@
 """The sandboxes of one broker: claimed from warm workers, bound for life to one owner, destroyed once.
 
-It knows owners and kernels; it does not know sockets of clients (that is `server`) nor how workers are made (that is
-the engine).
+It knows owners and kernels, but not sockets of clients (`server`) nor how workers are made (the engine).
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Registry:
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._grace_s = 0.0
+        self._grace_s = float("inf")
         self.claims = 0
         """How many were ever tried."""
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
@@ -92,9 +91,8 @@ class Registry:
     ) -> Sandbox:
         """Give `owner` a sandbox; `holder` gets its events. Raises SandboxError, leaving nothing behind.
 
-        `directory` is the notebook's and `kernelspec` the kernelspec's, both opened by a process of the owner; `seat`
-        is that of the kernel that will be started next, so that it is recorded once; `on_behalf`: see `Claim`. What
-        follows is judged.
+        `directory`, the notebook's, and `kernelspec` were opened by a process of the owner; `seat`: of the kernel
+        that will be started next, to be recorded once; `on_behalf`: see `Claim`. What follows is judged.
         """
         self.claims += 1
         party = owner, ids.on_behalf(on_behalf)
@@ -216,9 +214,11 @@ class Registry:
 
         The same holds for sandboxes that are left by their server from now on.
         """
-        self._grace_s = grace_s
         for record in list(self._ledger.records()):
-            await self._recover(record)
+            await self._recover(record)  # which may take long: nobody can take it over yet, so no grace runs
+        self._grace_s = grace_s
+        for sandbox in self._sandboxes.values():
+            self._wait_for_adoption(sandbox)
         self._waiting = {*self._ledger.unread}
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)

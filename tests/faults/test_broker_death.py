@@ -218,6 +218,21 @@ async def test_a_sandbox_that_nobody_takes_over_ends_after_the_grace(tree):
     await eventually(lambda: len(tree.agents()) <= 1, ORPHAN_TIMEOUT_S)
 
 
+async def test_a_worker_that_does_not_answer_costs_no_other_its_grace(tree):
+    """The broker asks one after the other, and who does not answer is waited for longer than the grace."""
+    tree.configure(recover_grace_s=5)
+    tree.start()
+    clients = [tree.client() for _ in range(2)]
+    tree.kill_broker()
+    for process, _ in clients:
+        process.kill()
+    other, silent = sorted(sandbox for _, sandbox in clients)
+    os.kill(tree.records()[silent]["pid"], signal.SIGSTOP)
+    tree.start()
+    assert other in await listed()
+    await until(_nothing_is_claimed)
+
+
 async def test_a_recovered_broker_that_nobody_needs_leaves(tree):
     # once: only the end of a connection sets Server.idle; a sandbox that ends for lack of an owner does not
     tree.start()

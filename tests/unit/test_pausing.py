@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ class World:
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.done: list[object] = []
-        self.failure = failure
+        self.failure, self.is_full = failure, False
         self.frozen = asyncio.Event()
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
@@ -50,6 +51,8 @@ class World:
 
     def write(self, box):
         self.done.append({"paused": box.is_paused})
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     async def change(self, how):
         await how(self.box, self, self.write)
@@ -86,7 +89,7 @@ async def test_what_was_to_be_killed_while_a_pause_failed_is_killed(jp_asyncio_l
     world.may_go_on.set()
     with pytest.raises(StartError):
         await pause
-    assert world.done[-1] == ("cmd", 9)
+    assert ("cmd", 9) in world.done
     assert not world.box.kills
 
 
@@ -94,6 +97,16 @@ async def test_a_sandbox_that_cannot_be_paused_again_goes_on_and_that_is_told(jp
     world = World(StartError("no"))
     await world.change(pausing.pause_again)
     assert "was paused, and goes on: no" in caplog.text
+
+
+async def test_a_full_disk_of_the_ledger_ends_no_recovery_and_keeps_nothing_from_its_end(jp_asyncio_loop, caplog):
+    world = World()
+    world.is_full = True
+    world.box.kills.add("cmd")
+    await world.change(pausing.pause_again)
+    assert "was paused, and goes on: [Errno 28]" in caplog.text
+    assert world.box.reach() is world
+    assert ("cmd", 9) in world.done
 
 
 async def test_a_pause_whose_client_has_gone_is_a_whole_one(jp_asyncio_loop):
