@@ -331,16 +331,19 @@ def _measured(output: Output) -> tuple[Output, int]:
     try:
         return output, len(text.encode())
     except UnicodeEncodeError:
-        mended: Output = json.loads(_sound(text))
-        return mended, len(_sound(text).encode())
+        sound = _sound(text)
+        return json.loads(sound), len(sound.encode())
 
 
 def _sound(text: str) -> str:
-    """JSON can hold half a character (a lone surrogate), which no other encoding can: U+FFFD, as browsers do."""
+    """JSON can hold half a character (a lone surrogate), which no other encoding can: U+FFFD, as browsers do.
+
+    Each is three bytes that are no UTF-8. Three U+FFFD in a row that are in such a text become one, too.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text.encode(errors="surrogatepass").decode(errors="replace").replace("\ufffd" * 3, "\ufffd")
     return text
 
 

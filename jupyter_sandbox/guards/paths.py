@@ -8,6 +8,7 @@ decodes it.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Final
@@ -101,6 +102,7 @@ def is_tellable(target: str) -> bool:
     return not _UNUSABLE.search(target) and len(target.encode()) <= _MAX_TARGET_BYTES
 
 
+@functools.lru_cache(4096)  # thousands of names may have the same deep way to them
 def _leads_up(part: str) -> bool:
     for _ in range(_DECODINGS):
         folded = unicodedata.normalize("NFKC", _OVERLONG_SLASH.sub("/", _OVERLONG.sub(".", part)))
