@@ -211,15 +211,14 @@ class ExecutionFold:
     def _stream(self, _: str, content: dict[str, Any]) -> None:
         self._clear_if_due()
         name, text = content["name"], _sound(content["text"])
-        encoded = text.encode()
         last = self._kept[-1] if self._kept else None
         growing = last if isinstance(last, _Stream) and last.name == name else None
         room = self._max_bytes - self._kept_bytes if growing or len(self._kept) < MAX_OUTPUTS else 0
-        kept_bytes = len(encoded)
-        if kept_bytes > room:
-            text = encoded[:room].decode(errors="ignore")
-            kept_bytes = len(text.encode())
-            self._omit(len(encoded) - kept_bytes)
+        size = kept_bytes = _size(text)
+        if size > room:
+            text = text.encode()[:room].decode(errors="ignore")
+            kept_bytes = _size(text)
+            self._omit(size - kept_bytes)
         if not text:
             return
         self._kept_bytes += kept_bytes
@@ -329,10 +328,15 @@ def _measured(output: Output) -> tuple[Output, int]:
     """Return an output without half characters, and its size as JSON in bytes."""
     text = json.dumps(output, ensure_ascii=False)
     try:
-        return output, len(text.encode())
+        return output, _size(text)
     except UnicodeEncodeError:
         sound = _sound(text)
         return json.loads(sound), len(sound.encode())
+
+
+def _size(text: str) -> int:
+    """Return the length in UTF-8, mostly without a copy."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _sound(text: str) -> str:
@@ -341,7 +345,7 @@ def _sound(text: str) -> str:
     Each is three bytes that are no UTF-8. Three U+FFFD in a row that are in such a text become one, too.
     """
     try:
-        text.encode()
+        _size(text)
     except UnicodeEncodeError:
         return text.encode(errors="surrogatepass").decode(errors="replace").replace("\ufffd" * 3, "\ufffd")
     return text

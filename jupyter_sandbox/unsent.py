@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 16 << 20
 """Who has so much waiting for his clients waits with his next answer until they took some of it."""
-MAX_WAITING_BYTES: Final = 32 << 20
+MAX_WAITING_BYTES: Final = 16 << 20
 """Whose answers that wait so would be larger in all has them refused."""
 
 

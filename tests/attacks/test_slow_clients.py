@@ -136,7 +136,7 @@ async def other_context(url):
 async def test_results_that_nobody_reads_are_few_and_hung_up_on(hasty, rest, raw, surface):
     """Sixteen clients run code that says 7.5 MB, and read nothing of it.
 
-    Three answers are on their way, four wait, and what runs or is told takes as much again for a moment.
+    Three answers are on their way, two wait, and what runs or is told takes as much again for a moment.
     """
     context = await rest.context()
     path = {

@@ -159,10 +159,10 @@ async def test_who_hangs_up_gives_the_place_of_his_batch_back(interpreter, rest,
             interpreter("POST", "files", body=names("/sandbox slow", download_url=store), timeout=3)
         )
         await eventually(lambda: end.heads)
-        assert rest.services.transfers._batches == 1
+        assert rest.services.transfers._shares._held.total() == 1
         with pytest.raises(HTTPTimeoutError):
             await asked
-        await eventually(lambda: rest.services.transfers._batches == 0)
+        await eventually(lambda: not rest.services.transfers._shares._held)
 
 
 @pytest.mark.parametrize(
