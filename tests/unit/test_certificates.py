@@ -116,7 +116,7 @@ def test_what_cannot_be_made_is_said(arguments, reason, capsys):
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cryptography", None)
-    with pytest.raises(NotInstalledError, match=r"jupyter-sandbox\[e2b\]"):
+    with pytest.raises(NotInstalledError, match=r"pip install '\.\[e2b\]'"):
         cli_certificate.make(DOMAIN, datetime.now(UTC))
 
 
