@@ -55,7 +55,7 @@ _TOO_SLOW: Final = 1008
 
 
 class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
-    """Shadows jupyter_server's handler for every kernel, native ones included, which it leaves as they are."""
+    """Shadows jupyter_server's handler for every kernel, native ones included: of these it judges what clients send."""
 
     _limits = OutputLimits()
     _executions: OpenRequests | None = None  # of a sandbox kernel only
