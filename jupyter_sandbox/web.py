@@ -18,7 +18,7 @@ from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from jupyter_sandbox import errors, events, hints, owners, pace, request_ids
+from jupyter_sandbox import errors, events, hints, owners, pace, request_ids, stock_refusals
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.incoming import Incoming, in_large_pieces
 from jupyter_sandbox.unsent import Unsent
@@ -39,15 +39,6 @@ EMIT: Final = "jupyter_sandbox_emit"
 """The name of the server's setting that says where handlers tell what happened."""
 _UNSENT: Final = "jupyter_sandbox_unsent"
 """The same, where large answers are counted."""
-
-_BY_STATUS: Final[dict[int, type[errors.SandboxError]]] = {
-    400: errors.InvalidRequestError,
-    403: errors.ForbiddenError,
-    404: errors.UnknownRouteError,
-    405: errors.MethodError,
-    413: errors.BodyTooLargeError,
-}
-"""What Jupyter and tornado refuse by themselves."""
 
 
 class Form(StrEnum):
@@ -132,6 +123,8 @@ class ServiceHandler(TokenRoute, APIHandler):
     _when_gone: Sequence[Callable[[], object]] = ()
     _last_words: Callable[[], object] | None = None
     """The answer, while a small rest of the body is waited for."""
+    _patience_bytes = 0
+    """How large the body may be meanwhile."""
 
     def set_default_headers(self) -> None:
         """As Jupyter does it; and every answer names its request."""
@@ -171,7 +164,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         """Keep what fits of a body; the rest of one that does not fit is read and dropped."""
         self._body_bytes += len(chunk)
         if self._last_words is not None:
-            if self._unread_bytes() <= 0:
+            if self._body_bytes > self._patience_bytes:
                 self._say_last_words()
             return None
         if self.incoming is not None:
@@ -193,22 +186,21 @@ class ServiceHandler(TokenRoute, APIHandler):
 
         A small rest is waited for: tornado hangs up, and who still sends would find that out and not the answer.
         """
-        finished: asyncio.Future[Any]
-        prepared = cast("asyncio.Future[None] | None", self._prepared_future)
-        unread, is_prepared = self._unread_bytes(), prepared is None or prepared.done()
-        if unread > 0 or not is_prepared or ("Transfer-Encoding" in self.request.headers and self.get_status() >= 400):
-            self.set_header("Connection", "close")
-        if self._last_words is None and 0 < unread <= SMALL_REST_BYTES:
-            self._finished = True  # tornado asks for nothing more, until it is said
-            self._last_words = functools.partial(self._finish_in_time, *args, **kwargs)
-            asyncio.get_running_loop().call_later(REST_PATIENCE_S, self._say_last_words)
-            finished = asyncio.Future()
-            finished.set_result(None)
-            return finished
-        return self._finish_in_time(*args, **kwargs)
+        whole = self._whole
+        if self._finished or whole.done() or self._unread_bytes() > SMALL_REST_BYTES:
+            return self._finish_in_time(*args, **kwargs)
+        self._finished = True  # tornado asks for nothing more, until it is said
+        self._last_words = functools.partial(self._finish_in_time, *args, **kwargs)
+        self._patience_bytes = self._body_bytes + SMALL_REST_BYTES
+        timer = asyncio.get_running_loop().call_later(REST_PATIENCE_S, self._say_last_words)
+        whole.add_done_callback(lambda _: timer.cancel())
+        whole.add_done_callback(lambda _: self._say_last_words())
+        return asyncio.ensure_future(asyncio.sleep(0))  # nobody need wait: there may be no more to come
 
     def _finish_in_time(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Finish; hang up on who does not take the answer in time."""
+        if not self._whole.done():
+            self.set_header("Connection", "close")
         size = sum(len(each) for each in args if isinstance(each, str | bytes))
         owner = owners.of(self) if size > LARGE_BYTES and self.current_user is not None else None
         hang_up, self._when_gone = cast("Any", self.request.connection).stream.close, ()  # which hold what ran
@@ -220,8 +212,13 @@ class ServiceHandler(TokenRoute, APIHandler):
     def _unsent(self) -> Unsent:
         return cast("Unsent", self.settings.setdefault(_UNSENT, Unsent()))
 
+    @property
+    def _whole(self) -> asyncio.Future[None]:
+        """Done when all of the request has come."""
+        return self.request._body_future  # noqa: SLF001 - what tornado itself waits for; it tells nobody else
+
     def _unread_bytes(self) -> int:
-        """How much of the body has not come, by its length; 0 if it comes in chunks, much if that is no number."""
+        """How much of the body has not come, by its length; less than it is if it comes in chunks."""
         length = self.request.headers.get("Content-Length", "0")
         return int(length[:20]) - self._body_bytes if length.isascii() and length.isdigit() else MAX_BODY_BYTES
 
@@ -382,19 +379,6 @@ class ServiceHandler(TokenRoute, APIHandler):
         if status_code == 413 and (limit := self.file_limit()) is not None:
             self.refuse(errors.FileTooLargeError(f"an upload may have {limit} bytes"))
             return
-        kind = _BY_STATUS.get(status_code, errors.InvalidRequestError if status_code < 500 else errors.SandboxError)
-        self.refuse(kind(self._words(status_code)), status_code)
-
-    def _words(self, status_code: int) -> str:
-        match status_code:
-            case 400:
-                return "the request cannot be read"
-            case 403:
-                return "who asks is not known, or may not do this"
-            case 404:
-                return "there is no such resource"
-            case 405:
-                return "the resource does not know this method"
-            case 413:
-                return f"the body has more than {self.max_body_bytes} bytes"
-        return f"the server failed inside; its log says more of request {request_ids.of(self.request)}"
+        request_id = request_ids.of(self.request)
+        known = stock_refusals.as_error(status_code, max_body_bytes=self.max_body_bytes, request_id=request_id)
+        self.refuse(known, status_code)

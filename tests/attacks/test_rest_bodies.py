@@ -240,20 +240,50 @@ async def test_a_body_that_is_too_large_is_refused_before_it_came(world, rest):
 async def test_who_is_answered_before_his_body_came_hears_that_the_connection_ends(world):
     """He would send his next request over it, and find it closed."""
     address = urlsplit(world)
-    head = "{} HTTP/1.1\r\nHost: localhost\r\nAuthorization: token {}\r\nContent-Length: {}\r\n\r\n"
-    post, gone = "POST /api/sandboxes", "GET /e2b/sbx/health"
-    for line, token, length, status in (
-        (post, "alice", 3 << 20, b" 413 "),
-        (post, "nobody", 2, b" 403 "),
-        (gone, "nobody", 0, b" 502 "),
+    head = "POST /api/sandboxes HTTP/1.1\r\nHost: localhost\r\nAuthorization: token {}\r\n{}\r\n\r\n"
+    for token, length, status in (
+        ("alice", f"Content-Length: {3 << 20}", b" 413 "),
+        ("nobody", "Content-Length: 2", b" 403 "),
+        ("nobody", "Transfer-Encoding: chunked", b" 403 "),
     ):
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
-        writer.write(head.format(line, token, length).encode())
+        writer.write(head.format(token, length).encode())
         async with asyncio.timeout(30):
             answer = await reader.readuntil(b"\r\n\r\n")
         writer.close()
         assert status in answer.partition(b"\r\n")[0]
         assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [("Content-Length: 4", (b"{", b"   ")), ("Transfer-Encoding: chunked", (b"1\r\n{", b"\r\n0\r\n\r\n")), (None, ())],
+    ids=["length", "chunks", "none"],
+)
+async def test_who_is_refused_by_his_head_may_send_a_small_body_and_ask_again(world, length, body):
+    """Once chunks found the connection reset now and then, and E2B's SDK told of that and not of its answer."""
+    address = urlsplit(world)
+    method = "POST" if body else "GET"
+    head = [
+        f"{method} /e2b/sbx/process.Process/Start HTTP/1.1",
+        "Host: localhost",
+        *([length] if length else []),
+        "",
+        "",
+    ]
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    for _ in range(2):
+        writer.write("\r\n".join(head).encode())
+        for piece in body:
+            await asyncio.sleep(0.1)
+            assert not reader._buffer, "it was answered before its body had come"
+            writer.write(piece)
+        async with asyncio.timeout(4):  # before the server's patience ends
+            answer = await reader.readuntil(b"\r\n\r\n")
+            fields = dict(line.split(": ", 1) for line in answer.decode().split("\r\n")[1:-2])
+            assert b'"code":502' in await reader.readexactly(int(fields["Content-Length"]))
+        assert "Connection" not in fields
+    writer.close()
 
 
 async def test_a_body_without_end_takes_no_memory(world):
