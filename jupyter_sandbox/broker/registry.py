@@ -66,7 +66,7 @@ class Registry:
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._grace_s = float("inf")
+        self._grace_s, self._recovered = 0.0, asyncio.Event()
         self.claims = 0
         """How many were ever tried."""
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
@@ -214,11 +214,10 @@ class Registry:
 
         The same holds for sandboxes that are left by their server from now on.
         """
-        for record in list(self._ledger.records()):
-            await self._recover(record)  # which may take long: nobody can take it over yet, so no grace runs
         self._grace_s = grace_s
-        for sandbox in self._sandboxes.values():
-            self._wait_for_adoption(sandbox)
+        for record in list(self._ledger.records()):
+            await self._recover(record)
+        self._recovered.set()
         self._waiting = {*self._ledger.unread}
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
@@ -325,7 +324,8 @@ class Registry:
         sandbox.grace = tasks.spawn(self._tasks, self._expire(sandbox))
 
     async def _expire(self, sandbox: Sandbox) -> None:
-        """Destroy what nobody takes over in time."""
+        """Destroy what nobody takes over in time. Nobody can before all are recovered, which may take long."""
+        await self._recovered.wait()
         await asyncio.sleep(self._grace_s)
         if sandbox.holder is None:
             log.info("sandbox %s ends: nobody took it over within %.0f s", sandbox.id, self._grace_s)
