@@ -10,14 +10,14 @@ import logging
 import os
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from jupyter_sandbox import lifecycle, narrowing, restrictions, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recovery, verbs
+from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recovery, seats, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
-from jupyter_sandbox.errors import CapacityError, StartError, UnknownSandboxError, WorkspaceError
+from jupyter_sandbox.errors import CapacityError, UnknownSandboxError, WorkspaceError
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import kernel_sockets, tasks
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from jupyter_sandbox.host.places import Places
     from jupyter_sandbox.ledger import Ledger, Record
 
-_MAX_SEATS: Final = 64
 log = logging.getLogger(__name__)
 
 
@@ -113,7 +112,7 @@ class Registry:
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
             if seat is not None:
-                sandbox.seats.add(await self._free_seat(sandbox, seat))
+                sandbox.seats.add(await self._seat(sandbox, seat))
             self.record(sandbox)
             if limits != template.limits:
                 await self._engine.narrow(sandbox.worker, limits)
@@ -179,7 +178,7 @@ class Registry:
     async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
         """Start a kernel. Raises SandboxError."""
         sandbox.reach()  # or no seat is taken
-        seat, note = await self._free_seat(sandbox, request.seat), adoption.judged(request.note)
+        seat, note = await self._seat(sandbox, request.seat), adoption.judged(request.note)
         is_new = seat not in sandbox.seats
         sandbox.seats.add(seat)
         if adoption.write(sandbox, seat, note) or is_new:
@@ -187,24 +186,12 @@ class Registry:
         owner = None if sandbox.owner == os.getuid() else sandbox.owner
         return await kernels.start(sandbox, seat, request, self.places, owner)
 
-    async def _free_seat(self, sandbox: Sandbox, name: str) -> ids.KernelSeat:
-        """Return the seat `name` if `sandbox` may have a kernel there. Raises SandboxError."""
-        seat = ids.seat(name)
-        others = [other for other in self._sandboxes.values() if other is not sandbox and seat in other.seats]
-        for other in [other for other in others if other.state is WorkerState.DOOMED]:
-            await self._destroy(other)  # a lost sandbox whose kernel starts anew in this one
-            others.remove(other)
-        if seat in sandbox.kernels or others or len(sandbox.seats | {seat}) > _MAX_SEATS:
-            raise StartError(f"kernel {seat} cannot be started here: its seat is taken, or there are too many")
-        return seat
+    async def _seat(self, sandbox: Sandbox, name: str) -> ids.KernelSeat:
+        return await seats.free(name, sandbox, self._sandboxes.values(), self._destroy)
 
     def vacate(self, sandbox: Sandbox, seat: str) -> None:
-        """Forget the seat of a kernel that has ended; its socket paths are nobody's then."""
-        if seat in sandbox.kernels:
-            raise StartError(f"kernel {seat} has not ended: its seat is taken")
-        if seat in sandbox.seats:
-            sandbox.seats.remove(seat)
-            sandbox.notes.pop(seat, None)
+        """Forget the seat of a kernel that has ended."""
+        if seats.vacate(sandbox, seat):
             self.record(sandbox)
 
     # -- the broker's own life
