@@ -1,8 +1,9 @@
 """Finds what is on the host for workers that nobody owns, and destroys it: one comparison for everything.
 
 Whose things are is asked before and after they are looked at: whoever makes something is known before it is there, and
-whoever gives it back until it is gone. So a reap at any moment hurts nobody. While the record of a worker cannot be
-read, that is somebody's, and since nobody can tell which kernels and which network are its, so are all of these.
+whoever gives it back until it is gone. So a reap at any moment hurts nobody. While a worker cannot be judged, since its
+record cannot be read or nobody can tell whether it lives, it is somebody's, with all sockets of kernels and networks:
+which of them are its may not be known.
 """
 
 from __future__ import annotations
@@ -71,10 +72,14 @@ async def reap(
     *,
     somebodys: Callable[[], Owned],
     slots: Callable[[], set[int]],
+    unjudged: Collection[str] = (),
     dry_run: bool,
 ) -> list[str]:
-    """Destroy what nobody owns, or only find it; return what it was, in words. `slots` are those of workers."""
-    before, unread = somebodys(), {*ledger.unread}
+    """Destroy what nobody owns, or only find it; return what it was, in words. `slots` are those of workers.
+
+    `unjudged`: workers of which nobody could tell yet whether they live, though their records may be readable.
+    """
+    before, unread = somebodys(), {*ledger.unread, *unjudged}
     records = list(_records(ledger))
     unread |= ledger.unread
     sockets = [] if unread else _sockets(places)

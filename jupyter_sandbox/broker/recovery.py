@@ -50,7 +50,13 @@ def engine_for(wanted: str, records: Iterable[Record]) -> str:
 
 
 def _lives(record: Record) -> bool:
-    pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+    try:
+        pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+    except OSError as error:
+        log.warning(
+            "whether sandbox %s lives cannot be told now, and it is taken for one that does: %s", record.id, error
+        )
+        return True
     if pidfd is not None:
         os.close(pidfd)
     return pidfd is not None

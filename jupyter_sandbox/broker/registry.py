@@ -205,7 +205,7 @@ class Registry:
         for record in list(self._ledger.records()):
             await self._recover(record)
         self._recovered.set()
-        self._waiting = {*self._ledger.unread}
+        self._waiting |= self._ledger.unread
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
 
@@ -218,6 +218,10 @@ class Registry:
                 return
             sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
             self._sandboxes[sandbox.id] = sandbox
+        except OSError as error:
+            log.error("sandbox %s cannot be judged now; it stays, and the next reap tries again: %s", record.id, error)
+            self._waiting.add(record.id)
+            return
         finally:
             del self._making[record.id]
         if record.owner is None or not await recovery.take_over(
@@ -229,12 +233,13 @@ class Registry:
         self._wait_for_adoption(sandbox)
 
     async def reap(self, *, dry_run: bool) -> list[str]:
-        """See `reaper`. What could not be recovered since its record could not be read is before, if it can be now."""
-        for record in list(self._ledger.records()) if self._waiting else ():
+        """See `reaper`. What could not be judged yet, since the machine did not let it, is before, if it can be now."""
+        records = list(self._ledger.records()) if self._waiting else []
+        self._waiting &= {*self._ledger.unread, *(record.id for record in records)}
+        for record in records:
             if record.id in self._waiting:
                 self._waiting.remove(record.id)
                 await self._recover(record)
-        self._waiting &= self._ledger.unread
         return await reaper.reap(
             self._engine,
             self.firewall,
@@ -242,6 +247,7 @@ class Registry:
             self._ledger,
             somebodys=lambda: reaper.owned(self._sandboxes.values(), {*self._making, *self._waiting}),
             slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
+            unjudged=self._waiting,
             dry_run=dry_run,
         )
 

@@ -98,7 +98,10 @@ class Engine(Protocol):
         """Make a warm worker whose agent listens at `Places.agent_socket`; leaves nothing behind when it raises."""
 
     async def recover(self, record: Record, template: Template) -> Worker | None:
-        """Return the worker that a dead broker left, or None when it does not live."""
+        """Return the worker that a dead broker left, or None when it does not live.
+
+        Raises OSError when the machine does not let us tell now: nothing of it is given back, and its slot is kept.
+        """
 
     async def destroy(self, worker: Worker) -> None:
         """End a worker, paused or not, and give back all it took; quiet when done twice."""

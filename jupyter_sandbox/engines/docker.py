@@ -24,7 +24,7 @@ from jupyter_sandbox._version import __version__
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import Remains, container, image, suitability
 from jupyter_sandbox.engines.daemon import Daemon, socket_exists
-from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, recovered_disk, remains
+from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, open_recorded, recovered_disk, remains
 from jupyter_sandbox.errors import (
     EngineUnavailableError,
     IsolationUnavailableError,
@@ -200,8 +200,8 @@ class DockerEngine:
 
     async def _create(self, sandbox: SandboxId, template: Template) -> Worker:
         async with contextlib.AsyncExitStack() as undo:
-            slot = self._slots.take()
-            undo.callback(self._slots.free, slot)
+            slot = self._slots.take(sandbox)
+            undo.callback(self._slots.free, sandbox)
             uid = self._uid_base + slot
             self._ledger.write(Record(id=sandbox, template=template.name, slot=slot, engine=self.name))
             undo.callback(self._ledger.remove, sandbox)
@@ -236,11 +236,11 @@ class DockerEngine:
 
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """See Engine. What belonged to a worker that does not live is given back."""
-        pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+        pidfd = open_recorded(record, self._slots)
         if pidfd is None:
             await self._give_back(record.id)
+            self._slots.free(record.id)
             return None
-        self._slots.keep(record.slot)
         disk = await recovered_disk(self._disks.stage, record, pidfd, self._uid_base + record.slot)
         return self._held(record.id, template, slot=record.slot, pid=record.pid, pidfd=pidfd, disk=disk)
 
@@ -266,7 +266,7 @@ class DockerEngine:
             return
         await worker.end()
         await self._give_back(worker.id, has_run=True)
-        self._slots.free(worker.slot)
+        self._slots.free(worker.id)
 
     async def narrow(self, worker: Worker, limits: Limits) -> None:
         """See Engine. The daemon does it; open files are limited as the worker is bound."""

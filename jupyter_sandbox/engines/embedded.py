@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import Remains, host_languages
-from jupyter_sandbox.engines.held import KILL_TIMEOUT_S, NO_CORE, HeldWorker, Slots, recovered_disk, remains
+from jupyter_sandbox.engines.held import (
+    KILL_TIMEOUT_S,
+    NO_CORE,
+    HeldWorker,
+    Slots,
+    open_recorded,
+    recovered_disk,
+    remains,
+)
 from jupyter_sandbox.engines.zygotes import Fresh, PackageTimes, Zygote, are_stale
 from jupyter_sandbox.errors import NotSupportedError, SandboxError, StartError
 from jupyter_sandbox.host import channel, processes, tasks
@@ -164,8 +172,8 @@ class EmbeddedEngine:
 
     async def _create(self, sandbox: SandboxId, template: Template) -> Worker:
         async with contextlib.AsyncExitStack() as undo:
-            slot = self._slots.take()
-            undo.callback(self._slots.free, slot)
+            slot = self._slots.take(sandbox)
+            undo.callback(self._slots.free, sandbox)
             uid = _host_uid(self._uid_base, slot)
             self._ledger.write(Record(id=sandbox, template=template.name, slot=slot, engine=self.name))
             undo.callback(self._ledger.remove, sandbox)
@@ -210,11 +218,11 @@ class EmbeddedEngine:
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """See Engine. What belonged to a worker that does not live is given back."""
         group = self._hierarchy.group(record.id) if self._hierarchy else None
-        pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+        pidfd = open_recorded(record, self._slots)
         if pidfd is None:
             await self._give_back(record.id, group)
+            self._slots.free(record.id)
             return None
-        self._slots.keep(record.slot)
         return EmbeddedWorker(
             sandbox=record.id,
             template=template,
@@ -234,7 +242,7 @@ class EmbeddedEngine:
             return
         await worker.end()
         await self._give_back(worker.id, worker.group)
-        self._slots.free(worker.slot)
+        self._slots.free(worker.id)
 
     async def narrow(self, worker: Worker, limits: Limits) -> None:
         """See Engine: by its control group, or by the rlimits that it is bound with."""

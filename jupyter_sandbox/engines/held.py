@@ -135,23 +135,39 @@ class Slots:
 
     def __init__(self) -> None:
         """All are free."""
-        self.taken: set[int] = set()
+        self.taken: dict[SandboxId, int] = {}
 
-    def take(self) -> int:
-        """Return a free one; raises CapacityError."""
-        slot = next((slot for slot in range(1, _SLOTS) if slot not in self.taken), None)
+    def take(self, sandbox: SandboxId) -> int:
+        """Return a free one for a new worker; raises CapacityError."""
+        taken = {*self.taken.values()}
+        slot = next((slot for slot in range(1, _SLOTS) if slot not in taken), None)
         if slot is None:
             raise CapacityError("no free uid for another worker", retry_after_s=5)
-        self.taken.add(slot)
+        self.taken[sandbox] = slot
         return slot
 
-    def keep(self, slot: int) -> None:
-        """Mark the slot of a recovered worker as taken."""
-        self.taken.add(slot)
+    def keep(self, sandbox: SandboxId, slot: int) -> None:
+        """Mark the slot of a worker that a dead broker left as taken."""
+        self.taken[sandbox] = slot
 
-    def free(self, slot: int) -> None:
-        """Give one back; quiet when done twice."""
-        self.taken.discard(slot)
+    def free(self, sandbox: SandboxId) -> None:
+        """Give back the one of a worker; quiet when it has none."""
+        self.taken.pop(sandbox, None)
+
+
+def open_recorded(record: Record, slots: Slots) -> int | None:
+    """Return a pidfd of the worker that a dead broker recorded, or None when it does not live; keep its slot if it may.
+
+    Raises OSError when the machine does not let us look now.
+    """
+    try:
+        pidfd = processes.open_living(record.pid, record.started) if record.pid else None
+    except OSError:
+        slots.keep(record.id, record.slot)
+        raise
+    if pidfd is not None:
+        slots.keep(record.id, record.slot)
+    return pidfd
 
 
 def remains(places: Places, stage: Stage) -> list[Remains]:

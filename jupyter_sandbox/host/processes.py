@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -17,25 +18,40 @@ if TYPE_CHECKING:
 
 
 _ID_LENGTH: Final = 64
+_GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.EINVAL})
+"""What pidfd_open(2) says of a number that no process has; EINVAL: it is that of a thread by now."""
 
 
 def start_time(pid: int) -> int:
-    """Return when `pid` started, in clock ticks since boot (proc_pid_stat(5), field 22), or 0 when it does not live."""
+    """Return when `pid` started, in clock ticks since boot (proc_pid_stat(5), field 22), or 0 when it does not live.
+
+    Raises OSError when the machine does not let us look now (descriptors, memory): it may live.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
     state, *rest = stat.rpartition(")")[2].split()
     return 0 if state in "ZX" else int(rest[18])
 
 
 def open_living(pid: int, started: int) -> int | None:
-    """Return a pidfd of the process that has `pid` and started at `started`, or None when that one is gone."""
+    """Return a pidfd of the process that has `pid` and started at `started`, or None when that one is gone.
+
+    Raises OSError when the machine does not let us look now (descriptors, memory): it may live.
+    """
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:
-        return None
-    if start_time(pid) != started:
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
+    try:
+        lives = start_time(pid) == started
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if not lives:
         os.close(descriptor)
         return None
     return descriptor

@@ -960,6 +960,36 @@ async def test_a_sandbox_whose_record_cannot_be_read_when_a_broker_begins_is_tak
     assert gone == []
 
 
+async def test_a_sandbox_that_cannot_be_judged_when_a_broker_begins_is_taken_over_when_it_can(bench, monkeypatch):
+    # once: any error of a look at its process was its death
+    bench.ledger.write(RECORD)
+    bench.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12,))
+    socket_of_its_kernel = bench.places.run / "k" / f"{'0' * 12}-1"
+    socket_of_its_kernel.touch()
+    gone, fails = [], [True, True]
+    owned = Remains(what="a container", made_for=RECORD.id, remove=lambda: gone.append(1))
+    monkeypatch.setattr(bench.engine, "remains", lambda: asyncio.sleep(0, [owned]))
+    recover = bench.engine.recover
+
+    async def fail(record, template):
+        if fails:
+            fails.pop()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await recover(record, template)
+
+    monkeypatch.setattr(bench.engine, "recover", fail)
+    await bench.registry.recover(grace_s=60)
+    assert bench.registry.claimed() == []
+    assert not fails, "the first reap tried again"
+    assert [record.id for record in bench.ledger.records()] == [RECORD.id]
+    assert socket_of_its_kernel.exists()
+    assert ("reap", set(), False) not in bench.firewall.said, "nobody knows which network is its"
+    assert await bench.registry.reap(dry_run=False) == []
+    assert list(bench.registry.get(OWNER, RECORD.id).kernels) == ["0" * 12]
+    assert gone == []
+    assert socket_of_its_kernel.exists()
+
+
 async def test_a_recovered_sandbox_has_what_its_server_left_with_it(bench):
     bench.ledger.write(replace(RECORD, server="s", notes={"": "of the sandbox", "0" * 12: "of the kernel"}))
     bench.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12,))

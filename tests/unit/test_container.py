@@ -241,9 +241,10 @@ def test_an_unknown_machine_has_no_profile():
 
 def test_slots_are_given_once_until_they_come_back():
     slots = held.Slots()
-    first, second = slots.take(), slots.take()
-    assert (first, second) == (1, 2)
-    slots.keep(3)
-    slots.free(first)
-    slots.free(first)
-    assert [slots.take(), slots.take()] == [1, 4]
+    assert [slots.take("a"), slots.take("b")] == [1, 2]
+    slots.keep("c", 3)
+    slots.free("a")
+    slots.free("a")
+    assert [slots.take("d"), slots.take("e")] == [1, 4]
+    slots.free("a")
+    assert slots.take("f") == 5, "who has none gives back no other's"

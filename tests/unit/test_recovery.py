@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from jupyter_sandbox.broker import client, recovery
+from jupyter_sandbox.engines import held
 from jupyter_sandbox.errors import (
     BrokerUnavailableError,
     EngineUnavailableError,
@@ -48,6 +51,42 @@ def test_another_engine_is_refused_while_sandboxes_live_that_it_cannot_take_over
         recovery.engine_for("embedded", [LIVING])
     with pytest.raises(IsolationUnavailableError, match="docker, embedded"):
         recovery.engine_for("auto", [LIVING, replace(LIVING, engine="embedded")])
+
+
+NOT_NOW = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+
+def _fail_with(error):
+    def fail(*_args):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", NOT_NOW)
+@pytest.mark.parametrize("place", [(os, "pidfd_open"), (Path, "read_text")], ids=["pidfd_open", "stat"])
+def test_a_process_that_cannot_be_looked_at_now_is_not_taken_for_dead(monkeypatch, place, error):
+    # once: too many open files at the wrong moment cost a living sandbox
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(*place, _fail_with(error))
+    with pytest.raises(OSError, match=error.strerror):
+        processes.open_living(LIVING.pid, LIVING.started)
+    slots = held.Slots()
+    with pytest.raises(OSError, match=error.strerror):
+        held.open_recorded(LIVING, slots)
+    assert slots.take("sbx_" + "2" * 20) != LIVING.slot
+    with pytest.raises(IsolationUnavailableError, match="sandboxes of the engine docker live"):
+        recovery.engine_for("embedded", [LIVING])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("number", [errno.ESRCH, errno.ENOENT, errno.EINVAL])
+def test_a_process_that_is_gone_is_dead_even_if_a_thread_has_its_number(monkeypatch, number):
+    monkeypatch.setattr(os, "pidfd_open", _fail_with(OSError(number, "")))
+    assert processes.open_living(LIVING.pid, LIVING.started) is None
+    slots = held.Slots()
+    assert held.open_recorded(LIVING, slots) is None
+    assert slots.take("sbx_" + "2" * 20) == LIVING.slot
 
 
 @pytest.mark.parametrize("error", [IsolationUnavailableError("no container engine"), EngineUnavailableError("away")])
