@@ -69,10 +69,18 @@ class AgentClient:
     ) -> AgentClient:
         """Connect to the agent that listens at `path`; raises StartError."""
         try:
-            channel = await Channel.connect(path, protocol.FROM_AGENT)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                channel = await Channel.connect(path, protocol.FROM_AGENT)
+        except TimeoutError as error:
+            raise StartError(f"the agent of {worker} accepted no connection in {ANSWER_TIMEOUT_S} s") from error
         except OSError as error:
             raise StartError(f"the agent of {worker} cannot be reached: {error}") from error
         return cls(channel, worker, on_exited=on_exited, on_lost=on_lost)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the agent has gone, or was given up."""
+        return self._task.done()
 
     async def ask(self, request: object, kind: type[Answer], descriptors: Sequence[int] = ()) -> Answer:
         """Send `request` and return its answer of type `kind`; raises StartError.
@@ -93,7 +101,7 @@ class AgentClient:
 
     async def _exchange(self, request: object, descriptors: Sequence[int]) -> object:
         async with self._lock:
-            if self._task.done():
+            if self.is_gone:
                 raise StartError(f"the agent of {self._worker} is gone")
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):

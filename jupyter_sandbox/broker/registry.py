@@ -16,8 +16,14 @@ from jupyter_sandbox import lifecycle, narrowing, restrictions, templates, works
 from jupyter_sandbox.agents import AgentClient
 from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recovery, seats, verbs
 from jupyter_sandbox.broker.admission import Admission
+from jupyter_sandbox.broker.grace import Grace
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
-from jupyter_sandbox.errors import CapacityError, UnknownSandboxError, WorkspaceError
+from jupyter_sandbox.errors import (
+    BrokerUnavailableError,
+    CapacityError,
+    UnknownSandboxError,
+    WorkspaceError,
+)
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import kernel_sockets, tasks
@@ -65,7 +71,7 @@ class Registry:
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._grace_s, self._recovered = 0.0, asyncio.Event()
+        self._grace = Grace(self._destroy, self._tasks)
         self.claims = 0
         """How many were ever tried."""
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
@@ -137,8 +143,13 @@ class Registry:
             raise
 
     def get(self, owner: int, sandbox_id: str) -> Sandbox:
-        """Return a claimed sandbox of `owner`; the broker's own user may have any. Raises UnknownSandboxError."""
+        """Return a claimed sandbox of `owner`; the broker's own user may have any. Raises UnknownSandboxError.
+
+        BrokerUnavailableError: it outlived its broker, and could not be taken over yet.
+        """
         sandbox = self._sandboxes.get(ids.sandbox_id(sandbox_id))
+        if sandbox_id in self._waiting or (sandbox and sandbox.is_late):
+            raise BrokerUnavailableError(f"sandbox {sandbox_id} is not taken over yet: try again", retry_after_s=5)
         if sandbox is None or sandbox.state is not WorkerState.CLAIMED or owner not in (sandbox.owner, os.getuid()):
             raise UnknownSandboxError(f"no sandbox {sandbox_id}")
         return sandbox
@@ -168,8 +179,8 @@ class Registry:
     async def leave(self, sandbox: Sandbox) -> None:
         """Its holder has gone: let it wait for the server that may adopt it, or destroy it."""
         sandbox.holder = None
-        if sandbox.server and self._grace_s and sandbox.state is WorkerState.CLAIMED:
-            self._wait_for_adoption(sandbox)
+        if sandbox.server and self._grace.seconds and sandbox.state is WorkerState.CLAIMED:
+            self._grace.begin(sandbox)
         else:
             await self._destroy(sandbox)
 
@@ -201,10 +212,10 @@ class Registry:
 
         The same holds for sandboxes that are left by their server from now on.
         """
-        self._grace_s = grace_s
+        self._grace.seconds = grace_s
         for record in list(self._ledger.records()):
             await self._recover(record)
-        self._recovered.set()
+        self._grace.runs.set()
         self._waiting |= self._ledger.unread
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
@@ -216,7 +227,7 @@ class Registry:
             worker = await self._engine.recover(record, template)
             if worker is None:
                 return
-            sandbox = Sandbox(worker=worker, template=template, state=WorkerState.WARM)
+            sandbox = Sandbox(worker=worker, template=template)
             self._sandboxes[sandbox.id] = sandbox
         except OSError as error:
             log.error("sandbox %s cannot be judged now; it stays, and the next reap tries again: %s", record.id, error)
@@ -224,13 +235,19 @@ class Registry:
             return
         finally:
             del self._making[record.id]
-        if record.owner is None or not await recovery.take_over(
-            sandbox, record, self._engine, self.firewall, self._connect, self.record
-        ):
+        if record.owner is None:
             await self._destroy(sandbox)
-            return
-        log.info("sandbox %s recovered with %d kernels", sandbox.id, len(sandbox.kernels))
-        self._wait_for_adoption(sandbox)
+        else:
+            await recovery.Recovery(
+                sandbox=sandbox,
+                record=record,
+                engine=self._engine,
+                firewall=self.firewall,
+                connect=self._connect,
+                write=self.record,
+                destroy=self._destroy,
+                taken=self._grace.begin,
+            ).begin(self._tasks)
 
     async def reap(self, *, dry_run: bool) -> list[str]:
         """See `reaper`. What could not be judged yet, since the machine did not let it, is before, if it can be now."""
@@ -262,7 +279,7 @@ class Registry:
         for task in self._tasks:
             task.cancel()
         for sandbox in list(self._sandboxes.values()):
-            if everything or sandbox.state is not WorkerState.CLAIMED:
+            if everything or not (sandbox.state is WorkerState.CLAIMED or sandbox.is_late):
                 await self._destroy(sandbox)
             elif sandbox.agent:
                 await sandbox.agent.close()
@@ -311,23 +328,10 @@ class Registry:
         """Write down what is known of a sandbox."""
         self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid), self._engine.name))
 
-    def _wait_for_adoption(self, sandbox: Sandbox) -> None:
-        """Begin its grace; who takes it over and goes again gives it another."""
-        sandbox.end_grace()
-        sandbox.grace = tasks.spawn(self._tasks, self._expire(sandbox))
-
-    async def _expire(self, sandbox: Sandbox) -> None:
-        """Destroy what nobody takes over in time. Nobody can before all are recovered, which may take long."""
-        await self._recovered.wait()
-        await asyncio.sleep(self._grace_s)
-        if sandbox.holder is None:
-            log.info("sandbox %s ends: nobody took it over within %.0f s", sandbox.id, self._grace_s)
-            await self._destroy(sandbox)
-
     def _exited(self, sandbox: Sandbox, exited: protocol.Exited) -> None:
         """A process of a worker ended: tell the holder why. `exited` may lie, but only about its own sandbox."""
         kills_before = sandbox.kernels.pop(exited.target, None)
-        if sandbox.state is WorkerState.WARM:
+        if sandbox.state in (WorkerState.STARTING, WorkerState.WARM):
             return  # it is being taken over; nobody waits for this
         if kills_before is None:
             commands.ended(sandbox, exited)
@@ -339,8 +343,8 @@ class Registry:
 
     def _lost(self, sandbox: Sandbox) -> None:
         """The agent is gone, and with pid 1 everything in the worker."""
-        if sandbox.state in (WorkerState.DOOMED, WorkerState.GONE):
-            return
+        if sandbox.state in (WorkerState.STARTING, WorkerState.DOOMED, WorkerState.GONE):
+            return  # who takes it over hears of it as an error
         if sandbox.state is WorkerState.WARM:
             self.pool.discard(sandbox)
         kills = sandbox.worker.out_of_memory_kills() > min(sandbox.kernels.values(), default=0)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_LOG: Final = 8192
 """Characters of a kernel's log that are passed on: more than an honest agent keeps is a lie."""
+_NOBODY: Final = -1
 _ENDING_SIGNALS: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 Event = verbs.ProcessExited | verbs.SandboxGone
 Holder = Callable[[Event], None]
@@ -50,7 +51,7 @@ class Sandbox:
     template: Template
     state: WorkerState = WorkerState.STARTING
     agent: AgentClient | None = None
-    owner: int = -1
+    owner: int = _NOBODY
     on_behalf: str = ""
     """Which of its owners the client claimed it for, as `Claim` says."""
     created_at: str = ""
@@ -93,6 +94,11 @@ class Sandbox:
     def party(self) -> Party:
         """Who has it, as far as places are shared out."""
         return self.owner, self.on_behalf
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it outlived its broker, and could not be taken over yet."""
+        return self.state is WorkerState.STARTING and self.owner != _NOBODY
 
     def end_grace(self) -> None:
         """Let nothing wait any more for who adopts it."""

@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox import agents, restrictions, template_shape
-from jupyter_sandbox.broker import adoption, restricting, upkeep, verbs
+from jupyter_sandbox.broker import adoption, recovery, restricting, upkeep, verbs
 from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
 from jupyter_sandbox.engines import Remains, Usage
 from jupyter_sandbox.errors import (
+    BrokerUnavailableError,
     CapacityError,
     ConflictError,
     IsolationUnavailableError,
@@ -988,6 +989,80 @@ async def test_a_sandbox_that_cannot_be_judged_when_a_broker_begins_is_taken_ove
     assert list(bench.registry.get(OWNER, RECORD.id).kernels) == ["0" * 12]
     assert gone == []
     assert socket_of_its_kernel.exists()
+
+
+@pytest.fixture
+def late(bench, monkeypatch):
+    """Let the agent of a recovered sandbox be connected to again and again, and say nothing at first; be impatient."""
+    monkeypatch.setattr(agents, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(recovery, "PAUSE_S", 0.1)
+    once = bench.engine._agent
+
+    async def again(sandbox, listener):
+        with listener:
+            while True:
+                await once(sandbox, listener.dup())
+
+    monkeypatch.setattr(bench.engine, "_agent", again)
+    bench.ledger.write(RECORD)
+    bench.engine.answers[protocol.Describe] = None
+    return bench
+
+
+async def test_a_sandbox_whose_agent_is_late_is_taken_over_when_it_answers(late):
+    # once: one time-out was the end of a sandbox
+    socket_of_its_kernel = late.places.run / "k" / f"{'0' * 12}-1"
+    socket_of_its_kernel.touch()
+    await late.registry.recover(grace_s=60)
+    assert late.registry.claimed() == []
+    with pytest.raises(BrokerUnavailableError, match="try again"):
+        late.registry.get(OWNER, RECORD.id)
+    assert await late.registry.reap(dry_run=False) == []
+    assert late.firewall.said == [("reap", {RECORD.slot}, False)] * 2, "its network is known"
+    assert socket_of_its_kernel.exists()
+    late.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12,))
+    await eventually(lambda: late.registry.claimed() != [])
+    assert list(late.registry.get(OWNER, RECORD.id).kernels) == ["0" * 12]
+    await late.registry.release(late.registry.get(OWNER, RECORD.id))
+    await late.assert_nothing_left()
+
+
+async def test_a_sandbox_that_never_answers_is_given_up(late, monkeypatch, caplog):
+    monkeypatch.setattr(recovery, "PATIENCE_S", 0.3)
+    await late.registry.recover(grace_s=60)
+    assert late.engine.destroyed == []
+    await late.assert_nothing_left()
+    assert f"sandbox {RECORD.id} is destroyed; it still cannot be taken over: the agent of" in caplog.text
+    with pytest.raises(UnknownSandboxError):
+        late.registry.get(OWNER, RECORD.id)
+
+
+async def test_a_late_sandbox_whose_agent_goes_is_given_up_at_once(late):
+    await late.registry.recover(grace_s=60)
+    late.engine.answers[protocol.Describe] = "hang up"
+    await late.assert_nothing_left()
+
+
+async def test_a_sandbox_that_is_late_for_one_broker_is_left_to_the_next(late):
+    await late.registry.recover(grace_s=60)
+    await late.registry.stop(everything=False)
+    assert late.engine.destroyed == []
+    assert [record.id for record in late.ledger.records()] == [RECORD.id]
+
+
+async def test_a_paused_sandbox_that_is_late_is_paused_until_it_is_tried_again(late, monkeypatch):
+    late.ledger.write(replace(RECORD, paused=True))
+    did = []
+    for verb in ("pause", "resume"):
+        monkeypatch.setattr(
+            late.engine, verb, lambda _worker, verb=verb: asyncio.sleep(0, did.append(verb)), raising=False
+        )
+    await late.registry.recover(grace_s=60)
+    assert did == ["resume", "pause"]
+    late.engine.answers[protocol.Describe] = ANSWERS[protocol.Describe]
+    await eventually(lambda: late.registry.claimed() != [])
+    await eventually(lambda: late.registry.get(OWNER, RECORD.id).is_paused)
+    assert did[-2:] == ["resume", "pause"]
 
 
 async def test_a_recovered_sandbox_has_what_its_server_left_with_it(bench):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from jupyter_sandbox.engines import held
 from jupyter_sandbox.errors import (
     BrokerUnavailableError,
     EngineUnavailableError,
+    InvalidRequestError,
     IsolationUnavailableError,
+    StartError,
 )
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import processes
@@ -78,6 +81,26 @@ def test_a_process_that_cannot_be_looked_at_now_is_not_taken_for_dead(monkeypatc
     with pytest.raises(IsolationUnavailableError, match="sandboxes of the engine docker live"):
         recovery.engine_for("embedded", [LIVING])
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def _caused_by(error) -> StartError:
+    ours = StartError("it could not be done")
+    ours.__cause__ = error
+    return ours
+
+
+@pytest.mark.parametrize("error", [*NOT_NOW, TimeoutError(), subprocess.TimeoutExpired("nft", 10)])
+def test_what_timed_out_or_the_machine_could_not_do_may_pass(error):
+    assert recovery.may_pass(_caused_by(error))
+    assert recovery.may_pass(EngineUnavailableError("away"))
+
+
+@pytest.mark.parametrize(
+    "error", [None, ConnectionRefusedError(), BrokenPipeError(), FileNotFoundError(), ValueError()]
+)
+def test_what_an_agent_said_and_that_nobody_listens_is_final(error):
+    assert not recovery.may_pass(_caused_by(error))
+    assert not recovery.may_pass(InvalidRequestError("too much"))
 
 
 @pytest.mark.parametrize("number", [errno.ESRCH, errno.ENOENT, errno.EINVAL])
