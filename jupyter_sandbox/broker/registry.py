@@ -384,7 +384,8 @@ class Registry:
                 sandbox.standby.remove()
             for seat in list(sandbox.kernels):
                 kernel_sockets.remove(self.places.kernel_sockets(seat))
-            await asyncio.to_thread(self.firewall.close, sandbox.worker.slot)  # before the slot is another's
+            if sandbox.was_claimed:  # or it never had a network, and its slot may be another's already: see `Slots`
+                await asyncio.to_thread(self.firewall.close, sandbox.worker.slot)  # before the slot is another's
             async with sandbox.changing:  # what is being frozen is frozen before it is killed and thawed
                 await self._engine.destroy(sandbox.worker)
         except Exception:

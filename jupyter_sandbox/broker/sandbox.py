@@ -98,7 +98,12 @@ class Sandbox:
     @property
     def is_late(self) -> bool:
         """Whether it outlived its broker, and could not be taken over yet."""
-        return self.state is WorkerState.STARTING and self.owner != _NOBODY
+        return self.state is WorkerState.STARTING and self.was_claimed
+
+    @property
+    def was_claimed(self) -> bool:
+        """Whether it ever was somebody's."""
+        return self.owner != _NOBODY
 
     def end_grace(self) -> None:
         """Let nothing wait any more for who adopts it."""

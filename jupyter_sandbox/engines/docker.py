@@ -109,7 +109,7 @@ class DockerEngine:
             version=__version__,
             runtime=runtime,
         )
-        self._slots = Slots()
+        self._slots = Slots(uid_base)
         self._creating: set[str] = set()
         self._owed: set[str] = set()
         self._sweeps: set[asyncio.Task[None]] = set()

@@ -114,7 +114,7 @@ class EmbeddedEngine:
         self._default = default
         self._zygotes: dict[str, Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
-        self._slots = Slots()
+        self._slots = Slots(uid_base)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:

@@ -131,20 +131,28 @@ async def recovered_disk(stage: Stage, record: Record, pidfd: int, uid: int | No
 
 
 class Slots:
-    """Offsets in the range of host uids that no two living workers share."""
+    """Offsets in the range of host uids that no two living workers share.
 
-    def __init__(self) -> None:
-        """All are free."""
+    The host is asked, too, as which uids processes run: a dead broker may have left a worker whose record, which tells
+    its slot, cannot be read just now. One that was never claimed need not run as its own, but is nobody's either.
+    """
+
+    def __init__(self, uid_base: int | None = None) -> None:
+        """`uid_base`: first host uid of the range; None if all workers have the same, and nothing tells by them."""
+        self._uid_base = uid_base
         self.taken: dict[SandboxId, int] = {}
 
     def take(self, sandbox: SandboxId) -> int:
         """Return a free one for a new worker; raises CapacityError."""
         taken = {*self.taken.values()}
-        slot = next((slot for slot in range(1, _SLOTS) if slot not in taken), None)
+        slot = next((slot for slot in range(1, _SLOTS) if slot not in taken and not self._is_in_use(slot)), None)
         if slot is None:
             raise CapacityError("no free uid for another worker", retry_after_s=5)
         self.taken[sandbox] = slot
         return slot
+
+    def _is_in_use(self, slot: int) -> bool:
+        return self._uid_base is not None and processes.run_as(self._uid_base + slot)
 
     def keep(self, sandbox: SandboxId, slot: int) -> None:
         """Mark the slot of a worker that a dead broker left as taken."""

@@ -57,6 +57,15 @@ def open_living(pid: int, started: int) -> int | None:
     return descriptor
 
 
+def run_as(uid: int) -> bool:
+    """Whether any process has the real user id `uid`. By getpriority(2), which needs no descriptor."""
+    try:
+        os.getpriority(os.PRIO_USER, uid - (1 << 32) if uid >= 1 << 31 else uid)  # Python passes on an int of C
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def network_namespace(pid: int, pidfd: int) -> int:
     """Return a descriptor of the network namespace of the process that `pidfd` holds and whose number was `pid`.
 

@@ -233,6 +233,28 @@ async def test_a_worker_that_does_not_answer_costs_no_other_its_grace(tree):
     await until(_nothing_is_claimed)
 
 
+@pytest.mark.needs_root
+async def test_the_slot_of_a_record_that_cannot_be_read_is_not_given_to_another(tree):
+    # once: two workers had the same slot, which is the same uid and the same network
+    tree.start()
+    tree.client()
+    (claimed,) = await listed()
+    slot = tree.records()[claimed]["slot"]
+    tree.kill_broker()
+    record = places.find().ledger / f"{claimed}.json"
+    aside = record.rename(record.parent.parent / "aside")
+    record.symlink_to(record)  # reading it fails: ELOOP
+    tree.start()
+    tree.client()
+    (other,) = await listed()
+    record.unlink()
+    records = tree.records()
+    aside.rename(record)
+    assert slot not in [each["slot"] for each in records.values()]
+    await client.call(verbs.Reap(dry_run=False), verbs.Reaped, start=False)
+    assert {claimed, other} <= {*await listed()}, "it is taken over when it can be read"
+
+
 async def test_a_recovered_broker_that_nobody_needs_leaves(tree):
     # once: only the end of a connection sets Server.idle; a sandbox that ends for lack of an owner does not
     tree.start()
