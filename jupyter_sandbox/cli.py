@@ -251,7 +251,7 @@ async def _status(_options: argparse.Namespace) -> int:
         if not error.is_absent:
             raise
         words = str(error)
-        print(f"{words[0].upper()}{words[1:]}.{_log()}")
+        print(" ".join([f"{words[0].upper()}{words[1:]}.", *_log()]))
         return 0
     print(f"broker {status.version}, pid {status.pid}, engine {status.engine}")
     print(f"templates: {', '.join(status.templates)}")
@@ -262,14 +262,14 @@ async def _status(_options: argparse.Namespace) -> int:
             print(f"template {workers.name}: its sandboxes do not start, claims are refused; see the broker's log")
     for note in status.notes:
         print(f"- {note}")
-    if told := _log():
-        print(told.strip())
+    for told in _log():
+        print(told)
     return 0
 
 
-def _log() -> str:
+def _log() -> tuple[str, ...]:
     log = places.own_log()
-    return f" The log of brokers in the background: {log}" if log else ""
+    return (f"The log of brokers in the background: {log}",) if log else ()
 
 
 async def _doctor(options: argparse.Namespace) -> int:
