@@ -1,4 +1,4 @@
-"""How deep JSON is and how many values it has, judged from its text before a reader builds them. Pure."""
+"""How deep JSON is, how many values it has and how many hard numbers: judged from its text before it is read. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ MAX_CONTAINERS: Final = 1 << 16
 MAX_VALUES: Final = 1 << 19
 """Objects and arrays, and values. 8 MiB of `[],[],...` cost 180 MB and stop the server for 1.3 s; with these bounds any
 8 MiB are read in about 50 ms."""
+MAX_EXTREME_NUMBERS: Final = 1 << 17
+"""Numbers with an exponent of three digits. Each costs three ordinary ones to read, and again to write; the tails of a
+distribution have some."""
+MAX_LONG_RUNS: Final = 1 << 11
+_LONG_RUN: Final = b"0" * 1024
+"""So many digits in a row, again and again: an integer costs the square of its digits to read, and more to write."""
 _PIECE: Final = 1 << 18
 """What has too much of everything is known for it before all of it was looked through."""
 
@@ -17,6 +23,8 @@ _FEW: Final = 64
 """As often as this a byte is found in less time than it is counted."""
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{},"'))
+_DIGITS_ALIKE: Final = bytes.maketrans(b"123456789E-", b"000000000e+")
+_EXTREME: Final = (b"e000", b"e+000")
 
 
 def is_bounded(data: bytes) -> bool:
@@ -27,10 +35,14 @@ def is_bounded(data: bytes) -> bool:
     up to its first error.
     """
     has_few_containers = not (_has_more(data, b"[", MAX_DEPTH // 2) or _has_more(data, b"{", MAX_DEPTH // 2))
-    if has_few_containers and (not _has_more(data, b",", _FEW) or data.count(b",") <= MAX_VALUES):
+    if has_few_containers and not _has_more(data, b",", _FEW):
         return True
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    has_few_values = has_few_containers and data.count(b",") <= MAX_VALUES
+    return (has_few_values or _has_bounded_structure(data)) and _has_bounded_numbers(data)
+
+
+def _has_bounded_structure(data: bytes) -> bool:
+    data = _without_escapes(data)
     brackets = b""
     containers = values = quotes = 0
     for at in range(0, len(data), _PIECE):
@@ -49,6 +61,33 @@ def is_bounded(data: bytes) -> bool:
             return True
         brackets = brackets.replace(b"[]", b"")
     return not brackets
+
+
+def _has_bounded_numbers(data: bytes) -> bool:
+    alike = data.translate(_DIGITS_ALIKE)
+    if _extreme_numbers(alike) <= MAX_EXTREME_NUMBERS and alike.count(_LONG_RUN) <= MAX_LONG_RUNS:
+        return True
+    alike = _without_escapes(alike)
+    extreme = long_runs = quotes = 0
+    for at in range(0, len(alike), _PIECE):
+        parts = alike[at : at + _PIECE].split(b'"')
+        bare = b'"'.join(parts[quotes % 2 :: 2])
+        quotes += len(parts) - 1
+        extreme += _extreme_numbers(bare)
+        long_runs += bare.count(_LONG_RUN)
+        # a value may be a text and have a name, which are four quotes
+        if extreme > MAX_EXTREME_NUMBERS or long_runs > MAX_LONG_RUNS or quotes > 5 * MAX_VALUES:
+            return False
+    return True
+
+
+def _extreme_numbers(alike: bytes) -> int:
+    return sum(map(alike.count, _EXTREME))
+
+
+def _without_escapes(data: bytes) -> bytes:
+    """Return JSON in which every quote begins or ends a text."""
+    return data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
 
 
 def _has_more(data: bytes, byte: bytes, most: int) -> bool:

@@ -275,12 +275,12 @@ class Record:
 
 
 def decode(data: bytes) -> object:
-    """Return the one JSON value that `data` is, if it is not too deep and has not too many values.
+    """Return the one JSON value that `data` is, if it is not too deep and has not too many values or hard numbers.
 
     Raises InvalidRequestError.
     """
     if not json_structure.is_bounded(data):
-        raise InvalidRequestError("the body is nested too deeply, or holds too many values")
+        raise InvalidRequestError("the body is nested too deeply, or holds too many values, or too long numbers")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -46,3 +47,37 @@ def test_depth_is_never_misjudged_for_what_a_reader_accepts(text):
 )
 def test_the_number_of_values_is_bounded(data, is_bounded):
     assert json_structure.is_bounded(data) == is_bounded
+
+
+EXTREME = [f"{digit}.{'7' * 16}e{exponent}" for digit in (1, 2, -3) for exponent in ("-310", "+300", "300")]
+
+
+def numbers(number, size_bytes=8 << 20):
+    """JSON of that size, a list of one number again and again."""
+    return b"[" + b", ".join([number.encode()] * (size_bytes // (len(number) + 2))) + b"]"
+
+
+@pytest.mark.parametrize("number", [*EXTREME, EXTREME[0].upper(), "9" * 4300, "-" + "1" * 2100, "0." + "3" * 60_000])
+def test_numbers_that_cost_far_more_than_others_are_few(number):
+    assert not json_structure.is_bounded(numbers(number))
+    assert json_structure.is_bounded(numbers(number, 1 << 20))
+
+
+@pytest.mark.parametrize("number", ["0.12345678901234567", "-1.2345678901234567e-05", "3E+17", "9" * 1000])
+def test_of_ordinary_numbers_there_may_be_as_many_as_of_other_values(number):
+    assert json_structure.is_bounded(numbers(number, min(8 << 20, len(number) * 500_000)))
+
+
+def test_the_tails_of_a_distribution_pass():
+    tails = [math.exp(-((at / 5_000) ** 2)) for at in range(-130_000, 130_000)]
+    assert json_structure.is_bounded(json.dumps(tails).encode())
+
+
+@pytest.mark.parametrize("text", ["9" * (8 << 20), 'e-300 "\\ ' * 800_000, "1e300\\" * 1_000_000], ids=["pi", "2", "3"])
+def test_what_a_text_holds_is_no_number(text):
+    assert json_structure.is_bounded(json.dumps([text, *range(100)]).encode())
+
+
+def test_numbers_between_texts_are_counted():
+    data = json.dumps([['\\"', "e", 1.7e300]] * 65_000 + ["\\", 1.7e300] * 70_000).encode()
+    assert not json_structure.is_bounded(data)

@@ -132,7 +132,9 @@ def with_result(told: Outcome, data: bytes) -> Outcome:
         with contextlib.suppress(InvalidRequestError):
             shapes.decode(data)
             return replace(told, result=data.decode())  # to write half a million numbers again would take 100 ms
-    return without_result(told, "it is not JSON, or is nested too deeply, or holds too many values")
+    return without_result(
+        told, "it is not JSON, or is nested too deeply, or holds too many values, or too long numbers"
+    )
 
 
 def without_result(told: Outcome, reason: str) -> Outcome:
