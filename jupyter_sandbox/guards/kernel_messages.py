@@ -172,13 +172,13 @@ def judge(channel: Channel, parts: Sequence[bytes], sign: Sign, max_bytes: int) 
         if expected and not hmac.compare_digest(expected, frames[first - 1]):
             raise RefusedMessageError(Reason.SIGNATURE)
         raw = frames[first + 3]
-        content = _json(raw, max_bytes, Reason.CONTENT, mend=True)
+        mended = frames[first + 3] = _mended(raw)
+        if sum(map(len, frames)) > max_bytes:
+            raise RefusedMessageError(Reason.TOO_LARGE)
+        content = _json(mended, max_bytes, Reason.CONTENT)
         _check_content(known, content, fields)
-        if not raw.isascii() and (mended := _mended(raw)) is not raw:
-            frames[first + 3] = mended
+        if mended is not raw:
             frames[first - 1] = sign(frames[first : first + 4])
-            if sum(map(len, frames)) > max_bytes:
-                raise RefusedMessageError(Reason.TOO_LARGE)
     except RefusedMessageError as refused:
         raise RefusedMessageError(refused.reason, parent, known) from None
     return Judged(
@@ -261,14 +261,14 @@ def _no_constant(text: str) -> None:
 _DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
 
 
-def _json(data: bytes, max_bytes: int, reason: Reason, *, mend: bool = False) -> dict[str, Any]:
+def _json(data: bytes, max_bytes: int, reason: Reason) -> dict[str, Any]:
     """Return the object of a JSON part. Of a name that comes twice the last counts, as for every client."""
     if len(data) > max_bytes:
         raise RefusedMessageError(reason)
     if not json_structure.is_bounded(data):
         raise RefusedMessageError(Reason.STRUCTURE)
     try:
-        value = _DECODER.decode(data.decode("utf-8", "replace" if mend else "strict"))
+        value = _DECODER.decode(data.decode())
     except (ValueError, RecursionError):  # also integers of more than 4 300 digits, see sys.set_int_max_str_digits
         raise RefusedMessageError(Reason.JSON) from None
     if type(value) is not dict:
@@ -277,6 +277,8 @@ def _json(data: bytes, max_bytes: int, reason: Reason, *, mend: bool = False) ->
 
 
 def _mended(raw: bytes) -> bytes:
+    if raw.isascii():
+        return raw
     try:
         raw.decode()
     except UnicodeDecodeError:

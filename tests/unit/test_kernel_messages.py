@@ -199,6 +199,19 @@ def test_mending_does_not_grow_beyond_the_limit():
     assert reason("iopub", message("stream", raw), 6000) == Reason.TOO_LARGE
 
 
+def test_what_became_too_large_by_mending_is_not_signed_again():
+    parts = message("stream", b'{"name": "stdout", "text": "' + b"\xff" * 3000 + b'"}')
+    signed_bytes = []
+
+    def sign(frames):
+        signed_bytes.append(sum(map(len, frames)))
+        return SESSION.sign(frames)
+
+    with pytest.raises(RefusedMessageError):
+        kernel_messages.judge("iopub", parts, sign, 6000)
+    assert signed_bytes == [sum(map(len, parts[2:]))]
+
+
 def test_headers_are_not_mended():
     assert reason("iopub", message("status", STATUS, header=b'{"msg_id": "\xff"}')) == Reason.JSON
 
