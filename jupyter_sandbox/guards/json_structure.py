@@ -25,6 +25,7 @@ _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NO_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{},"'))
 _DIGITS_ALIKE: Final = bytes.maketrans(b"123456789E-", b"000000000e+")
 _EXTREME: Final = (b"e000", b"e+000")
+_LARGE: Final = (*_EXTREME, b"0" * 200)
 
 
 def is_bounded(data: bytes) -> bool:
@@ -79,6 +80,17 @@ def _has_bounded_numbers(data: bytes) -> bool:
         if extreme > MAX_EXTREME_NUMBERS or long_runs > MAX_LONG_RUNS or quotes > 5 * MAX_VALUES:
             return False
     return True
+
+
+def may_be_infinite(data: bytes) -> bool:
+    """Whether a number of JSON could be beyond what a float holds, 1.8e308: it or its exponent is long enough.
+
+    Of few values it is said unseen: there looking takes longer than reading them with care.
+    """
+    if not _has_more(data, b",", _FEW):
+        return True
+    alike = data.translate(_DIGITS_ALIKE)
+    return any(large in alike for large in _LARGE)
 
 
 def _extreme_numbers(alike: bytes) -> int:

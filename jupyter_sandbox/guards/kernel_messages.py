@@ -258,7 +258,9 @@ def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
+_WARY_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+"""Each float is a call of Python, which takes longer than to read it."""
 
 
 def _json(data: bytes, max_bytes: int, reason: Reason) -> dict[str, Any]:
@@ -268,7 +270,8 @@ def _json(data: bytes, max_bytes: int, reason: Reason) -> dict[str, Any]:
     if not json_structure.is_bounded(data):
         raise RefusedMessageError(Reason.STRUCTURE)
     try:
-        value = _DECODER.decode(data.decode())
+        decoder = _WARY_DECODER if json_structure.may_be_infinite(data) else _DECODER
+        value = decoder.decode(data.decode())
     except (ValueError, RecursionError):  # also integers of more than 4 300 digits, see sys.set_int_max_str_digits
         raise RefusedMessageError(Reason.JSON) from None
     if type(value) is not dict:

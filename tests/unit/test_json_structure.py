@@ -81,3 +81,19 @@ def test_what_a_text_holds_is_no_number(text):
 def test_numbers_between_texts_are_counted():
     data = json.dumps([['\\"', "e", 1.7e300]] * 65_000 + ["\\", 1.7e300] * 70_000).encode()
     assert not json_structure.is_bounded(data)
+
+
+@given(
+    st.integers(min_value=1, max_value=10**400),
+    st.sampled_from(["", "e", "E", "e+", "E+", "e00", "E+0", "e-"]),
+    st.integers(min_value=0, max_value=400),
+    st.sampled_from(["", ".0", "." + "0" * 300]),
+)
+def test_an_infinite_number_is_never_overlooked(whole, sign, exponent, fraction):
+    number = f"-{whole}{fraction}" + (f"{sign}{exponent}" if sign else "")
+    data = json.dumps([0] * 100).encode() + number.encode()
+    assert json_structure.may_be_infinite(data) or math.isfinite(float(number))
+
+
+def test_ordinary_numbers_are_known_to_be_finite():
+    assert not json_structure.may_be_infinite(json.dumps([1.2345678901234567e-05, 10**18, 0.1] * 1000).encode())

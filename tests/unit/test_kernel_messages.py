@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -249,6 +250,33 @@ def test_eight_mebibytes_of_small_values_stop_nobody(item):
 
 def test_half_a_million_numbers_pass():
     assert judge("iopub", message("comm_msg", {"comm_id": "c", "data": list(range(500_000))}))
+
+
+def calls_of(parts) -> int:
+    """How many functions of Python run while a message is judged."""
+    calls = 0
+
+    def count(_frame, event, _argument):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        judge("iopub", parts)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_numbers_are_read_without_a_call_for_each():
+    few, many = (message("comm_msg", {"comm_id": "c", "data": [0.5] * number}) for number in (200, 100_000))
+    assert calls_of(many) == calls_of(few)
+
+
+def test_among_many_numbers_an_infinite_one_is_found():
+    for number in ("1e999", "-1.0E+400", "9" * 400 + ".0"):
+        raw = f'{{"comm_id": "c", "data": [{"0.5," * 1000}{number}]}}'.encode()
+        assert reason("iopub", message("comm_msg", raw)) == Reason.JSON
 
 
 BAD_HEADERS = [
