@@ -39,6 +39,8 @@ EMIT: Final = "jupyter_sandbox_emit"
 """The name of the server's setting that says where handlers tell what happened."""
 _UNSENT: Final = "jupyter_sandbox_unsent"
 """The same, where large answers are counted."""
+_MAX_FORMS: Final = 64
+"""So many of an Accept header are looked at; browsers name ten."""
 
 
 class Form(StrEnum):
@@ -50,8 +52,8 @@ class Form(StrEnum):
 
 
 def form_of(accept: str) -> Form:
-    """Return the first known form that an Accept header names; JSON when it names none."""
-    for item in accept.split(","):
+    """Return the first known form that an Accept header names among its first; JSON when it names none there."""
+    for item in accept.split(",", _MAX_FORMS)[:_MAX_FORMS]:
         kind = item.partition(";")[0].strip().lower()
         if kind in list(Form):
             return Form(kind)
