@@ -6,6 +6,7 @@ strictly: one value, no NaN or infinite numbers, no name twice, no half characte
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import re
@@ -24,6 +25,9 @@ REQUIRED: Final = object()
 NAME: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$"
 """Text on one line: no control characters, no line breaks of any kind."""
 NO_NUL: Final = r"^[^\u0000]*$"
+
+_SHOWN: Final = 3
+"""Of unknown names, in a refusal."""
 
 
 class Shape(Protocol):
@@ -242,9 +246,9 @@ class Record:
         """See Shape."""
         if not isinstance(value, dict):
             raise InvalidRequestError(f"{where} must be a JSON object")
-        unknown = sorted(name for name in value if name not in self.fields)
+        unknown = heapq.nsmallest(_SHOWN, (name for name in value if name not in self.fields))
         if unknown:
-            shown = ", ".join(ascii(name[:40]) for name in unknown[:3])
+            shown = ", ".join(ascii(name[:40]) for name in unknown)
             raise InvalidRequestError(f"{where} has unknown fields: {shown}; known: {', '.join(self.fields) or 'none'}")
         missing = [name for name, each in self.fields.items() if each.default is REQUIRED and name not in value]
         if missing:

@@ -144,3 +144,20 @@ def test_what_is_no_json_is_refused_without_a_quote(data):
 @given(JSON)
 def test_json_is_decoded(value):
     assert decode(json.dumps(value).encode()) == value
+
+
+def test_a_refusal_names_three_of_many_unknown_fields_and_sorts_none_of_the_rest():
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+
+        def __lt__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__lt__(self, other)
+
+    names = [Name(f"{at * 7919 % 10_007:05}") for at in range(10_007)]
+    with pytest.raises(InvalidRequestError, match="fields: '00000', '00001', '00002'; known"):
+        Record(name="none", fields={}).judge(dict.fromkeys(names))
+    assert compared < 2 * len(names)

@@ -5,6 +5,7 @@ A filter that were passed over would show what nobody asked for, so what is not 
 
 from __future__ import annotations
 
+import heapq
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -61,8 +62,8 @@ class Listing:
 
 def judge(query: Mapping[str, Sequence[str]], template_of: Callable[[str], str]) -> Listing:
     """Return what is meant by a query; `template_of` knows ours by the client's name. Raises InvalidRequestError."""
-    if unknown := sorted(name[:40] for name in query if name not in _KNOWN):
-        raise InvalidRequestError(f"{', '.join(unknown[:3])!a} is no filter here; see docs/e2b.md")
+    if unknown := heapq.nsmallest(3, (name[:40] for name in query if name not in _KNOWN)):
+        raise InvalidRequestError(f"{', '.join(unknown)!a} is no filter here; see docs/e2b.md")
     said = {name: values for name, values in query.items() if any(values)}
     for name in _ONCE & said.keys():
         if len(said[name]) > 1:
