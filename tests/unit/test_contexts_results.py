@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
@@ -105,6 +106,18 @@ def test_images_come_beside_the_text_and_what_is_none_does_not():
     ran = results.of(ended(display, shown(image_png={"not": "text"}), shown(image_png="ä")))
     assert ran.images == (results.Image(mime_type="image/png", data=DOT),)
     assert ran.stdout == "<Figure>\n"
+
+
+def test_an_image_in_many_lines_is_one_and_takes_no_more_memory_than_in_one():
+    peaks = []
+    for text in ("a " * 500_000, "a" * 1_000_000):
+        output = {"output_type": "display_data", "data": {"image/png": text}, "metadata": {}}
+        tracemalloc.start()
+        ran = results.of(ended(output))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert [image.data for image in ran.images] == [text.replace(" ", "")]
+    assert peaks[0] < 2 * peaks[1]
 
 
 def test_images_are_bounded():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ MAX_IMAGES: Final = 32
 _IMAGES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _TEXTS: Final = ("text/plain", "text/markdown")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:?]*[A-Za-z]")
+_NO_SPACES: Final = dict.fromkeys(map(ord, string.whitespace))
 _LOST: Final = "The context is over with its variables and files; create another one."
 
 
@@ -143,8 +145,8 @@ def _images_of(data: dict[str, Any]) -> list[Image]:
     """Return the pictures of a display; what is no base64 is none."""
     found = []
     for kind in _IMAGES:
-        text = "".join(text_of(data.get(kind, "")).split())
-        if text and _is_base64(text):
+        text = text_of(data.get(kind, ""))
+        if text.isascii() and (text := text.translate(_NO_SPACES)) and _is_base64(text):
             found.append(Image(mime_type=kind, data=text))
     return found
 
