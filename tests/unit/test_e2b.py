@@ -7,11 +7,12 @@ import contextlib
 import gzip
 import os
 import subprocess
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
 from e2b.sandbox.signature import get_signature
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -247,6 +248,27 @@ def test_variables_of_a_language_that_is_not_known_are_refused():
 def test_variables_and_a_magic_of_the_whole_cell_do_not_go_together():
     with pytest.raises(InvalidRequestError):
         variables.preceded("python", "%%bash\necho", {"A": "1"}, {})
+    with pytest.raises(InvalidRequestError):
+        variables.preceded("python", " \n\t\n%%bash\necho", {"A": "1"}, {})
+
+
+@given(st.text(alphabet=" \t\n\r%a", max_size=20))
+def test_what_stands_before_python_code_is_as_far_indented_as_its_first_line(code):
+    first = next((line for line in code.split("\n") if line.strip()), "")
+    assume(not first.startswith("%%"))
+    preceded = variables.preceded("python", code, {"A": "1"}, {})
+    assert preceded.partition("exec(")[0] == first[: len(first) - len(first.lstrip())]
+    assert preceded.endswith(f")\n{code}")
+
+
+def test_code_of_many_lines_takes_no_more_memory_than_of_one():
+    peaks = []
+    for source in ("\n" * 1_000_000, "a" * 1_000_000):
+        tracemalloc.start()
+        variables.preceded("python", source, {"A": "1"}, {})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] < 2 * peaks[1]
 
 
 async def _pieces(data, sizes):

@@ -56,10 +56,11 @@ def restoring(language: str, names: Mapping[str, str], before: Mapping[str, str]
 
 def _python(code: str, variables: Mapping[str, str]) -> str:
     """One line comes before the code, as far indented as it is; a magic of the whole cell leaves no place for one."""
-    first = next((line for line in code.split("\n") if line.strip()), "")
-    if first.startswith("%%"):
+    stripped = code.lstrip()
+    begin = len(code) - len(stripped)  # of the first word
+    indent = code[code.rfind("\n", 0, begin) + 1 : begin] if stripped else ""
+    if stripped.startswith("%%") and not indent:
         raise InvalidRequestError("env_vars and a magic of the whole cell do not go together")
-    indent = first[: len(first) - len(first.lstrip())]
     return f"{indent}exec({_PYTHON!r}, {{'new': {dict(variables)!r}}})\n{code}"
 
 
