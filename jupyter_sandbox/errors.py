@@ -197,7 +197,7 @@ class CapacityError(SandboxError):
 
 
 class DiskSpaceError(CapacityError):
-    """The host has no room for another virtual disk; as with any lack of room, it is worth to try again."""
+    """The host has no room for another disk, or for a record; as with any lack of room, it is worth to try again."""
 
     code = "no_disk_space"
 

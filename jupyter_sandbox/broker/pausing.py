@@ -10,18 +10,15 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from jupyter_sandbox.broker import recording
 from jupyter_sandbox.errors import SandboxError, UnknownSandboxError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.lifecycle import WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from jupyter_sandbox.broker.recording import Write
     from jupyter_sandbox.broker.sandbox import Sandbox
     from jupyter_sandbox.engines import Engine
-
-    Write = Callable[[Sandbox], None]
-    """Tells the ledger what a sandbox is now."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ async def _pause(sandbox: Sandbox, engine: Engine, write: Write) -> None:
                 await engine.resume(sandbox.worker)
             sandbox.is_paused = False
             await _kill_late(sandbox)
-            write(sandbox)
+            recording.write_or_later(sandbox, write)
             raise
     log.info("sandbox %s is paused", sandbox.id)
 
@@ -75,7 +72,7 @@ async def _resume(sandbox: Sandbox, engine: Engine, write: Write) -> None:
             return
         await engine.resume(sandbox.worker)
         sandbox.is_paused = False
-        write(sandbox)
+        recording.write_or_later(sandbox, write)
         await _kill_late(sandbox)
     log.info("sandbox %s goes on", sandbox.id)
 

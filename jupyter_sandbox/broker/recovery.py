@@ -26,6 +26,7 @@ from sandbox_worker import protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from jupyter_sandbox.broker import recording
     from jupyter_sandbox.broker.sandbox import Sandbox
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.firewall import Firewall
@@ -95,7 +96,7 @@ class Recovery:
     firewall: Firewall
     connect: Callable[[Sandbox], Awaitable[None]]
     """Connects to its agent."""
-    write: pausing.Write
+    write: recording.Write
     taken: Callable[[Sandbox], None]
     """Called once it is what it was."""
     destroy: Callable[[Sandbox], Awaitable[None]]

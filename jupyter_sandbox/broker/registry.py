@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jupyter_sandbox import lifecycle, narrowing, restrictions, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recovery, seats, verbs
+from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recording, recovery, seats, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.grace import Grace
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
@@ -27,7 +27,6 @@ from jupyter_sandbox.errors import (
 from jupyter_sandbox.firewall import Firewall, NoFirewall
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import kernel_sockets, tasks
-from jupyter_sandbox.host import processes as host_processes
 from jupyter_sandbox.lifecycle import WorkerState
 from jupyter_sandbox.pool import HEAD_START_S, Pool
 from jupyter_sandbox.specs import UNLIMITED, UNRESTRICTED, Less, Restriction, Template, Workspace, WorkspaceMode
@@ -118,7 +117,7 @@ class Registry:
             if wanted.mode is not WorkspaceMode.NONE:
                 sandbox.cwd = workspace.target(wanted)
             if seat is not None:
-                sandbox.seats.add(await self._seat(sandbox, seat))
+                sandbox.seats.add(await self._free_seat(sandbox, seat))
             self.record(sandbox)
             if limits != template.limits:
                 await self._engine.narrow(sandbox.worker, limits)
@@ -189,21 +188,17 @@ class Registry:
     async def start_kernel(self, sandbox: Sandbox, request: verbs.Kernel) -> verbs.KernelStarted:
         """Start a kernel. Raises SandboxError."""
         sandbox.reach()  # or no seat is taken
-        seat, note = await self._seat(sandbox, request.seat), adoption.judged(request.note)
-        is_new = seat not in sandbox.seats
-        sandbox.seats.add(seat)
-        if adoption.write(sandbox, seat, note) or is_new:
-            self.record(sandbox)
+        seat, note = await self._free_seat(sandbox, request.seat), adoption.judged(request.note)
+        seats.take(sandbox, seat, note, self.record)
         owner = None if sandbox.owner == os.getuid() else sandbox.owner
         return await kernels.start(sandbox, seat, request, self.places, owner)
 
-    async def _seat(self, sandbox: Sandbox, name: str) -> ids.KernelSeat:
-        return await seats.free(name, sandbox, self._sandboxes.values(), self._destroy)
-
     def vacate(self, sandbox: Sandbox, seat: str) -> None:
-        """Forget the seat of a kernel that has ended."""
-        if seats.vacate(sandbox, seat):
-            self.record(sandbox)
+        """Forget the seat of a kernel that has ended. Raises SandboxError."""
+        seats.vacate(sandbox, seat, self.record)
+
+    async def _free_seat(self, sandbox: Sandbox, name: str) -> ids.KernelSeat:
+        return await seats.free(sandbox, name, self._sandboxes.values(), self._destroy)
 
     # -- the broker's own life
 
@@ -325,8 +320,8 @@ class Registry:
         )
 
     def record(self, sandbox: Sandbox) -> None:
-        """Write down what is known of a sandbox."""
-        self._ledger.write(sandbox.record(host_processes.start_time(sandbox.worker.pid), self._engine.name))
+        """Write down what is known of a sandbox. Raises SandboxError."""
+        recording.write(sandbox, self._ledger, self._engine.name)
 
     def _exited(self, sandbox: Sandbox, exited: protocol.Exited) -> None:
         """A process of a worker ended: tell the holder why. `exited` may lie, but only about its own sandbox."""

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from jupyter_sandbox import restrictions
-from jupyter_sandbox.broker import pausing
+from jupyter_sandbox.broker import pausing, recording
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.host import tasks
 from jupyter_sandbox.specs import UNRESTRICTED
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-async def restrict(sandbox: Sandbox, wanted: Restriction, firewall: Firewall, write: pausing.Write) -> None:
+async def restrict(sandbox: Sandbox, wanted: Restriction, firewall: Firewall, write: recording.Write) -> None:
     """Replace the restriction of a claimed sandbox. Raises SandboxError; it reaches no more than before then."""
     restrictions.within(sandbox.template.policy, wanted, sandbox.template.name)
     await tasks.whole(_restrict(sandbox, wanted, firewall, write))
@@ -42,7 +42,7 @@ async def enforce_again(sandbox: Sandbox, firewall: Firewall) -> None:
         log.warning("sandbox %s may reach less than its template opens: %s", sandbox.id, error)
 
 
-async def _restrict(sandbox: Sandbox, wanted: Restriction, firewall: Firewall, write: pausing.Write) -> None:
+async def _restrict(sandbox: Sandbox, wanted: Restriction, firewall: Firewall, write: recording.Write) -> None:
     async with sandbox.changing:
         pausing.require_claimed(sandbox)
         before, sandbox.restriction = sandbox.restriction, wanted
@@ -51,7 +51,7 @@ async def _restrict(sandbox: Sandbox, wanted: Restriction, firewall: Firewall, w
             await _enforce(sandbox, firewall)
         except BaseException:
             sandbox.restriction = before
-            write(sandbox)
+            recording.write_or_later(sandbox, write)
             raise
     log.info("sandbox %s has another restriction of its network", sandbox.id)
 

@@ -80,6 +80,8 @@ class Sandbox:
     """Whether it is frozen, or about to be: nothing is asked of its agent then."""
     restriction: Restriction = UNRESTRICTED
     """What of its template's policy it may not use."""
+    is_unrecorded: bool = False
+    """Whether the ledger says what it was before; see `recording`."""
     less: Less = UNLIMITED
     """What it has less of than its template's limits; the worker knows the limits that are left."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -1,9 +1,13 @@
-"""Which seat a kernel may have: no two sandboxes of a broker have the same, since its sockets' paths are made of it."""
+"""Which kernel may have which seat of a sandbox, and with which note.
+
+The ledger knows of a seat before there is a kernel: what an agent says of others is a lie, and costs the sandbox.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox.broker import adoption, recording
 from jupyter_sandbox.errors import StartError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.lifecycle import WorkerState
@@ -17,11 +21,11 @@ _MAX_SEATS: Final = 64
 
 
 async def free(
-    name: str, sandbox: Sandbox, sandboxes: Iterable[Sandbox], destroy: Callable[[Sandbox], Awaitable[None]]
+    sandbox: Sandbox, name: str, sandboxes: Iterable[Sandbox], destroy: Callable[[Sandbox], Awaitable[None]]
 ) -> ids.KernelSeat:
-    """Return the seat `name` if `sandbox`, one of `sandboxes`, may have a kernel there. Raises SandboxError.
+    """Return the seat `name` if `sandbox`, one of these, may have a kernel there. Raises SandboxError.
 
-    A lost sandbox that has it is waited for, by `destroy`: its kernel starts anew in this one.
+    A lost sandbox whose kernel starts anew in this one is destroyed before.
     """
     seat = ids.seat(name)
     others = [other for other in sandboxes if other is not sandbox and seat in other.seats]
@@ -33,12 +37,31 @@ async def free(
     return seat
 
 
-def vacate(sandbox: Sandbox, seat: str) -> bool:
-    """Forget the seat of a kernel that has ended, whose socket paths are nobody's then; whether it had one."""
+def take(sandbox: Sandbox, seat: ids.KernelSeat, note: str, write: recording.Write) -> None:
+    """Take a free seat, with its judged note; quiet when it was taken before. Raises SandboxError; it is free then."""
+    is_new = seat not in sandbox.seats
+    sandbox.seats.add(seat)
+    is_other = adoption.write(sandbox, seat, note)
+    if not is_new:
+        if is_other:
+            recording.write_or_later(sandbox, write)
+        return
+    try:
+        write(sandbox)
+    except BaseException:
+        _forget(sandbox, seat)
+        raise
+
+
+def vacate(sandbox: Sandbox, seat: str, write: recording.Write) -> None:
+    """Forget the seat of a kernel that has ended; its socket paths are nobody's then."""
     if seat in sandbox.kernels:
         raise StartError(f"kernel {seat} has not ended: its seat is taken")
-    if seat not in sandbox.seats:
-        return False
-    sandbox.seats.remove(seat)
+    if seat in sandbox.seats:
+        _forget(sandbox, seat)
+        recording.write_or_later(sandbox, write)
+
+
+def _forget(sandbox: Sandbox, seat: str) -> None:
+    sandbox.seats.discard(seat)
     sandbox.notes.pop(seat, None)
-    return True

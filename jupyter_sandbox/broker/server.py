@@ -20,6 +20,7 @@ from jupyter_sandbox.broker import (
     adoption_verbs,
     commands,
     pausing,
+    recording,
     restricting,
     restriction_verbs,
     template_verbs,
@@ -223,7 +224,7 @@ class Server:
             case adoption_verbs.WriteNote():
                 sandbox = registry.get(uid, request.sandbox)
                 if adoption.write(sandbox, request.seat, request.text):
-                    registry.record(sandbox)
+                    recording.write_or_later(sandbox, registry.record)
             case adoption_verbs.ReadNote():
                 return adoption_verbs.Note(text=adoption.read(registry.get(uid, request.sandbox), request.seat)), []
             case verbs.StartKernel():

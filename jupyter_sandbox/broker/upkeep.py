@@ -1,4 +1,7 @@
-"""What a broker does now and then, whoever asks for what: it tells its agents that it is there, rests, and reaps."""
+"""What a broker does now and then, whoever asks for what.
+
+It tells its agents that it is there, writes down what could not be, rests, and reaps.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox.broker import recording
 from jupyter_sandbox.errors import SandboxError
 from sandbox_worker.protocol import LEASE_S
 
@@ -30,6 +34,7 @@ async def keep_up(
         claims = registry.claims
         await asyncio.sleep(every_s)
         await registry.renew()
+        recording.catch_up(registry.claimed(), registry.record)
         if rest and registry.claims == claims and not registry.claimed():
             await _try(rest())
         await reap(registry)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from jupyter_sandbox import agents, restrictions, template_shape
-from jupyter_sandbox.broker import adoption, recovery, restricting, upkeep, verbs
+from jupyter_sandbox.broker import adoption, adoption_verbs, pausing, recording, recovery, restricting, upkeep, verbs
 from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
 from jupyter_sandbox.broker.server import Server
@@ -26,6 +27,7 @@ from jupyter_sandbox.errors import (
     BrokerUnavailableError,
     CapacityError,
     ConflictError,
+    DiskSpaceError,
     IsolationUnavailableError,
     SandboxError,
     StartError,
@@ -506,6 +508,106 @@ async def test_a_claim_that_is_cancelled_while_its_network_is_made_takes_it_back
         await claiming
     assert [said[0] for said in bench.firewall.said] == ["open", "close"]
     await bench.assert_nothing_left()
+
+
+# -- a ledger that cannot be written
+
+
+class FullDisk:
+    """Lets nothing be written into a ledger until `is_full` is unset."""
+
+    def __init__(self, bench: Bench, monkeypatch, number: int = errno.ENOSPC) -> None:
+        self.is_full, write = True, bench.ledger.write
+
+        def tried(record: Record) -> None:
+            if self.is_full:
+                raise OSError(number, os.strerror(number))
+            write(record)
+
+        monkeypatch.setattr(bench.ledger, "write", tried)
+
+
+async def freeze(_worker):
+    """Do what an engine is asked."""
+
+
+def the_record(bench) -> Record:
+    (record,) = bench.ledger.records()
+    return record
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.ENOSPC, DiskSpaceError), (errno.EDQUOT, DiskSpaceError), (errno.EIO, SandboxError)]
+)
+async def test_what_must_be_recorded_before_is_undone_and_refused_where_it_cannot_be(bench, monkeypatch, number, error):
+    # once: the seat stayed taken, and who asked was told that the broker failed inside
+    sandbox = await bench.claim("open")
+    monkeypatch.setattr(bench.engine, "pause", freeze, raising=False)
+    monkeypatch.setattr(bench.engine, "resume", freeze, raising=False)
+    before, disk = the_record(bench), FullDisk(bench, monkeypatch, number)
+    noted = replace(_kernel(sandbox, 1), note="mine")
+    for refused in (
+        bench.registry.start_kernel(sandbox, noted),
+        pausing.pause(sandbox, bench.engine, bench.registry.record),
+        restrict(bench, sandbox),
+    ):
+        with pytest.raises(error, match=f"record of sandbox {sandbox.id} cannot be written") as told:
+            await refused
+        assert type(told.value) is error
+    assert (sandbox.seats, sandbox.notes, sandbox.kernels) == (set(), {}, {})
+    assert (sandbox.is_paused, sandbox.restriction) == (False, UNRESTRICTED)
+    assert the_record(bench) == before
+    disk.is_full = False
+    await bench.registry.start_kernel(sandbox, noted)
+    assert the_record(bench).notes == {noted.seat: "mine"}
+
+
+async def test_what_is_so_already_goes_through_and_is_recorded_when_it_can_be(bench, monkeypatch, caplog):
+    # once: a sandbox that went on was told to have failed, and recorded as paused for good
+    sandbox = await bench.claim()
+    monkeypatch.setattr(bench.engine, "pause", freeze, raising=False)
+    monkeypatch.setattr(bench.engine, "resume", freeze, raising=False)
+    first, second = _kernel(sandbox, 1), _kernel(sandbox, 2)
+    for kernel in (first, second):
+        await bench.registry.start_kernel(sandbox, kernel)
+    await pausing.pause(sandbox, bench.engine, bench.registry.record)
+    disk = FullDisk(bench, monkeypatch)
+    await pausing.resume(sandbox, bench.engine, bench.registry.record)
+    sandbox.kernels.clear()
+    bench.registry.vacate(sandbox, first.seat)
+    await bench.registry.start_kernel(sandbox, replace(second, note="again"))
+    server = Server(None, bench.registry, bench.engine, None)
+    note = adoption_verbs.WriteNote(sandbox=sandbox.id, seat="", text="of the sandbox")
+    assert await server._serve(SimpleNamespace(uid=OWNER), note, []) == (verbs.Done(), [])
+    assert not sandbox.is_paused
+    assert (the_record(bench).paused, the_record(bench).seats) == (True, (first.seat, second.seat))
+    assert len([each for each in caplog.records if "until it is recorded" in each.message]) == 1, "told once"
+    upkeeping = asyncio.create_task(upkeep.keep_up(bench.registry, every_s=0.01))
+    await asyncio.sleep(0)
+    disk.is_full = False
+    await eventually(lambda: not sandbox.is_unrecorded)
+    upkeeping.cancel()
+    assert (the_record(bench).paused, the_record(bench).seats) == (False, (second.seat,))
+    assert the_record(bench).notes == {second.seat: "again", "": "of the sandbox"}
+
+
+async def test_a_restriction_that_failed_is_recorded_as_undone_when_it_can_be(bench, monkeypatch):
+    # once: the error of the ledger hid why it was refused, and the next broker put it in force
+    sandbox = await bench.claim("open")
+    disk = FullDisk(bench, monkeypatch)
+    disk.is_full = False
+
+    def refuse(*_what):
+        disk.is_full = True
+        raise StartError("no")
+
+    monkeypatch.setattr(bench.firewall, "change", refuse)
+    with pytest.raises(StartError, match="no"):
+        await restrict(bench, sandbox)
+    assert (sandbox.restriction, recorded(bench)) == (UNRESTRICTED, CLOSED)
+    disk.is_full = False
+    recording.catch_up(bench.registry.claimed(), bench.registry.record)
+    assert recorded(bench) == UNRESTRICTED
 
 
 # -- restrictions

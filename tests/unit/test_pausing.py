@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 from types import SimpleNamespace
 
 import pytest
 
 from jupyter_sandbox.broker import pausing
 from jupyter_sandbox.broker.sandbox import Sandbox
-from jupyter_sandbox.errors import SandboxPausedError, StartError, UnknownSandboxError
+from jupyter_sandbox.errors import DiskSpaceError, SandboxPausedError, StartError, UnknownSandboxError
 from jupyter_sandbox.lifecycle import WorkerState
 
 pytestmark = pytest.mark.unit
@@ -52,7 +51,7 @@ class World:
     def write(self, box):
         self.done.append({"paused": box.is_paused})
         if self.is_full:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise DiskSpaceError("the record cannot be written")
 
     async def change(self, how):
         await how(self.box, self, self.write)
@@ -104,7 +103,7 @@ async def test_a_full_disk_of_the_ledger_ends_no_recovery_and_keeps_nothing_from
     world.is_full = True
     world.box.kills.add("cmd")
     await world.change(pausing.pause_again)
-    assert "was paused, and goes on: [Errno 28]" in caplog.text
+    assert "was paused, and goes on: the record cannot be written" in caplog.text
     assert world.box.reach() is world
     assert ("cmd", 9) in world.done
 

@@ -128,7 +128,13 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             serve=answers.pause_sandbox,
             model="Sandbox",
             action="write",
-            refusals=(*no_sandbox, errors.ConflictError, errors.StartError, errors.NotSupportedError),
+            refusals=(
+                *no_sandbox,
+                errors.ConflictError,
+                errors.StartError,
+                errors.NotSupportedError,
+                errors.DiskSpaceError,
+            ),
         ),
         Operation(
             name="resume_sandbox",
@@ -149,7 +155,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
             model="Sandbox",
             action="write",
             body=models.NETWORK,
-            refusals=(*no_sandbox, errors.ConflictError, errors.StartError),
+            refusals=(*no_sandbox, errors.ConflictError, errors.StartError, errors.DiskSpaceError),
         ),
         Operation(
             name="list_contexts",
@@ -178,6 +184,7 @@ def table(times: models.Times) -> tuple[Operation, ...]:
                 errors.SandboxPausedError,
                 errors.StartError,
                 errors.CapacityError,
+                errors.DiskSpaceError,
                 errors.QuotaError,
             ),
         ),
