@@ -179,7 +179,8 @@ class Adoption:
         stale = Path(manager.connection_dir, f"kernel-{note.kernel_id}.json")
         owner = contextlib.nullcontext() if note.owner is None else owners.making(Owner(note.owner))
         try:
-            await asyncio.to_thread(stale.unlink, missing_ok=True)
+            with contextlib.suppress(OSError):  # of a broken disk; see `kernel_files`
+                await asyncio.to_thread(stale.unlink, missing_ok=True)
             with owner:
                 await manager.start_kernel(
                     kernel_id=note.kernel_id,

@@ -17,7 +17,7 @@ import zmq
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 from zmq.eventloop.zmqstream import ZMQStream
 
-from jupyter_sandbox import activity, kernel_starts, turns
+from jupyter_sandbox import activity, kernel_files, kernel_starts, turns
 from jupyter_sandbox.guards import kernel_messages
 from jupyter_sandbox.guards.kernel_messages import Channel, Judged, Reason, RefusedMessageError
 from jupyter_sandbox.kernel_streams import KernelStream, Refusal, Refusals
@@ -175,6 +175,7 @@ def guard_managers(multi_manager: Any, max_bytes: int) -> None:
         manager = stock(*args, **kwargs)
         manager.sandbox_channels = KernelChannels(manager, max_bytes)
         kernel_starts.hasten(manager)
+        kernel_files.spare(manager)
         if manager.has_trait("last_activity"):  # Jupyter shows a kernel a moment before it sets these, and fails
             manager.last_activity, manager.execution_state = datetime.now(UTC), "starting"
         if manager.has_trait("event_logger"):  # each manager would read and check the events' schemas anew

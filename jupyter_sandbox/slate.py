@@ -3,13 +3,16 @@
 An execution is written down when it is sent to its kernel, and wiped off when its end has gone to the client. What is
 left on the slate when the server starts anew is what nobody was told the end of. One process at a time has a slate, so
 it also says which of two servers with the same name may adopt. The file is not forced to the medium: it has to outlive
-us, not the machine.
+us, not the machine. Where it cannot be written, as on a full disk, it stays as it was, and is written anew with what is
+under way when that next changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -20,6 +23,7 @@ from jupyter_sandbox.guards import ids
 from sandbox_worker import messages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _MAX_FILE: Final = 1 << 20
@@ -59,7 +63,7 @@ class Slate:
     def __init__(self, path: Path) -> None:
         """Take the slate at `path`; raises BlockingIOError when another server has it, OSError when there can be none.
 
-        What is left stays on it until it is wiped off.
+        What is left stays on it until it is wiped off, also where nothing can be written.
         """
         with contextlib.ExitStack() as undo:
             self._lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -70,8 +74,8 @@ class Slate:
             self._sizes = {execution_id: len(_line(each)) for execution_id, each in self._open.items()}
             self._open_bytes = sum(self._sizes.values())
             self.left = tuple(self._open.values())
-            self._file = -1
-            self._begin_anew()
+            self._file, self._size, self._is_told = -1, 0, False
+            self._try(self._begin_anew)
             undo.pop_all()
 
     def write(self, execution: Chalked) -> None:
@@ -116,15 +120,31 @@ class Slate:
         return self._open.pop(execution_id, None) is not None
 
     def _append(self, line: str) -> None:
-        if self._file < 0:
-            return
+        if self._lock >= 0:
+            self._try(self._begin_anew if self._file < 0 else functools.partial(self._go_on, line))
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write, or stop until the next change; the name stays ours: what we hold is nobody else's to adopt."""
         try:
-            self._size += os.write(self._file, line.encode())  # into the page cache: some microseconds
-            if self._size > _MAX_FILE:
-                self._begin_anew()
+            write()
         except OSError as error:
-            log.warning("what is under way cannot be written down any more: %s", error.strerror)
-            self._stop_writing()  # the name stays ours: what we hold is nobody else's to adopt
+            self._stop_writing()  # what it ends with may be half a line
+            if not self._is_told:
+                log.warning(
+                    "the slate of this server cannot be written (%s), and its next start would not know what is under "
+                    "way now: free disk space in Jupyter's runtime directory; it is tried again with each change",
+                    error.strerror,
+                )
+            self._is_told = True
+        else:
+            if self._is_told and self._size:  # an empty one needs no room
+                log.info("the slate of this server is written again")
+                self._is_told = False
+
+    def _go_on(self, line: str) -> None:
+        self._size += _write(self._file, line)  # into the page cache: some microseconds
+        if self._size > _MAX_FILE:
+            self._begin_anew()
 
     def _begin_anew(self) -> None:
         """Write a new file with what is under way, and put it in the place of the old one."""
@@ -132,12 +152,26 @@ class Slate:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         with contextlib.ExitStack() as undo:
             file = os.open(fresh, flags, 0o600)
+            undo.callback(_discard, fresh)
             undo.callback(os.close, file)
-            self._size = os.write(file, "".join(map(_line, self._open.values())).encode())
+            self._size = _write(file, "".join(map(_line, self._open.values())))
             fresh.replace(self._path)
             undo.pop_all()
         self._stop_writing()
         self._file = file
+
+
+def _write(file: int, text: str) -> int:
+    """Return how many bytes were written; raises OSError when these are not all."""
+    data = text.encode()
+    if os.write(file, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return len(data)
+
+
+def _discard(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _line(execution: Chalked) -> str:
@@ -151,6 +185,12 @@ def _read(path: Path) -> dict[str, Chalked]:
         with path.open("rb") as file:
             lines = file.read(2 * _MAX_FILE).splitlines()
     except FileNotFoundError:
+        return found
+    except OSError as error:
+        log.warning(
+            "the slate of the server before this one cannot be read (%s): what it had under way is not known",
+            error.strerror,
+        )
         return found
     for line in lines:
         said = _decoded(line)

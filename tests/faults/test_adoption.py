@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
+import subprocess
 import uuid
 from datetime import datetime
 
@@ -92,6 +95,82 @@ async def test_kernels_of_every_language_that_is_there_are_as_before(server):
     for language, context in contexts.items():
         done = await run(server, sandbox, context, PROGRAMS[language].asks)
         assert (done["outcome"], PROGRAMS[language].says in json.dumps(done["outputs"])) == ("ok", True), language
+
+
+WITHOUT_A_PAGE = """
+from jupyter_server import serverapp
+serverapp.ServerApp.write_browser_open_files = lambda _: None
+serverapp.main()
+"""
+"""Jupyter itself does not start where it cannot write the page that opens a browser."""
+
+
+@pytest.fixture
+def small_runtime(server):
+    """A runtime directory of Jupyter's that is soon full; where the server listens is known without its files."""
+    server.runtime.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(server.runtime)], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    python, _, _, *options = [each.replace("port=0", f"port={port}") for each in server.command()]
+    server.command = lambda: [python, "-c", WITHOUT_A_PAGE, *options]
+    server.url = f"http://127.0.0.1:{port}/"
+    yield server.runtime
+    server.close()
+    subprocess.run(["umount", str(server.runtime)], check=True)
+
+
+async def answers(server) -> bool:
+    try:
+        await server.ask("GET", "api/sandboxes/healthz")
+    except OSError:
+        return False
+    return True
+
+
+async def test_a_server_that_is_started_anew_on_a_full_disk_gives_nothing_up(server, small_runtime):
+    # once: kernels ended whose connection files could not be written, and without a slate all sandboxes did
+    await server.start()
+    sandbox = (await claimed(server))["id"]
+    context = await context_in(server, sandbox)
+    await run(server, sandbox, context, "x = 41")
+    kernel_id = (await notebook_session(server))["kernel"]["id"]
+    notebook = await server.notebook(kernel_id)
+    await notebook.run("y = 1")
+    busy = await context_in(server, sandbox)
+    first = (await run(server, sandbox, busy, WAIT, detached=True, timeout_s=600))["id"]
+    await until(lambda: is_on(server, first))
+    for path in small_runtime.glob("kernel-*.json"):
+        path.unlink()  # what lies there already makes room for the next
+    before, filler = await listed(), small_runtime / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    assert os.statvfs(small_runtime).f_bavail == 0
+    await server.end()
+    server.spawn()
+    await until(lambda: answers(server))
+    await notebook.closed()
+    assert await listed() == before
+    assert {each["id"] for each in await server.ask("GET", "api/kernels")} == {context, busy, kernel_id}
+    assert (await run(server, sandbox, context, "print(x + 1)"))["outputs"][0]["text"] == "42\n"
+    again = await server.notebook(kernel_id, notebook.session_id)
+    assert await again.run("print(y)") == "1\n"
+    await again.closed()
+    said = server.log.read_text()
+    assert said.count("the slate of this server cannot be written") == 1
+    assert said.count("connection file of kernel") == 3
+    filler.unlink()
+    running = (await run(server, sandbox, context, WAIT, detached=True, timeout_s=600))["id"]
+    await until(lambda: is_on(server, running))
+    await server.restart()
+    assert await listed() == before
+    assert len(list(small_runtime.glob("kernel-*.json"))) == 3
+
+
+async def is_on(server, execution: str) -> bool:
+    return execution in server.slate()
 
 
 @pytest.mark.parametrize("dies", ["the server", "the server and its broker"])

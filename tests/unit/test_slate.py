@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict, replace
@@ -139,6 +140,87 @@ def test_a_file_that_cannot_be_written_anew_costs_no_execution(path, monkeypatch
         Slate(path)
     now.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Disk:
+    """What is written to it is cut off after `room` bytes, or refused when there are none."""
+
+    def __init__(self, monkeypatch, number: int = errno.ENOSPC) -> None:
+        self.room, self._number, self._write = 0, number, os.write
+        monkeypatch.setattr(slate.os, "write", self.write)
+
+    def write(self, file: int, data: bytes) -> int:
+        if data and not self.room:
+            raise OSError(self._number, os.strerror(self._number))
+        written = self._write(file, data[: self.room])
+        self.room -= written
+        return written
+
+
+@pytest.mark.parametrize("room", [0, 30])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_server_that_starts_on_a_full_disk_has_its_name_and_what_was_left(path, monkeypatch, caplog, room, number):
+    # once: without a slate it had no name, and all its sandboxes ended; what was cut off took the place of the whole
+    assert left_after(path, lambda now: now.write(CELL), lambda now: now.write(DETACHED)) == (CELL, DETACHED)
+    disk = Disk(monkeypatch, number)
+    disk.room = room
+    assert left_after(path) == (CELL, DETACHED)
+    assert left_after(path) == (CELL, DETACHED)
+    assert not path.with_suffix(".new").exists()
+    now = Slate(path)
+    caplog.set_level("INFO")
+    caplog.clear()
+    now.write(replace(CELL, id="m2"))
+    now.wipe("m1")
+    assert caplog.text == "", "it was told"
+    disk.room = 1 << 20
+    now.wipe(DETACHED.id)
+    assert "is written again" in caplog.text
+    now.write(replace(CELL, id="m3"))
+    now.close()
+    after = Slate(path)
+    after.close()
+    assert [each.id for each in after.left] == ["m2", "m3"]
+
+
+def test_a_slate_that_cannot_be_read_costs_no_name(path, caplog):
+    path.mkdir()
+    now = Slate(path)
+    assert now.left == ()
+    assert "cannot be read" in caplog.text
+    with pytest.raises(BlockingIOError):
+        Slate(path)
+    now.close()
+
+
+@pytest.mark.parametrize("room", [0, 30])
+def test_a_disk_that_becomes_full_costs_no_line_before_and_none_after(path, monkeypatch, caplog, room):
+    # once: nothing was written down any more, and half a line spoilt the next
+    now = Slate(path)
+    now.write(CELL)
+    disk = Disk(monkeypatch)
+    disk.room = room
+    for number in range(3):
+        now.write(replace(CELL, id=str(number)))
+    assert caplog.text.count("cannot be written") == 1
+    assert slate._read(path) == {"m1": CELL}
+    disk.room = 1 << 20
+    now.wipe("0")
+    now.close()
+    after = Slate(path)
+    after.close()
+    assert [each.id for each in after.left] == ["m1", "1", "2"]
+
+
+def test_a_full_disk_is_told_once_though_an_empty_slate_needs_no_room(path, monkeypatch, caplog):
+    now = Slate(path)
+    Disk(monkeypatch)
+    for _ in range(3):
+        now.write(CELL)
+        now.wipe("m1")
+    assert caplog.text.count("cannot be written") == 1
+    assert path.read_bytes() == b""
+    now.close()
 
 
 @pytest.mark.parametrize("header", [{"x": "y" * 5000}])
