@@ -7,12 +7,14 @@ one whose worker nobody owns; of one that cannot be read just now somebody may.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from jupyter_sandbox.errors import DiskSpaceError, SandboxError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.specs import UNLIMITED, Less
 from sandbox_worker import messages
@@ -20,6 +22,9 @@ from sandbox_worker import messages
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_RETRY_AFTER_S: Final = 5
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +77,23 @@ class Ledger:
     def write(self, record: Record) -> None:
         """Store a record whole or not at all.
 
-        It is not forced to the medium: it has to outlive us, not the machine, and no worker outlives that.
+        It is not forced to the medium: it has to outlive us, not the machine, and no worker outlives that. Raises
+        SandboxError; what was stored before is there still.
         """
         path = self._path(record.id)
         fresh = path.with_suffix(".new")
-        with open(fresh, "w", opener=_private) as file:
-            file.write(json.dumps(asdict(record)))  # ten times as fast as `dump`, which does not use the encoder in C
-        fresh.replace(path)
+        text = json.dumps(asdict(record))  # ten times as fast as `dump`, which does not use the encoder in C
+        try:
+            with open(fresh, "w", opener=_private) as file:
+                file.write(text)
+            fresh.replace(path)
+        except OSError as error:
+            kind, remedy = (DiskSpaceError, "free space on") if error.errno in _FULL else (SandboxError, "look after")
+            raise kind(
+                f"the record of sandbox {record.id} cannot be written ({error.strerror}): {remedy} the file system of "
+                "the broker's run directory, and try again",
+                retry_after_s=_RETRY_AFTER_S,
+            ) from error
 
     def remove(self, sandbox: ids.SandboxId) -> None:
         """Forget a worker; quiet when it is not known."""

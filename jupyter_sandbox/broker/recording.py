@@ -7,11 +7,10 @@ or by the upkeep: that it goes on, a note, a seat that is free, and that a verb 
 
 from __future__ import annotations
 
-import errno
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from jupyter_sandbox.errors import DiskSpaceError, SandboxError
+from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.host import processes
 
 if TYPE_CHECKING:
@@ -23,24 +22,18 @@ if TYPE_CHECKING:
     Write = Callable[[Sandbox], None]
     """Tells the ledger what a sandbox is now. Raises SandboxError; the ledger says what it said before then."""
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_RETRY_AFTER_S: Final = 5
-
 log = logging.getLogger(__name__)
 
 
 def write(sandbox: Sandbox, ledger: Ledger, engine: str) -> None:
     """Write down what is known of a sandbox that was made by the engine of that name. Raises SandboxError."""
-    record = sandbox.record(processes.start_time(sandbox.worker.pid), engine)
     try:
-        ledger.write(record)
-    except OSError as error:
-        kind, remedy = (DiskSpaceError, "free space on") if error.errno in _FULL else (SandboxError, "look after")
-        raise kind(
-            f"the record of sandbox {sandbox.id} cannot be written ({error.strerror}): {remedy} the file system of the "
-            "broker's run directory, and try again",
-            retry_after_s=_RETRY_AFTER_S,
+        started = processes.start_time(sandbox.worker.pid)
+    except OSError as error:  # too many open files, no memory
+        raise SandboxError(
+            f"sandbox {sandbox.id} cannot be recorded now, try again: {error}", retry_after_s=5
         ) from error
+    ledger.write(sandbox.record(started, engine))
     if sandbox.is_unrecorded:
         sandbox.is_unrecorded = False
         log.info("sandbox %s is recorded as it is now", sandbox.id)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jupyter_sandbox import agents, restrictions, template_shape
+from jupyter_sandbox import agents, ledger, restrictions, template_shape
 from jupyter_sandbox.broker import adoption, adoption_verbs, pausing, recording, recovery, restricting, upkeep, verbs
 from jupyter_sandbox.broker.catalog import Catalog
 from jupyter_sandbox.broker.registry import Registry
@@ -516,15 +516,15 @@ async def test_a_claim_that_is_cancelled_while_its_network_is_made_takes_it_back
 class FullDisk:
     """Lets nothing be written into a ledger until `is_full` is unset."""
 
-    def __init__(self, bench: Bench, monkeypatch, number: int = errno.ENOSPC) -> None:
-        self.is_full, write = True, bench.ledger.write
+    def __init__(self, monkeypatch, number: int = errno.ENOSPC) -> None:
+        self.is_full = True
 
-        def tried(record: Record) -> None:
+        def tried(path, mode, **how):
             if self.is_full:
                 raise OSError(number, os.strerror(number))
-            write(record)
+            return open(path, mode, **how)
 
-        monkeypatch.setattr(bench.ledger, "write", tried)
+        monkeypatch.setattr(ledger, "open", tried, raising=False)
 
 
 async def freeze(_worker):
@@ -544,7 +544,7 @@ async def test_what_must_be_recorded_before_is_undone_and_refused_where_it_canno
     sandbox = await bench.claim("open")
     monkeypatch.setattr(bench.engine, "pause", freeze, raising=False)
     monkeypatch.setattr(bench.engine, "resume", freeze, raising=False)
-    before, disk = the_record(bench), FullDisk(bench, monkeypatch, number)
+    before, disk = the_record(bench), FullDisk(monkeypatch, number)
     noted = replace(_kernel(sandbox, 1), note="mine")
     for refused in (
         bench.registry.start_kernel(sandbox, noted),
@@ -571,7 +571,7 @@ async def test_what_is_so_already_goes_through_and_is_recorded_when_it_can_be(be
     for kernel in (first, second):
         await bench.registry.start_kernel(sandbox, kernel)
     await pausing.pause(sandbox, bench.engine, bench.registry.record)
-    disk = FullDisk(bench, monkeypatch)
+    disk = FullDisk(monkeypatch)
     await pausing.resume(sandbox, bench.engine, bench.registry.record)
     sandbox.kernels.clear()
     bench.registry.vacate(sandbox, first.seat)
@@ -594,7 +594,7 @@ async def test_what_is_so_already_goes_through_and_is_recorded_when_it_can_be(be
 async def test_a_restriction_that_failed_is_recorded_as_undone_when_it_can_be(bench, monkeypatch):
     # once: the error of the ledger hid why it was refused, and the next broker put it in force
     sandbox = await bench.claim("open")
-    disk = FullDisk(bench, monkeypatch)
+    disk = FullDisk(monkeypatch)
     disk.is_full = False
 
     def refuse(*_what):

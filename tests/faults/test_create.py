@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_sandbox import cgroups, disks
+from jupyter_sandbox import cgroups, disks, ledger
 from jupyter_sandbox.broker import reaper
 from jupyter_sandbox.disks import LoopDisks
 from jupyter_sandbox.engines import embedded, held, zygotes
 from jupyter_sandbox.engines.embedded import EmbeddedEngine
 from jupyter_sandbox.engines.zygotes import Fresh, Zygote
-from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, SandboxError, StartError
+from jupyter_sandbox.errors import CapacityError, DiskSpaceError, IsolationUnavailableError, SandboxError, StartError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.host import channel, ext4, places
 from jupyter_sandbox.host.places import Places
@@ -165,6 +165,15 @@ def _after_first(write):
         write(record)
 
     return fail
+
+
+async def test_a_worker_that_cannot_be_recorded_is_refused_for_want_of_room(bench, monkeypatch):
+    """As whoever claims one that is warm: once it was a failed start."""
+    monkeypatch.setattr(ledger, "open", _failing(FULL), raising=False)
+    with pytest.raises(DiskSpaceError, match="free space"):
+        await bench.create()
+    monkeypatch.undo()
+    await bench.assert_nothing_left()
 
 
 @pytest.mark.parametrize("step", STEPS)

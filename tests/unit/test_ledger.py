@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_sandbox import ledger as ledger_module
+from jupyter_sandbox.errors import DiskSpaceError
 from jupyter_sandbox.guards import ids
 from jupyter_sandbox.ledger import Ledger, Record
 
@@ -83,7 +84,7 @@ def test_a_failed_write_keeps_the_old_record(ledger, directory, monkeypatch):
         return file
 
     monkeypatch.setattr(ledger_module, "open", full_disk, raising=False)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskSpaceError, match="No space"):
         ledger.write(Record(id=ONE, template="other", slot=9))
     monkeypatch.undo()
     assert list(ledger.records()) == [full(ONE)]
