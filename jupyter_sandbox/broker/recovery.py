@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from jupyter_sandbox.ledger import Record
 
 PAUSE_S: Final = 5
-"""From one try to the next."""
-PATIENCE_S: Final = 45
-"""How long after the first try another is begun; with the last one's time-out it is as long as clients wait."""
+"""From the end of one try to the next."""
+PATIENCE_S: Final = 25
+"""How long after the first try another is begun. With the time-outs of both that is less than clients wait, 60 s."""
 _MAX_RUNNING: Final = 1024
 _FINAL: Final = (ConnectionError, FileNotFoundError, ProcessLookupError)
 """Nobody listens, or there is no such process: what is gone does not come back."""
@@ -88,7 +88,7 @@ def may_pass(error: Exception) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery:
-    """How one sandbox, of which only the worker and the record are known, becomes what it was."""
+    """How one sandbox becomes what it was. Known are its worker, owner, server and record."""
 
     sandbox: Sandbox
     record: Record
@@ -106,28 +106,26 @@ class Recovery:
         """Take it over or give it up; if what keeps it may pass, beside everything else, in a task of these."""
         try:
             await self._try()
-        except (SandboxError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may live
             log.warning("sandbox %s cannot be taken over now; it stays, and is tried again: %s", self.sandbox.id, error)
             tasks.spawn(tasks_of_later, self._go_on(), f"recovery of {self.sandbox.id}")
 
     async def _go_on(self) -> None:
         until = time.monotonic() + PATIENCE_S
-        while True:
-            await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(PAUSE_S)
+        while self.sandbox.is_late:  # or it was released meanwhile
             try:
                 await self._try()
-            except (SandboxError, OSError) as error:
-                if time.monotonic() + PAUSE_S <= until:
-                    continue
-                log.error("sandbox %s is destroyed; it still cannot be taken over: %s", self.sandbox.id, error)
-                await self.destroy(self.sandbox)
-            except Exception:
-                log.exception("sandbox %s is destroyed; it cannot be taken over", self.sandbox.id)
-                await self.destroy(self.sandbox)
-            return
+            except Exception as error:
+                if time.monotonic() + PAUSE_S > until:
+                    log.exception("sandbox %s is destroyed; it still cannot be taken over", self.sandbox.id)
+                    await self.destroy(self.sandbox)
+                else:
+                    log.info("sandbox %s still cannot be taken over: %s", self.sandbox.id, error)
+                    await asyncio.sleep(PAUSE_S)
 
     async def _try(self) -> None:
-        """Take it over or give it up. Raises SandboxError or OSError if what keeps it may pass."""
+        """Take it over or give it up. Raises what keeps it from that if it may pass."""
         if not await self._take_over():
             await self.destroy(self.sandbox)
             return
@@ -141,7 +139,7 @@ class Recovery:
         """
         sandbox, record, engine = self.sandbox, self.record, self.engine
         kills = sandbox.worker.out_of_memory_kills()
-        sandbox.owner, sandbox.seats = record.owner or 0, set(record.seats)
+        sandbox.seats = set(record.seats)
         sandbox.kernels = dict.fromkeys(record.seats, kills)  # until it says otherwise
         try:
             sandbox.restriction, sandbox.less = restrictions.judge(record.denied, record.excepted), record.less
@@ -165,7 +163,7 @@ class Recovery:
         sandbox.created_at = record.created_at
         sandbox.on_behalf = record.on_behalf
         sandbox.cwd = record.workspace or HOME
-        sandbox.server, sandbox.notes = record.server, dict(record.notes)
+        sandbox.notes = dict(record.notes)
         running = set(description.running)
         orphans = {name for name in running if ids.is_command_id(name)}
         if running - sandbox.seats - orphans or len(running) > _MAX_RUNNING:

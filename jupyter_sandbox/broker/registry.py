@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from jupyter_sandbox import lifecycle, narrowing, restrictions, templates, workspace
 from jupyter_sandbox.agents import AgentClient
-from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recording, recovery, seats, verbs
+from jupyter_sandbox.broker import adoption, binding, commands, kernels, reaper, recording, seats, verbs
 from jupyter_sandbox.broker.admission import Admission
 from jupyter_sandbox.broker.grace import Grace
+from jupyter_sandbox.broker.recoveries import Recoveries
 from jupyter_sandbox.broker.sandbox import Event, Holder, Sandbox
 from jupyter_sandbox.errors import (
     BrokerUnavailableError,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from jupyter_sandbox.engines import Engine
     from jupyter_sandbox.host.places import Places
-    from jupyter_sandbox.ledger import Ledger, Record
+    from jupyter_sandbox.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +66,24 @@ class Registry:
         self.templates = known_templates
         self._sandboxes: dict[ids.SandboxId, Sandbox] = {}
         self._making: dict[ids.SandboxId, Template] = {}
-        self._waiting: set[str] = set()
         self._ends: dict[ids.SandboxId, asyncio.Task[None]] = {}
         self.pool: Pool[Sandbox] = Pool(self._make_warm, self._destroy, self.count, head_start_s=HEAD_START_S)
         self.admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
         self._grace = Grace(self._destroy, self._tasks)
+        self._left = Recoveries(
+            engine=engine,
+            ledger=ledger,
+            firewall=self.firewall,
+            known_templates=known_templates,
+            sandboxes=self._sandboxes,
+            making=self._making,
+            tasks=self._tasks,
+            connect=self._connect,
+            write=self.record,
+            taken=self._grace.begin,
+            destroy=self._destroy,
+        )
         self.claims = 0
         """How many were ever tried."""
         self.on_gone: Callable[[], None] = lambda: None  # called whenever a sandbox has gone
@@ -141,26 +154,28 @@ class Registry:
                 return sandbox
             raise
 
-    def get(self, owner: int, sandbox_id: str) -> Sandbox:
+    def get(self, owner: int, sandbox_id: str, *, or_late: bool = False) -> Sandbox:
         """Return a claimed sandbox of `owner`; the broker's own user may have any. Raises UnknownSandboxError.
 
-        BrokerUnavailableError: it outlived its broker, and could not be taken over yet.
+        BrokerUnavailableError: it outlived its broker, and could not be taken over yet; returned with `or_late`.
         """
         sandbox = self._sandboxes.get(ids.sandbox_id(sandbox_id))
-        if sandbox_id in self._waiting or (sandbox and sandbox.is_late):
+        is_there = sandbox is not None and (sandbox.state is WorkerState.CLAIMED or (or_late and sandbox.is_late))
+        if sandbox is not None and is_there and owner in (sandbox.owner, os.getuid()):
+            return sandbox
+        if sandbox_id in self._left.waiting or (sandbox and sandbox.is_late):
             raise BrokerUnavailableError(f"sandbox {sandbox_id} is not taken over yet: try again", retry_after_s=5)
-        if sandbox is None or sandbox.state is not WorkerState.CLAIMED or owner not in (sandbox.owner, os.getuid()):
-            raise UnknownSandboxError(f"no sandbox {sandbox_id}")
-        return sandbox
+        raise UnknownSandboxError(f"no sandbox {sandbox_id}")
 
-    def claimed(self, owner: int | None = None) -> list[Sandbox]:
-        """Return the claimed sandboxes `owner` may see, in the order of their ids; all for None."""
+    def claimed(self, owner: int | None = None, *, or_late: bool = False) -> list[Sandbox]:
+        """Return the claimed sandboxes `owner` may see, all for None, by their ids; `or_late` as in `get`."""
         visible = (None, os.getuid())
         return sorted(
             (
                 sandbox
                 for sandbox in self._sandboxes.values()
-                if sandbox.state is WorkerState.CLAIMED and (owner in visible or owner == sandbox.owner)
+                if (sandbox.state is WorkerState.CLAIMED or (or_late and sandbox.is_late))
+                and (owner in visible or owner == sandbox.owner)
             ),
             key=lambda sandbox: sandbox.id,
         )
@@ -208,58 +223,32 @@ class Registry:
         The same holds for sandboxes that are left by their server from now on.
         """
         self._grace.seconds = grace_s
-        for record in list(self._ledger.records()):
-            await self._recover(record)
+        await self._left.begin()
         self._grace.runs.set()
-        self._waiting |= self._ledger.unread
         for what in await self.reap(dry_run=False):
             log.info("reaped %s", what)
 
-    async def _recover(self, record: Record) -> None:
-        template = self.templates.get(record.template) or templates.BUILT_IN["python"]
-        self._making[record.id] = template
-        try:
-            worker = await self._engine.recover(record, template)
-            if worker is None:
-                return
-            sandbox = Sandbox(worker=worker, template=template)
-            self._sandboxes[sandbox.id] = sandbox
-        except OSError as error:
-            log.error("sandbox %s cannot be judged now; it stays, and the next reap tries again: %s", record.id, error)
-            self._waiting.add(record.id)
-            return
-        finally:
-            del self._making[record.id]
-        if record.owner is None:
-            await self._destroy(sandbox)
-        else:
-            await recovery.Recovery(
-                sandbox=sandbox,
-                record=record,
-                engine=self._engine,
-                firewall=self.firewall,
-                connect=self._connect,
-                write=self.record,
-                destroy=self._destroy,
-                taken=self._grace.begin,
-            ).begin(self._tasks)
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are sandboxes that could not be judged yet."""
+        return bool(self._left.waiting)
+
+    async def recover_waiting(self) -> None:
+        """Judge those now that can be."""
+        await self._left.go_on()
 
     async def reap(self, *, dry_run: bool) -> list[str]:
-        """See `reaper`. What could not be judged yet, since the machine did not let it, is before, if it can be now."""
-        records = list(self._ledger.records()) if self._waiting else []
-        self._waiting &= {*self._ledger.unread, *(record.id for record in records)}
-        for record in records:
-            if record.id in self._waiting:
-                self._waiting.remove(record.id)
-                await self._recover(record)
+        """See `reaper`. What could not be judged yet is before, if it can be now and not only to be told."""
+        if not dry_run:
+            await self._left.go_on()
         return await reaper.reap(
             self._engine,
             self.firewall,
             self.places,
             self._ledger,
-            somebodys=lambda: reaper.owned(self._sandboxes.values(), {*self._making, *self._waiting}),
+            somebodys=lambda: reaper.owned(self._sandboxes.values(), {*self._making, *self._left.waiting}),
             slots=lambda: {sandbox.worker.slot for sandbox in list(self._sandboxes.values())},
-            unjudged=self._waiting,
+            unjudged=self._left.waiting,
             dry_run=dry_run,
         )
 
@@ -271,6 +260,7 @@ class Registry:
 
     async def stop(self, *, everything: bool) -> None:
         """End the warm workers, and with `everything` the claimed ones too; else these live on for the next broker."""
+        recording.catch_up(self.claimed(), self.record)
         for task in self._tasks:
             task.cancel()
         for sandbox in list(self._sandboxes.values()):

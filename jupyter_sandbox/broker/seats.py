@@ -25,13 +25,15 @@ async def free(
 ) -> ids.KernelSeat:
     """Return the seat `name` if `sandbox`, one of these, may have a kernel there. Raises SandboxError.
 
-    A lost sandbox whose kernel starts anew in this one is destroyed before.
+    A lost sandbox whose kernel starts anew in this one is destroyed before, and so is one of the same owner that
+    nobody holds: who starts the kernel anew has given it up.
     """
     seat = ids.seat(name)
     others = [other for other in sandboxes if other is not sandbox and seat in other.seats]
-    for other in [other for other in others if other.state is WorkerState.DOOMED]:
-        await destroy(other)
-        others.remove(other)
+    for other in list(others):
+        if other.state is WorkerState.DOOMED or (other.owner == sandbox.owner and other.holder is None):
+            await destroy(other)
+            others.remove(other)
     if seat in sandbox.kernels or others or len(sandbox.seats | {seat}) > _MAX_SEATS:
         raise StartError(f"kernel {seat} cannot be started here: its seat is taken, or there are too many")
     return seat

@@ -260,7 +260,7 @@ class Server:
                 sandbox, wanted = registry.get(uid, request.sandbox), request.network.judge()
                 await restricting.restrict(sandbox, wanted, registry.firewall, registry.record)
             case verbs.Release():
-                sandbox = registry.get(uid, request.sandbox)
+                sandbox = registry.get(uid, request.sandbox, or_late=True)
                 for other in self._connections:
                     other.held.discard(sandbox)
                 await registry.release(sandbox)
@@ -333,7 +333,8 @@ class Server:
         self._retiring = False
 
     def _list(self, uid: int, wanted: verbs.List) -> verbs.Listing:
-        visible = [sandbox for sandbox in self._registry.claimed(uid) if sandbox.id > wanted.after]
+        known = self._registry.claimed(uid, or_late=bool(wanted.left_by))  # who adopts a late one is told to try again
+        visible = [sandbox for sandbox in known if sandbox.id > wanted.after]
         if wanted.left_by:
             visible = [sandbox for sandbox in visible if adoption.is_left(sandbox, uid, wanted.left_by)]
         rows = tuple(sandbox.summary() for sandbox in visible[:_PAGE])

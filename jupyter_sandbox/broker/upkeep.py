@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox.broker import recording
+from jupyter_sandbox.broker import recording, recovery
 from jupyter_sandbox.errors import SandboxError
 from sandbox_worker.protocol import LEASE_S
 
@@ -32,12 +32,25 @@ async def keep_up(
     """
     while True:
         claims = registry.claims
-        await asyncio.sleep(every_s)
+        await _rest(registry, every_s)
         await registry.renew()
-        recording.catch_up(registry.claimed(), registry.record)
+        await _try(_catch_up(registry))
         if rest and registry.claims == claims and not registry.claimed():
             await _try(rest())
         await reap(registry)
+
+
+async def _rest(registry: Registry, for_s: float) -> None:
+    """Wait; meanwhile try again to judge the sandboxes that could not be: their clients wait for a minute."""
+    until = asyncio.get_running_loop().time() + for_s
+    while (left_s := until - asyncio.get_running_loop().time()) > 0:
+        await asyncio.sleep(min(left_s, recovery.PAUSE_S) if registry.is_waiting else left_s)
+        if registry.is_waiting:
+            await _try(registry.recover_waiting())
+
+
+async def _catch_up(registry: Registry) -> None:
+    recording.catch_up(registry.claimed(), registry.record)
 
 
 async def reap(registry: Registry) -> None:
@@ -54,6 +67,6 @@ async def _try(work: Awaitable[object]) -> None:
     try:
         await work
     except SandboxError as error:  # the container engine is away
-        log.warning("what nobody needs or owns could not be looked for: %s", error)
+        log.warning("what is done now and then could not be: %s", error)
     except Exception:
-        log.exception("what nobody needs or owns could not be looked for")
+        log.exception("what is done now and then could not be")

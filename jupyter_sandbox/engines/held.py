@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -30,6 +31,7 @@ KILL_TIMEOUT_S: Final = 10
 NO_CORE: Final = 1
 """Limit of core files, bytes. Not 0: a crash would still start the host's core handler, if that is a pipe; core(5)."""
 _SLOTS: Final = 65535
+_NOT_NOW: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 log = logging.getLogger(__name__)
 
@@ -120,12 +122,18 @@ class HeldWorker:
 
 
 async def recovered_disk(stage: Stage, record: Record, pidfd: int, uid: int | None) -> Disk | None:
-    """Return the disk of a claimed worker that outlived its broker, or None; `uid` as in `Disk`."""
+    """Return the disk of a claimed worker that outlived its broker, or None; `uid` as in `Disk`.
+
+    Raises OSError, and closes `pidfd`, when the machine does not let us look now.
+    """
     if record.owner is None:
         return None
     try:
         return await asyncio.to_thread(disks.recovered, pidfd, uid, stage)
     except OSError as error:
+        if error.errno in _NOT_NOW:
+            os.close(pidfd)
+            raise
         log.warning("the disk of %s can be reached from inside only: %s", record.id, error)
         return None
 

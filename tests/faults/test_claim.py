@@ -114,7 +114,7 @@ class FakeWorker:
         return os.open("/proc/self/ns/net", os.O_RDONLY)
 
     def usage(self) -> Usage:
-        return Usage(memory_bytes=0, disk_bytes=0, disk_total_bytes=0)
+        return Usage(cpu_s=0, memory_bytes=0, memory_cache_bytes=0, disk_bytes=0, disk_total_bytes=0)
 
 
 ANSWERS = {
@@ -591,6 +591,19 @@ async def test_what_is_so_already_goes_through_and_is_recorded_when_it_can_be(be
     assert the_record(bench).notes == {second.seat: "again", "": "of the sandbox"}
 
 
+async def test_what_could_not_be_recorded_is_when_its_broker_ends(bench, monkeypatch):
+    # once: what went on was paused again by the next broker, though there was room long before
+    sandbox = await bench.claim()
+    monkeypatch.setattr(bench.engine, "pause", freeze, raising=False)
+    monkeypatch.setattr(bench.engine, "resume", freeze, raising=False)
+    await pausing.pause(sandbox, bench.engine, bench.registry.record)
+    disk = FullDisk(monkeypatch)
+    await pausing.resume(sandbox, bench.engine, bench.registry.record)
+    disk.is_full = False
+    await bench.registry.stop(everything=False)
+    assert not the_record(bench).paused
+
+
 async def test_a_restriction_that_failed_is_recorded_as_undone_when_it_can_be(bench, monkeypatch):
     # once: the error of the ledger hid why it was refused, and the next broker put it in force
     sandbox = await bench.claim("open")
@@ -1063,24 +1076,32 @@ async def test_a_sandbox_whose_record_cannot_be_read_when_a_broker_begins_is_tak
     assert gone == []
 
 
-async def test_a_sandbox_that_cannot_be_judged_when_a_broker_begins_is_taken_over_when_it_can(bench, monkeypatch):
-    # once: any error of a look at its process was its death
-    bench.ledger.write(RECORD)
-    bench.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12,))
-    socket_of_its_kernel = bench.places.run / "k" / f"{'0' * 12}-1"
-    socket_of_its_kernel.touch()
-    gone, fails = [], [True, True]
-    owned = Remains(what="a container", made_for=RECORD.id, remove=lambda: gone.append(1))
-    monkeypatch.setattr(bench.engine, "remains", lambda: asyncio.sleep(0, [owned]))
-    recover = bench.engine.recover
+NO_FILES = OSError(errno.EMFILE, "Too many open files")
+
+
+def unjudged(bench, monkeypatch, times, error=NO_FILES):
+    """Let the engine fail to judge a worker so often; return what is left of that."""
+    recover, fails = bench.engine.recover, [True] * times
 
     async def fail(record, template):
         if fails:
             fails.pop()
-            raise OSError(errno.EMFILE, "Too many open files")
+            raise error
         return await recover(record, template)
 
+    bench.ledger.write(RECORD)
     monkeypatch.setattr(bench.engine, "recover", fail)
+    return fails
+
+
+async def test_a_sandbox_that_cannot_be_judged_when_a_broker_begins_is_taken_over_when_it_can(bench, monkeypatch):
+    # once: any error of a look at its process was its death
+    bench.engine.answers[protocol.Describe] = protocol.Description(bound=True, running=("0" * 12,))
+    socket_of_its_kernel = bench.places.run / "k" / f"{'0' * 12}-1"
+    socket_of_its_kernel.touch()
+    gone, fails = [], unjudged(bench, monkeypatch, 2)
+    owned = Remains(what="a container", made_for=RECORD.id, remove=lambda: gone.append(1))
+    monkeypatch.setattr(bench.engine, "remains", lambda: asyncio.sleep(0, [owned]))
     await bench.registry.recover(grace_s=60)
     assert bench.registry.claimed() == []
     assert not fails, "the first reap tried again"
@@ -1132,9 +1153,8 @@ async def test_a_sandbox_whose_agent_is_late_is_taken_over_when_it_answers(late)
 async def test_a_sandbox_that_never_answers_is_given_up(late, monkeypatch, caplog):
     monkeypatch.setattr(recovery, "PATIENCE_S", 0.3)
     await late.registry.recover(grace_s=60)
-    assert late.engine.destroyed == []
     await late.assert_nothing_left()
-    assert f"sandbox {RECORD.id} is destroyed; it still cannot be taken over: the agent of" in caplog.text
+    assert f"sandbox {RECORD.id} is destroyed; it still cannot be taken over" in caplog.text
     with pytest.raises(UnknownSandboxError):
         late.registry.get(OWNER, RECORD.id)
 
@@ -1143,6 +1163,79 @@ async def test_a_late_sandbox_whose_agent_goes_is_given_up_at_once(late):
     await late.registry.recover(grace_s=60)
     late.engine.answers[protocol.Describe] = "hang up"
     await late.assert_nothing_left()
+
+
+async def test_a_kernel_that_is_started_anew_ends_the_late_sandbox_that_had_it(late):
+    # once: its seat was taken for as long as that was late, and waited for its client
+    await late.registry.recover(grace_s=60)
+    sandbox = await late.claim(seat="0" * 12)
+    assert late.engine.destroyed == [RECORD.id]
+    await late.registry.release(sandbox)
+    await late.assert_nothing_left()
+
+
+async def test_a_late_sandbox_is_shown_to_its_server_and_can_be_released(late):
+    # once: a server that was started anew at that moment never saw it
+    late.ledger.write(replace(RECORD, server="s"))
+    await late.registry.recover(grace_s=60)
+    server, peer = Server(None, late.registry, late.engine, None), SimpleNamespace(uid=OWNER)
+    listing, _ = await server._serve(peer, verbs.List(after="", left_by="s"), [])
+    assert [each.sandbox for each in listing.sandboxes] == [RECORD.id]
+    assert (await server._serve(peer, verbs.List(after="", left_by=""), []))[0].sandboxes == ()
+    for asked in (adoption_verbs.Adopt(sandbox=RECORD.id, server="s"), verbs.ListKernels(sandbox=RECORD.id)):
+        with pytest.raises(BrokerUnavailableError):
+            await server._serve(peer, asked, [])
+    with pytest.raises(BrokerUnavailableError):
+        await server._serve(SimpleNamespace(uid=OWNER + 1), verbs.Release(sandbox=RECORD.id), [])
+    await server._serve(peer, verbs.Release(sandbox=RECORD.id), [])
+    await late.assert_nothing_left()
+
+
+async def test_a_sandbox_is_never_unknown_while_it_is_judged(bench, monkeypatch):
+    # once: for a moment it was, and its client took it for lost; and a second reap took its sockets for nobody's
+    judged, recover = asyncio.Event(), bench.engine.recover
+
+    async def slow(record, template):
+        await judged.wait()
+        return await recover(record, template)
+
+    monkeypatch.setattr(bench.engine, "recover", slow)
+    unjudged(bench, monkeypatch, 2, RuntimeError("can't start new thread"))
+    await bench.registry.recover(grace_s=60)
+    judging = asyncio.create_task(bench.registry.recover_waiting())
+    await asyncio.sleep(0)
+    with pytest.raises(BrokerUnavailableError):
+        bench.registry.get(OWNER, RECORD.id)
+    async with asyncio.timeout(10):
+        await bench.registry.recover_waiting()  # which leaves it to who is at it
+    judged.set()
+    await judging
+    assert bench.registry.get(OWNER, RECORD.id).owner == OWNER
+
+
+async def test_what_waits_to_be_judged_is_tried_again_soon(bench, monkeypatch):
+    # once: by the next reap, when its clients had given it up
+    monkeypatch.setattr(recovery, "PAUSE_S", 0.01)
+    unjudged(bench, monkeypatch, 5)
+    await bench.registry.recover(grace_s=60)
+    upkeeping = asyncio.create_task(upkeep.keep_up(bench.registry, every_s=600))
+    await eventually(lambda: bench.registry.claimed() != [])
+    upkeeping.cancel()
+
+
+async def test_what_is_judged_after_its_kernel_was_started_anew_is_given_up(bench, monkeypatch):
+    # once: its end took the sockets of the new kernel
+    unjudged(bench, monkeypatch, 2)
+    await bench.registry.recover(grace_s=60)
+    sandbox = await bench.claim(seat="0" * 12)
+    socket_of_its_kernel = bench.places.run / "k" / f"{'0' * 12}-1"
+    socket_of_its_kernel.touch()
+    await bench.registry.recover_waiting()
+    assert bench.engine.destroyed == [RECORD.id]
+    assert socket_of_its_kernel.exists()
+    socket_of_its_kernel.unlink()
+    await bench.registry.release(sandbox)
+    await bench.assert_nothing_left()
 
 
 async def test_a_sandbox_that_is_late_for_one_broker_is_left_to_the_next(late):
@@ -1160,7 +1253,7 @@ async def test_a_paused_sandbox_that_is_late_is_paused_until_it_is_tried_again(l
             late.engine, verb, lambda _worker, verb=verb: asyncio.sleep(0, did.append(verb)), raising=False
         )
     await late.registry.recover(grace_s=60)
-    assert did == ["resume", "pause"]
+    assert did[:2] == ["resume", "pause"]
     late.engine.answers[protocol.Describe] = ANSWERS[protocol.Describe]
     await eventually(lambda: late.registry.claimed() != [])
     await eventually(lambda: late.registry.get(OWNER, RECORD.id).is_paused)
