@@ -189,7 +189,7 @@ class ServiceHandler(TokenRoute, APIHandler):
         A small rest is waited for: tornado hangs up, and who still sends would find that out and not the answer.
         """
         whole = self._whole
-        if self._finished or whole.done() or self._unread_bytes() > SMALL_REST_BYTES:
+        if self._finished or whole.done() or self._unread_bytes() > SMALL_REST_BYTES or self._is_uninvited():
             return self._finish_in_time(*args, **kwargs)
         self._finished = True  # tornado asks for nothing more, until it is said
         self._last_words = functools.partial(self._finish_in_time, *args, **kwargs)
@@ -223,6 +223,16 @@ class ServiceHandler(TokenRoute, APIHandler):
         """How much of the body has not come, by its length; less than it is if it comes in chunks."""
         length = self.request.headers.get("Content-Length", "0")
         return int(length[:20]) - self._body_bytes if length.isascii() and length.isdigit() else MAX_BODY_BYTES
+
+    def _is_uninvited(self) -> bool:
+        """Whether who asks sends a body only when he is told to, and was not yet."""
+        prepared = cast("asyncio.Future[None] | None", self._prepared_future)
+        return "Expect" in self.request.headers and prepared is not None and not prepared.done()
+
+    def update_api_activity(self) -> None:
+        """As Jupyter does it, which reads the query first; what is no text there keeps no answer from who asked."""
+        with contextlib.suppress(web.HTTPError):
+            super().update_api_activity()
 
     def _say_last_words(self) -> None:
         words, self._last_words = self._last_words, None

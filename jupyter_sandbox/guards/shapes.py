@@ -284,7 +284,9 @@ def decode(data: bytes) -> object:
     Raises InvalidRequestError.
     """
     if not json_structure.is_bounded(data):
-        raise InvalidRequestError("the body is nested too deeply, or holds too many values, or too long numbers")
+        raise InvalidRequestError(
+            "the body is nested too deeply, or holds too many values, or numbers that are hard to read"
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

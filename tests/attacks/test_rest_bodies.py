@@ -278,12 +278,32 @@ async def test_who_is_refused_by_his_head_may_send_a_small_body_and_ask_again(wo
             await asyncio.sleep(0.1)
             assert not reader._buffer, "it was answered before its body had come"
             writer.write(piece)
-        async with asyncio.timeout(4):  # before the server's patience ends
+        async with asyncio.timeout(30):
             answer = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.split(": ", 1) for line in answer.decode().split("\r\n")[1:-2])
             assert b'"code":502' in await reader.readexactly(int(fields["Content-Length"]))
-        assert "Connection" not in fields
+        assert "Connection" not in fields, "the server's patience ended"
     writer.close()
+
+
+async def test_who_waits_to_be_told_to_send_his_body_is_refused_at_once(world):
+    """Once he was told to, and found the connection reset in the middle of it."""
+    address = urlsplit(world)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    head = "POST /api/sandboxes HTTP/1.1\r\nHost: localhost\r\nAuthorization: token nobody\r\nExpect: 100-continue\r\n"
+    writer.write(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+    async with asyncio.timeout(30):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    writer.close()
+
+
+async def test_a_query_that_is_no_text_has_an_answer(people):
+    """Jupyter reads it once more when it answers, and failed again and again there: there never was one."""
+    async with asyncio.timeout(30):
+        reply = await people["alice"]("GET", "nowhere", params={"no_track_activity": b"\xff"})
+    assert reply.status in {400, 404}
 
 
 async def test_a_body_without_end_takes_no_memory(world):

@@ -174,9 +174,9 @@ async def test_a_kernel_that_never_answers_is_opened_all_the_same(jp_fetch, new_
     monkeypatch.setattr(websocket_opening, "_WELCOME_S", 0)
     notebook = await new_notebook()
     # holds the interpreter lock for minutes; ipykernel sends what was flushed a little later
-    running = notebook.start("import time; print('go', flush=True); time.sleep(1)\nsum(range(10**10))")
+    running = notebook.start("import time; print('go', flush=True); time.sleep(3)\nsum(range(10**10))")
     await notebook.printed(running, "go")
-    await asyncio.sleep(1)
+    await asyncio.sleep(3)
     async with asyncio.timeout(20):
         await open_notebook(notebook.kernel_id)
     kernel = json.loads((await jp_fetch("api", "kernels", notebook.kernel_id)).body)

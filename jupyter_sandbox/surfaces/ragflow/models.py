@@ -133,7 +133,7 @@ def with_result(told: Outcome, data: bytes) -> Outcome:
             shapes.decode(data)
             return replace(told, result=data.decode())  # to write half a million numbers again would take 100 ms
     return without_result(
-        told, "it is not JSON, or is nested too deeply, or holds too many values, or too long numbers"
+        told, "it is not JSON, or is nested too deeply, or holds too many values, or numbers that are hard to read"
     )
 
 
