@@ -24,7 +24,7 @@ from jupyter_sandbox._version import __version__
 from jupyter_sandbox.disks import Disk
 from jupyter_sandbox.engines import Remains, container, image, suitability
 from jupyter_sandbox.engines.daemon import Daemon, socket_exists
-from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, open_recorded, recovered_disk, remains
+from jupyter_sandbox.engines.held import NO_CORE, HeldWorker, Slots, recovered, remains
 from jupyter_sandbox.errors import (
     EngineUnavailableError,
     IsolationUnavailableError,
@@ -236,12 +236,12 @@ class DockerEngine:
 
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """See Engine. What belonged to a worker that does not live is given back."""
-        pidfd = open_recorded(record, self._slots)
-        if pidfd is None:
+        found = await recovered(record, self._slots, self._disks.stage, self._uid_base + record.slot)
+        if found is None:
             await self._give_back(record.id)
             self._slots.free(record.id)
             return None
-        disk = await recovered_disk(self._disks.stage, record, pidfd, self._uid_base + record.slot)
+        pidfd, disk = found
         return self._held(record.id, template, slot=record.slot, pid=record.pid, pidfd=pidfd, disk=disk)
 
     def _held(

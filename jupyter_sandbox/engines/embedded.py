@@ -22,8 +22,7 @@ from jupyter_sandbox.engines.held import (
     NO_CORE,
     HeldWorker,
     Slots,
-    open_recorded,
-    recovered_disk,
+    recovered,
     remains,
 )
 from jupyter_sandbox.engines.zygotes import Fresh, PackageTimes, Zygote, are_stale
@@ -218,11 +217,13 @@ class EmbeddedEngine:
     async def recover(self, record: Record, template: Template) -> Worker | None:
         """See Engine. What belonged to a worker that does not live is given back."""
         group = self._hierarchy.group(record.id) if self._hierarchy else None
-        pidfd = open_recorded(record, self._slots)
-        if pidfd is None:
+        uid = self._uid_base and self._uid_base + record.slot
+        found = await recovered(record, self._slots, self._disks.stage, uid)
+        if found is None:
             await self._give_back(record.id, group)
             self._slots.free(record.id)
             return None
+        pidfd, disk = found
         return EmbeddedWorker(
             sandbox=record.id,
             template=template,
@@ -230,9 +231,7 @@ class EmbeddedEngine:
             uid_base=self._uid_base,
             pid=record.pid,
             pidfd=pidfd,
-            disk=await recovered_disk(
-                self._disks.stage, record, pidfd, self._uid_base and self._uid_base + record.slot
-            ),
+            disk=disk,
             group=group,
         )
 

@@ -121,18 +121,29 @@ class HeldWorker:
             await asyncio.to_thread(disk.close)
 
 
-async def recovered_disk(stage: Stage, record: Record, pidfd: int, uid: int | None) -> Disk | None:
-    """Return the disk of a claimed worker that outlived its broker, or None; `uid` as in `Disk`.
+async def recovered(record: Record, slots: Slots, stage: Stage, uid: int | None) -> tuple[int, Disk | None] | None:
+    """Return pidfd and disk of a worker that outlived its broker, or None when it does not live; see `open_recorded`.
 
-    Raises OSError, and closes `pidfd`, when the machine does not let us look now.
+    Raises OSError when the machine does not let us look now. `uid` as in `Disk`.
     """
+    pidfd = open_recorded(record, slots)
+    if pidfd is None:
+        return None
+    try:
+        return pidfd, await _recovered_disk(stage, record, pidfd, uid)
+    except BaseException:
+        os.close(pidfd)
+        raise
+
+
+async def _recovered_disk(stage: Stage, record: Record, pidfd: int, uid: int | None) -> Disk | None:
+    """Return the disk of a claimed worker, or None."""
     if record.owner is None:
         return None
     try:
         return await asyncio.to_thread(disks.recovered, pidfd, uid, stage)
     except OSError as error:
         if error.errno in _NOT_NOW:
-            os.close(pidfd)
             raise
         log.warning("the disk of %s can be reached from inside only: %s", record.id, error)
         return None
