@@ -1,8 +1,8 @@
 """The ledger cannot always be written, as on a full disk: which verbs are refused then, and what is written later.
 
 What the next broker must know before something is done is written before, or the verb is undone and refused: a claim,
-a new seat, a pause, a restriction. What is so already goes through, and is written with the next record of the sandbox
-or by the upkeep: that it goes on, a note, a seat that is free, and that a verb was undone.
+a new seat, a pause, a restriction. What is so already goes through, and is written with the next record of the sandbox,
+by the upkeep, or as the broker ends: that it goes on, a note, a seat that is free, and that a verb was undone.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PAUSE_S: Final = 5
 """From the end of one try to the next."""
 PATIENCE_S: Final = 25
-"""How long after the first try another is begun. With the time-outs of both that is less than clients wait, 60 s."""
+"""How long after the first try another is begun; with the time-outs of both about as long as clients wait, 60 s."""
 _MAX_RUNNING: Final = 1024
 _FINAL: Final = (ConnectionError, FileNotFoundError, ProcessLookupError)
 """Nobody listens, or there is no such process: what is gone does not come back."""
