@@ -1,104 +1,220 @@
-"""A kernel's output streams: who waits for what at a flush."""
+"""A kernel's output streams: who sends what is written, in which order, and who waits for it."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from io import StringIO
+import time
 
 import pytest
+import zmq
+from ipykernel.iostream import IOPubThread
 from ipykernel.thread import CONTROL_THREAD_NAME
+from jupyter_client.session import Session
 
 from sandbox_worker.output import Output
+from sandbox_worker.publisher import Publisher, take_over
+
+pytestmark = pytest.mark.timeout(30)
+
+_PATIENCE_MS = 5_000
 
 
-class Publisher:
-    """Stands for ipykernel's thread: alive, another one than ours, and as quick as can be."""
+class Kernel:
+    """A stream, the thread that publishes, and somebody who hears it."""
 
-    def __init__(self) -> None:
-        self.thread = self
-        self.ident = threading.get_ident() + 1
-        self._events: deque[object] = deque()
+    def __init__(self, context: zmq.Context, endpoint: str) -> None:
+        socket, self.subscriber = context.socket(zmq.XPUB), context.socket(zmq.SUB)
+        for each in (socket, self.subscriber):
+            each.linger = 0
+        socket.bind(endpoint)
+        self.session = Session(key=b"key")
+        self.publisher = IOPubThread(socket, session=self.session)
+        self.publisher.start()
+        take_over(self.publisher)
         self.scheduled = 0
+        self.subscriber.subscribe(b"")
+        self.subscriber.connect(endpoint)
+        assert self.hear() == "iopub_welcome"
+        assert isinstance(self.publisher, Publisher)
+        self.stream = Output(self.session, self.publisher, "stdout", watchfd=False)
+        self.publisher.schedule = self._schedule
 
-    def is_alive(self) -> bool:
-        return True
-
-    def schedule(self, event) -> None:
+    def _schedule(self, event) -> None:
         self.scheduled += 1
-        event()
+        Publisher.schedule(self.publisher, event)
 
+    def hear(self, patience_ms: int = _PATIENCE_MS) -> str:
+        """What is published next: the text of a stream, the name of anything else, `nothing`."""
+        if not self.subscriber.poll(patience_ms):
+            return "nothing"
+        _, frames = self.session.feed_identities(self.subscriber.recv_multipart())
+        message = Session(key=b"key").deserialize(frames)
+        return message["content"].get("text", message["msg_type"])
 
-class Session:
-    """Stands for ipykernel's session: tells what is sent, which takes until `going`."""
-
-    def __init__(self) -> None:
-        self.sent: tuple[str, ...] = ()
-        self.sending, self.going = threading.Event(), threading.Event()
-        self.going.set()
-
-    def msg(self, _kind, content, parent):
-        return content["text"]
-
-    def send(self, _thread, message, ident):
-        self.sending.set()
-        self.going.wait(5)
-        self.sent += (message,)
+    def publish(self, name: str) -> None:
+        self.session.send(self.publisher, name, {})
 
 
 @pytest.fixture
-def stream():
-    made = Output.__new__(Output)
-    made.session, made.topic, made.name, made.echo = Session(), b"", "stdout", None
-    made._local = threading.local()
-    made.pub_thread = Publisher()
-    made._buffers = {}
-    made._should_watch = False
-    made._buffer_lock = threading.RLock()
-    return made
+def kernel(tmp_path):
+    with zmq.Context() as context:
+        kernel = Kernel(context, f"ipc://{tmp_path}/iopub")
+        yield kernel
+        kernel.publisher.stop()
+        kernel.publisher.close()
+        kernel.subscriber.close()
 
 
-def test_a_flush_with_nothing_to_send_waits_for_nobody(stream):
-    stream.flush()
-    assert stream.pub_thread.scheduled == 0
+def as_ipykernel(function: str):
+    """A function of ipykernel's that flushes a stream."""
+    names = {"__name__": "ipykernel.kernelbase"}
+    exec(f"def {function}(stream): stream.flush()", names)
+    return names[function]
 
 
-def test_what_was_written_is_sent_once(stream):
-    stream._buffers = {frozenset(): StringIO("some words")}
-    stream.flush()
-    stream.flush()
-    assert stream.session.sent == ("some words",)
+@pytest.fixture
+def busy(kernel):
+    """The thread that publishes is kept from it until this is set."""
+    going, is_busy = threading.Event(), threading.Event()
+
+    def work() -> None:
+        is_busy.set()
+        going.wait(10)
+
+    kernel.publisher.schedule(work)
+    assert is_busy.wait(5)
+    kernel.scheduled = 0
+    yield going
+    going.set()
 
 
-def test_what_another_call_gave_the_thread_before_is_waited_for(stream):
-    stream.pub_thread._events.append("a plot")
-    stream.flush()
-    assert stream.pub_thread.scheduled == 2  # its own flush, and the sign that all before it is done
+def test_a_flush_with_nothing_to_send_waits_for_nobody(kernel):
+    kernel.stream.flush()
+    assert kernel.scheduled == 0
 
 
-def test_what_a_timer_is_just_sending_is_waited_for(stream):
+def test_what_was_written_is_sent_once(kernel):
+    kernel.stream.write("some words")
+    kernel.stream.flush()
+    kernel.stream.flush()
+    kernel.publish("the_end")
+    assert [kernel.hear(), kernel.hear()] == ["some words", "the_end"]
+
+
+def test_at_the_end_of_an_execution_no_other_thread_is_needed(kernel):
+    for number in range(50):
+        kernel.stream.write(f"{number}")
+        as_ipykernel("execute_request")(kernel.stream)
+        kernel.publish("idle")
+    assert kernel.scheduled <= 6  # one timer for all of them, or two, and the flush that comes just then
+    assert [kernel.hear() for _ in range(100)] == [word for number in range(50) for word in (f"{number}", "idle")]
+
+
+def test_what_is_written_and_not_flushed_is_sent_by_the_timer(kernel):
+    for word in ("soon", "and again"):
+        kernel.stream.write(word)
+        assert kernel.hear() == word
+
+
+def test_an_interrupt_while_a_timer_is_asked_for_costs_no_later_output(kernel, monkeypatch):
+    def interrupted(_event):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.publisher, "schedule", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kernel.stream.write("some ")
+    kernel.stream.write("words")
+    assert kernel.hear() == "some words"
+
+
+def test_code_that_flushes_waits_until_all_is_sent(kernel, busy):
+    kernel.publish("a_plot")
+    kernel.stream.write("some words")
+    flushing = threading.Thread(target=kernel.stream.flush)
+    flushing.start()
+    flushing.join(0.1)
+    assert flushing.is_alive()
+    busy.set()
+    flushing.join()
+    assert [kernel.hear(0) for _ in range(2)] == ["a_plot", "some words"]
+
+
+def test_what_ipykernel_displays_comes_after_what_was_printed_without_waiting(kernel, busy):
+    kernel.stream.write("some words")
+    as_ipykernel("_flush_streams")(kernel.stream)
+    kernel.publish("a_plot")
+    busy.set()
+    assert [kernel.hear(), kernel.hear()] == ["some words", "a_plot"]
+
+
+@pytest.mark.parametrize(
+    ("asker", "waits"), [("execute_request", True), ("_input_request", True), ("dispatch_shell", False)]
+)
+def test_what_goes_by_another_channel_comes_after_the_output(kernel, busy, asker, waits):
+    """A reply, and a question to the person. `idle` goes by the same."""
+    kernel.stream.write("some words")
+    flushing = threading.Thread(target=as_ipykernel(asker), args=(kernel.stream,))
+    flushing.start()
+    flushing.join(0.1)
+    assert flushing.is_alive() == waits
+    busy.set()
+    flushing.join()
+
+
+def test_what_a_timer_is_just_sending_comes_first(kernel, monkeypatch):
     """Once: the end of a large output came after `idle` when the machine was busy, and nobody heard it."""
-    stream._buffers = {frozenset(): StringIO("some words")}
-    stream.session.going.clear()
-    timer = threading.Thread(target=stream._flush)
-    timer.start()
-    assert stream.session.sending.wait(5)
-    stream.flush()
-    assert stream.pub_thread.scheduled == 2
-    stream.session.going.set()
-    timer.join()
-    stream.flush()
-    assert (stream.session.sent, stream.pub_thread.scheduled) == (("some words",), 2)
+    sending, going = threading.Event(), threading.Event()
+    send = kernel.session.send
+
+    def slow(*arguments, **settings):
+        if threading.current_thread() is kernel.publisher.thread:
+            sending.set()
+            going.wait(5)
+        return send(*arguments, **settings)
+
+    monkeypatch.setattr(kernel.session, "send", slow)
+    kernel.stream.write("some words")
+    assert sending.wait(5)
+    as_ipykernel("dispatch_shell")(kernel.stream)
+    kernel.publish("idle")
+    going.set()
+    assert [kernel.hear(), kernel.hear()] == ["some words", "idle"]
 
 
-def test_a_request_on_control_does_not_cut_a_line_in_two(stream):
-    stream._buffers = {frozenset(): StringIO("half a ")}
-    control = threading.Thread(target=stream.flush, name=CONTROL_THREAD_NAME)
+def test_a_request_on_control_does_not_cut_a_line_in_two(kernel):
+    kernel.stream.write("half a ")
+    control = threading.Thread(target=kernel.stream.flush, name=CONTROL_THREAD_NAME)
     control.start()
     control.join()
-    assert stream.session.sent == ()
-    stream._buffers[frozenset()].seek(0, os.SEEK_END)
-    stream._buffers[frozenset()].write("line\n")
-    stream.flush()
-    assert stream.session.sent == ("half a line\n",)
+    kernel.stream.write("line\n")
+    kernel.stream.flush()
+    assert kernel.hear() == "half a line\n"
+
+
+def test_a_process_that_was_forked_while_others_print_can_print(kernel):
+    held, going = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with kernel.stream._buffer_lock, kernel.stream._taking:
+            held.set()
+            going.wait(10)
+
+    threading.Thread(target=hold).start()
+    assert held.wait(5)
+    child = os.fork()
+    if child == 0:
+        locks = (kernel.stream._buffer_lock, kernel.stream._taking)
+        os._exit(0 if all(lock.acquire(blocking=False) for lock in locks) else 1)
+    going.set()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_handler_that_flushes_amid_a_message_does_not_wait_for_itself(kernel):
+    kernel.stream.write("some words")
+    with kernel.publisher.gate:
+        began = time.monotonic()
+        kernel.stream.flush()
+        assert time.monotonic() - began < kernel.stream.flush_timeout / 2
+    assert kernel.hear() == "some words"

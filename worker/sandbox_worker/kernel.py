@@ -32,9 +32,10 @@ from zmq.eventloop.zmqstream import ZMQStream
 from sandbox_worker import connection_files, e2b_results
 from sandbox_worker.output import Output
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
+from sandbox_worker.publisher import take_over
 from sandbox_worker.rehearsal import end_of_output, rehearse
 from sandbox_worker.relay import LOOPBACK
-from sandbox_worker.subscribers import notice_subscribers
+from sandbox_worker.shell_channel import ShellChannel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,8 +50,8 @@ _ARGUMENTS = (
 
 _WARM_UP = ("_=1", "def _(x):\n    return x + 1\n", "import sys as _", "_=[i for i in range(3)]")
 _MOST_WAITING = 100_000
-"""Messages that wait for a slow client. ZMQ drops the rest, at 1 000 by default, and a unix socket's buffer is small.
-They lie in the sandbox's own memory."""
+"""Messages that wait for a slow client, or for code that runs. ZMQ drops the rest, at 1 000 by default, and a unix
+socket's buffer is small. They lie in the sandbox's own memory."""
 
 _RECONNECT_MS = 100
 """ZMQ's own default."""
@@ -86,6 +87,8 @@ class SandboxKernelApp(IPKernelApp):
         s.set(zmq.SNDHWM, _MOST_WAITING)
         if s.socket_type == zmq.XPUB:
             s.set(zmq.XPUB_VERBOSE, 1)  # or ipykernel would welcome the first subscriber only
+        if s.socket_type == zmq.ROUTER:
+            s.set(zmq.RCVHWM, _MOST_WAITING)
         s.bind(f"ipc://{self.ip}-{port}")
         return port
 
@@ -101,9 +104,9 @@ class SandboxKernelApp(IPKernelApp):
         self.debug_shell_socket.connect(_DEBUG_SHELL_ENDPOINT)
 
     def init_iopub(self, context: Any) -> None:
-        """Publish as usual, but welcome also who subscribes while a message is sent."""
+        """Publish as usual, but without a thread where that can be."""
         super().init_iopub(context)
-        notice_subscribers(self.iopub_thread)
+        take_over(self.iopub_thread)
 
     def init_heartbeat(self) -> None:
         """Beat on the passed listener, in a context of its own as upstream does."""
@@ -194,6 +197,7 @@ class SandboxKernelApp(IPKernelApp):
         self.shell_channel_thread.shell_stream = shell_stream
         control_stream = ZMQStream(self.control_socket, self.control_thread.io_loop)
         debugpy_stream = ZMQStream(self.debugpy_socket, self.control_thread.io_loop)
+        shell_channel = ShellChannel(self.shell_socket, self.shell_channel_thread, shell_stream)
         self.control_thread.start()
         self.shell_channel_thread.start()
         for name, value in {
@@ -223,6 +227,7 @@ class SandboxKernelApp(IPKernelApp):
         for name in ("stdout", "stderr"):
             shell._orig_sys_module_state[name] = getattr(sys, name)  # noqa: SLF001 - else `exit` restores the zygote's
         self.displayhook.get_execution_count = lambda: kernel.execution_count
+        IOLoop.current().add_callback(shell_channel.begin, kernel)  # when `start` has told the kernel to listen
 
     def settle(self) -> None:
         """Tell the open application who it is; `attach` was called with that and the environment is the kernel's."""

@@ -14,50 +14,90 @@ from __future__ import annotations
 import contextvars
 import os
 import select
+import sys
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ipykernel.iostream import OutStream
 from ipykernel.thread import CONTROL_THREAD_NAME
 
+from sandbox_worker.publisher import Publisher
+
+if TYPE_CHECKING:
+    from types import FrameType
+
 _PIPE_BYTES: Final = 1 << 16
 """Capacity of a pipe, see pipe(7): one read takes all there is."""
+_ENDS: Final = frozenset({"execute_request", "dispatch_shell"})
+"""ipykernel's functions that flush when the person's code is over: an interrupt of that code can lose nothing here."""
+_WAIT: Final = frozenset({"", "_input_request", "execute_request"})
+"""Who waits: other code, and what goes by another channel next, a question or a reply, which output comes before."""
 
 
 class Output(OutStream):
     """A kernel's stdout or stderr."""
 
-    _is_sending = False
+    _has_timer = False
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         """As upstream, which starts the thread."""
         self._taking = threading.Lock()
         super().__init__(*arguments, **settings)
+        os.register_at_fork(after_in_child=self._renew_locks)
 
     def flush(self) -> None:
-        """Send what was written before, by whatever program, and wait until it has left this thread.
+        """Send what was written before, by whatever program.
 
-        Nobody is waited for when there is nothing: each execution makes four flushes and more.
+        Code that asks for it waits until it is sent. For most of what ipykernel itself does it is enough that what
+        follows comes after. At the end of an execution, where it asks four times, it is sent here and now.
         """
         if threading.current_thread().name == CONTROL_THREAD_NAME:
             return
         if self._should_watch and self._is_master_process():
             self._take()
-        unsent = getattr(self, "_buffers", True)  # an ipykernel that keeps them elsewhere: flush as it does
-        if unsent or self._is_sending or getattr(self.pub_thread, "_events", True):
+        publisher = self.pub_thread
+        if not isinstance(publisher, Publisher) or not publisher.is_elsewhere():
             super().flush()
+            return
+        asker = _asker(sys._getframe(1))  # noqa: SLF001 - as logging does
+        if asker in _ENDS and not publisher.has_more():
+            if self._buffers:
+                self._send()
+            return
+        if self._buffers:
+            publisher.schedule(self._send)
+        if publisher.has_more() and asker in _WAIT and not publisher.wait(self.flush_timeout):
+            print("IOStream.flush timed out", file=sys.__stderr__)  # as upstream, for nothing else may work
+
+    def _schedule_flush(self) -> None:
+        """Have it sent soon. There is one timer at most, whatever was sent meanwhile."""
+        if not isinstance(self.pub_thread, Publisher):
+            super()._schedule_flush()
+        elif not self._has_timer:
+            self._has_timer = True
+            try:
+                self.pub_thread.schedule(lambda: self._io_loop.call_later(self.flush_interval, self._flush))
+            except BaseException:  # an interrupt
+                self._has_timer = False
+                raise
 
     def _flush(self) -> None:
-        """Send what is in the buffers: of a flush, or by a timer of the thread that publishes.
-
-        What the timer has taken out of them is not in its queue yet: `idle` would come before it, and who waits for
-        that would miss the rest.
-        """
-        self._is_sending = True
-        try:
+        """Have what is in the buffers sent in its turn: the timer wants it, or a process that was forked."""
+        if isinstance(self.pub_thread, Publisher) and self._is_master_process():
+            self._has_timer = False
+            if self._buffers:
+                self.pub_thread.schedule(self._send)
+        else:
             super()._flush()
-        finally:
-            self._is_sending = False
+
+    def _send(self) -> None:
+        """Send what is in the buffers. Nobody else takes anything out of them before that is sent."""
+        with self.pub_thread.gate:
+            super()._flush()
+
+    def _renew_locks(self) -> None:
+        """Forget who held a lock as this process was forked: that thread is not here, and printing would never end."""
+        self._taking, self._buffer_lock = threading.Lock(), threading.RLock()
 
     def _watch_pipe_fd(self) -> None:
         """Run in the thread: take what comes, as it comes."""
@@ -87,3 +127,8 @@ class Output(OutStream):
         if self._fid is None:
             raise ValueError("this stream watches no descriptor")
         return int(self._fid)
+
+
+def _asker(frame: FrameType) -> str:
+    """Return the function of ipykernel that runs there, empty if it is other code."""
+    return frame.f_code.co_name if str(frame.f_globals.get("__name__")).startswith("ipykernel.") else ""

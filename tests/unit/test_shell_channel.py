@@ -1,0 +1,132 @@
+"""Who reads a kernel's shell channel: one thread at a time, whatever comes when."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import SimpleNamespace
+
+import pytest
+import zmq
+from ipykernel.shellchannel import ShellChannelThread
+from tornado.ioloop import IOLoop
+from zmq.eventloop.zmqstream import ZMQStream
+
+from sandbox_worker import whole_messages
+from sandbox_worker.shell_channel import ShellChannel, _is_for_subshell
+
+pytestmark = pytest.mark.timeout(30)
+
+
+class Shell:
+    """A shell channel with its thread, and a client that has sent something before anybody reads."""
+
+    def __init__(self, context: zmq.Context, endpoint: str) -> None:
+        self.socket, self.client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        for each in (self.socket, self.client):
+            each.linger = 0
+        self.socket.bind(endpoint)
+        self.client.connect(endpoint)
+        self.client.send(b"early")
+        assert self.socket.poll(5000)
+        self.thread = ShellChannelThread(context, daemon=True)
+        self.stream = self.thread.shell_stream = ZMQStream(self.socket, self.thread.io_loop)
+        self.heard: list[bytes] = []
+        self.has_heard = threading.Event()
+
+    def hear(self, frames: list[bytes]) -> None:
+        self.heard.append(frames[-1])
+        self.has_heard.set()
+
+    def settle(self) -> None:
+        """Wait until the thread has done what it was given."""
+        done = threading.Event()
+        self.thread.io_loop.add_callback(self.thread.io_loop.add_callback, done.set)
+        assert done.wait(5)
+
+
+@pytest.fixture
+def shell(tmp_path):
+    with zmq.Context() as context:
+        shell = Shell(context, f"ipc://{tmp_path}/shell")
+        yield shell
+        shell.thread.stop()
+        shell.thread.join()
+        for each in (shell.socket, shell.client):
+            each.close()
+
+
+def test_what_came_before_anybody_listened_is_left_to_the_main_thread(shell):
+    """Two threads read it once, when many kernels started at the same time, and a request was heard by nobody."""
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    shell.stream.on_recv(shell.hear)
+    shell.thread.start()
+    shell.settle()
+    assert shell.heard == []
+    channel.hand_over()
+    assert shell.has_heard.wait(5)
+    assert shell.heard == [b"early"]
+
+
+def test_who_is_handed_the_channel_hears_what_comes_later_too(shell):
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    shell.stream.on_recv(shell.hear)
+    shell.thread.start()
+    channel.hand_over()
+    channel.hand_over()
+    for number in range(100):
+        shell.client.send(b"%d" % number)
+    while len(shell.heard) < 101:
+        shell.has_heard.clear()
+        if len(shell.heard) < 101:
+            assert shell.has_heard.wait(5)
+    assert shell.heard == [b"early", *(b"%d" % number for number in range(100))]
+    assert not channel.send([b"nobody", b"a reply"])
+
+
+@pytest.mark.parametrize("is_possible", [True, False])
+def test_a_kernel_with_other_internals_is_read_as_upstream(shell, monkeypatch, is_possible):
+    monkeypatch.setattr(whole_messages, "is_possible", lambda: is_possible)
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    shell.stream.on_recv(shell.hear)
+    shell.thread.start()
+    channel.begin(SimpleNamespace())
+    assert shell.has_heard.wait(5)
+
+
+def test_replies_go_out_whole_and_requests_that_come_meanwhile_are_looked_for(shell):
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    looked = []
+    channel._look = lambda: looked.append(1)
+    identity = shell.socket.recv_multipart()[0]
+    assert channel.send([identity, b"a reply"])
+    assert shell.client.recv() == b"a reply"
+    assert looked == []
+    shell.client.send(b"late")
+    assert shell.socket.poll(5000)
+    assert channel.send([identity, b"another"])
+    assert looked == [1]
+    shell.thread.start()
+
+
+@pytest.mark.parametrize(
+    ("header", "is_for_subshell"),
+    [
+        (json.dumps({"msg_type": "execute_request"}), False),
+        (json.dumps({"subshell_id": None}), False),
+        (json.dumps({"msg_id": "subshell_id"}), False),
+        (json.dumps({"subshell_id": "x"}), True),
+        ('{"subshell_id": ', False),
+        ('["subshell_id"]', False),
+    ],
+)
+def test_what_is_for_a_subshell(header, is_for_subshell):
+    frames = [b"client", b"<IDS|MSG>", b"signature", header.encode(), b"{}", b"{}", b'{"subshell_id": "x"}']
+    assert _is_for_subshell([zmq.Frame(frame) for frame in frames]) == is_for_subshell
+    assert not _is_for_subshell([zmq.Frame(frame) for frame in frames[:3]])
+
+
+def test_it_belongs_to_the_loop_of_who_made_it(shell):
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    assert channel._loop is IOLoop.current()
+    shell.thread.start()

@@ -1,0 +1,92 @@
+"""No signal cuts a message in two."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import zmq
+
+from sandbox_worker import whole_messages
+
+pytestmark = pytest.mark.timeout(30)
+
+
+@pytest.fixture
+def pair():
+    with zmq.Context() as context, context.socket(zmq.PAIR) as sender, context.socket(zmq.PAIR) as receiver:
+        for each in (sender, receiver):
+            each.linger = 0
+        receiver.rcvhwm = sender.sndhwm = 0
+        receiver.bind("inproc://pair")
+        sender.connect("inproc://pair")
+        yield sender, receiver
+
+
+class Tick(Exception):
+    """What a handler raises."""
+
+
+def test_what_handlers_raise_comes_when_the_message_is_out(pair):
+    sender, receiver = pair
+    raised = 0
+
+    def tick(_signal, _frame):
+        raise Tick
+
+    before = signal.signal(signal.SIGALRM, tick)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        number = 0
+        while number < 5000:
+            try:
+                frames = [b"%d" % number] * 6
+                number += 1
+                whole_messages.send(sender, frames)
+            except Tick:
+                raised += 1
+    except Tick:
+        pass  # between two messages
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    numbers = []
+    while receiver.poll(0):
+        frames = receiver.recv_multipart()
+        assert frames == [frames[0]] * 6
+        numbers.append(int(frames[0]))
+    assert raised > 0
+    assert numbers == sorted(set(numbers))
+
+
+def test_an_exception_amid_the_frames_is_raised_after_the_last(pair, monkeypatch):
+    sender, receiver = pair
+    send, calls = whole_messages._send, []
+
+    def interrupted(handle, data, size, flags):
+        send(handle, data, size, flags)
+        calls.append(data)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr(whole_messages, "_send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        whole_messages.send(sender, [b"a", b"b", b"c", b"d"])
+    assert receiver.recv_multipart() == [b"a", b"b", b"c", b"d"]
+
+
+@pytest.mark.parametrize("frame", ["text", None, 3])
+def test_nothing_is_sent_of_what_cannot_be(pair, frame):
+    sender, receiver = pair
+    with pytest.raises(TypeError):
+        whole_messages.send(sender, [b"a", frame])
+    whole_messages.send(sender, [b"c", memoryview(b"d"), zmq.Frame(b"e")])
+    assert receiver.recv_multipart() == [b"c", b"d", b"e"]
+
+
+def test_a_closed_socket_is_told(pair):
+    sender, _ = pair
+    sender.close()
+    with pytest.raises(zmq.ZMQError):
+        whole_messages.send(sender, [b"a"])

@@ -1,0 +1,182 @@
+"""The shell channel of a kernel: read by the thread that executes, until somebody wants subshells.
+
+ipykernel reads it in a thread of its own, since a subshell must get its requests while the main thread executes. That
+costs each execution two changes between threads. Few kernels ever have a subshell: here the main thread reads requests
+and sends replies itself, and hands the channel over for good when the first request on subshells comes, or when
+another event loop (`%gui`) is to watch the channel that ipykernel gives it. From then on all is as upstream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import zmq
+from tornado.ioloop import IOLoop
+
+from sandbox_worker import whole_messages
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from ipykernel.shellchannel import ShellChannelThread
+    from zmq.eventloop.zmqstream import ZMQStream
+
+_REQUESTS: Final = ("create_subshell_request", "delete_subshell_request", "list_subshell_request")
+_STOP_ABORTING: Final = b"stop aborting"
+"""What ipykernel puts behind the requests that an error aborts."""
+_DELIMITER: Final = b"<IDS|MSG>"
+_READABLE: Final = int(zmq.POLLIN)
+
+
+class ShellChannel:
+    """The channel, and who reads it."""
+
+    def __init__(self, socket: zmq.Socket[bytes], thread: ShellChannelThread, stream: ZMQStream) -> None:
+        """Keep the `thread`, which has not begun, from reading the `socket` by its `stream`."""
+        self._socket, self._thread = socket, thread
+        self._stream: Any = stream
+        self._lock = threading.Lock()
+        self._is_handed_over = False
+        self._loop = IOLoop.current()
+        thread.io_loop.remove_handler(socket)
+        vars(stream)["_handle_events"] = _nothing  # it looks by itself, too, when it is told whom to call
+
+    def begin(self, kernel: Any) -> None:
+        """Read from now on, in the thread of this loop; the `kernel` listens to its shell channel thread already.
+
+        One whose internals are others has all as upstream.
+        """
+        self._kernel = kernel
+        if not whole_messages.is_possible():
+            self.hand_over()
+            return
+        try:
+            manager: Any = self._thread.manager
+            self._main, self._replies = manager._shell_channel_to_main.to_stream, manager._main_to_shell_channel  # noqa: SLF001
+            self._abort_as_upstream = kernel._abort_queues  # noqa: SLF001
+            self._hear = self._main._recv_callback, self._main._run_callback  # noqa: SLF001
+            handlers = {name: kernel.control_handlers[name] for name in _REQUESTS}
+            self._replies.from_socket = _Replies(self, self._replies.from_socket)
+        except (AttributeError, KeyError):
+            self.hand_over()
+            return
+        kernel._abort_queues = self._abort  # noqa: SLF001
+        kernel.control_handlers.update({name: self._before(handler) for name, handler in handlers.items()})
+        kernel.observe(lambda _: self.hand_over(), "eventloop")
+        self._loop.add_handler(self._socket, self._on_readable, self._loop.READ)
+        self._look()
+
+    def hand_over(self) -> None:
+        """Let the shell channel thread read from now on, whatever the main thread does; from any thread."""
+        with self._lock:
+            if self._is_handed_over:
+                return
+            self._is_handed_over = True
+        self._loop.add_callback(self._loop.remove_handler, self._socket)
+        self._thread.io_loop.add_callback(self._read_in_thread)
+
+    def send(self, frames: Sequence[Any]) -> bool:
+        """Send a reply of the main thread; whether that is ours to do."""
+        with self._lock:
+            if self._is_handed_over:
+                return False
+            whole_messages.send(self._socket, frames)
+            has_more = self._has_more()
+        if has_more:
+            self._look()
+        return True
+
+    def _read_in_thread(self) -> None:
+        loop, stream = self._thread.io_loop, self._stream
+        del vars(stream)["_handle_events"]
+        loop.add_handler(self._socket, stream._handle_events, loop.READ)  # noqa: SLF001 - as the stream itself does
+        stream._handle_events(self._socket, 0)  # noqa: SLF001 - what came before
+
+    def _on_readable(self, _descriptor: object = None, _events: int = 0) -> None:
+        frames, has_more = self._take()
+        if has_more:
+            self._look()
+        if frames is not None:
+            self._pass_on(frames)
+
+    def _look(self) -> None:
+        """Look again: the socket tells but once that there is something."""
+        self._loop.add_callback(self._on_readable)
+
+    def _take(self) -> tuple[list[zmq.Frame] | None, bool]:
+        """Return a request if there is one, and whether there are more."""
+        with self._lock:
+            if self._is_handed_over or self._socket.closed:
+                return None, False
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return None, False
+            return frames, self._has_more()
+
+    def _has_more(self) -> bool:
+        events: Any = self._socket.get(zmq.EVENTS)
+        return bool(events & _READABLE)
+
+    def _pass_on(self, frames: list[zmq.Frame]) -> None:
+        """Handle a request in the main thread, or give it to the other one if it is for a subshell."""
+        if _is_for_subshell(frames):
+            self.hand_over()
+            self._thread.io_loop.add_callback(self._kernel.shell_channel_thread_main, frames)
+        else:
+            self._handle(frames)
+
+    def _handle(self, frames: list[zmq.Frame]) -> None:
+        callback, run = self._hear
+        run(callback, frames)
+
+    def _abort(self, subshell_id: str | None = None) -> None:
+        """Abort the requests that have come by now."""
+        if subshell_id is not None or self._is_handed_over:
+            self._abort_as_upstream(subshell_id)
+            return
+        self._kernel._aborting = True  # noqa: SLF001
+        has_more = True
+        while has_more:
+            frames, has_more = self._take()
+            if frames is not None:
+                self._pass_on(frames)
+        self._handle([zmq.Frame(_STOP_ABORTING)])
+
+    def _before(self, handler: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def handle(*arguments: Any) -> None:
+            self.hand_over()
+            await handler(*arguments)
+
+        return handle
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+class _Replies:
+    """In place of the socket by which the main thread gives its replies to the shell channel thread."""
+
+    def __init__(self, channel: ShellChannel, upstream: zmq.Socket[bytes]) -> None:
+        self._channel, self._upstream = channel, upstream
+
+    def send_multipart(self, frames: Sequence[Any], *arguments: Any, **settings: Any) -> None:
+        """Send a reply."""
+        if not self._channel.send(frames):
+            self._upstream.send_multipart(frames, *arguments, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._upstream, name)
+
+
+def _is_for_subshell(frames: list[zmq.Frame]) -> bool:
+    """Whether a request names a subshell. One that cannot be read is for nobody else than the main thread."""
+    with contextlib.suppress(ValueError, IndexError, AttributeError, StopIteration):
+        at = next(index for index, frame in enumerate(frames) if frame.bytes == _DELIMITER)
+        header = frames[at + 2].bytes
+        return b"subshell_id" in header and json.loads(header).get("subshell_id") is not None
+    return False
