@@ -162,7 +162,7 @@ def test_threads_that_print_beside_flushes_lose_nothing_and_keep_their_order(ker
 
 
 def test_what_is_printed_before_and_after_a_display_stays_there(kernel):
-    code = "for n in range(100):\n    print('a', n, flush=True)\n    display(n)\n    print('b', n)"
+    code = "for n in range(100):\n    print('a', n, flush=n % 2 == 0)\n    display(n)\n    print('b', n)"
     expected = [("stdout", "a 0\n")]
     for number in range(100):
         after = f"b {number}\n" + (f"a {number + 1}\n" if number < 99 else "")

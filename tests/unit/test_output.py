@@ -141,26 +141,50 @@ def test_code_that_flushes_waits_until_all_is_sent(kernel, busy):
     assert [kernel.hear(0) for _ in range(2)] == ["a_plot", "some words"]
 
 
-def test_what_ipykernel_displays_comes_after_what_was_printed_without_waiting(kernel, busy):
-    kernel.stream.write("some words")
-    as_ipykernel("_flush_streams")(kernel.stream)
-    kernel.publish("a_plot")
-    busy.set()
-    assert [kernel.hear(), kernel.hear()] == ["some words", "a_plot"]
+ASKERS = ("execute_request", "_input_request", "dispatch_shell", "_flush_streams", "__call__")
 
 
-@pytest.mark.parametrize(
-    ("asker", "waits"), [("execute_request", True), ("_input_request", True), ("dispatch_shell", False)]
-)
-def test_what_goes_by_another_channel_comes_after_the_output(kernel, busy, asker, waits):
-    """A reply, and a question to the person. `idle` goes by the same."""
-    kernel.stream.write("some words")
+@pytest.mark.parametrize("asker", ASKERS)
+def test_what_is_written_after_a_flush_is_sent_after_what_follows_it(kernel, busy, asker):
+    """Once: cells that clear their output kept some, since what they printed next was sent with what they had."""
+    kernel.stream.write("before")
     flushing = threading.Thread(target=as_ipykernel(asker), args=(kernel.stream,))
     flushing.start()
     flushing.join(0.1)
-    assert flushing.is_alive() == waits
+    assert flushing.is_alive()
     busy.set()
     flushing.join()
+    kernel.publish("clear_output")
+    kernel.stream.write("after")
+    kernel.stream.flush()
+    assert [kernel.hear() for _ in range(3)] == ["before", "clear_output", "after"]
+
+
+@pytest.mark.parametrize("asker", ASKERS)
+def test_with_nothing_to_send_only_what_goes_by_another_channel_waits(kernel, busy, asker):
+    """A reply, or a question to the person."""
+    kernel.publish("a_plot")
+    flushing = threading.Thread(target=as_ipykernel(asker), args=(kernel.stream,))
+    flushing.start()
+    flushing.join(0.1)
+    assert flushing.is_alive() == (asker in {"execute_request", "_input_request"})
+    busy.set()
+    flushing.join()
+    assert kernel.hear() == "a_plot"
+
+
+def test_a_timer_that_comes_while_the_end_of_an_execution_is_sent_is_waited_for(kernel, monkeypatch):
+    send = kernel.session.send
+
+    def sent(*arguments, **settings):
+        send(*arguments, **settings)
+        kernel.publisher.schedule(lambda: time.sleep(0.1))
+
+    kernel.stream.write("some words")
+    monkeypatch.setattr(kernel.session, "send", sent)
+    time.sleep(0.05)  # the timer has been asked for
+    as_ipykernel("dispatch_shell")(kernel.stream)
+    assert not kernel.publisher.has_more()
 
 
 def test_what_a_timer_is_just_sending_comes_first(kernel, monkeypatch):

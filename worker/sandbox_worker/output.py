@@ -31,7 +31,8 @@ _PIPE_BYTES: Final = 1 << 16
 _ENDS: Final = frozenset({"execute_request", "dispatch_shell"})
 """ipykernel's functions that flush when the person's code is over: an interrupt of that code can lose nothing here."""
 _WAIT: Final = frozenset({"", "_input_request", "execute_request"})
-"""Who waits: other code, and what goes by another channel next, a question or a reply, which output comes before."""
+"""Who waits for what came before even with nothing to send: other code, and what is next on another channel, a question
+or a reply."""
 
 
 class Output(OutStream):
@@ -48,8 +49,8 @@ class Output(OutStream):
     def flush(self) -> None:
         """Send what was written before, by whatever program.
 
-        Code that asks for it waits until it is sent. For most of what ipykernel itself does it is enough that what
-        follows comes after. At the end of an execution, where it asks four times, it is sent here and now.
+        At the end of an execution, where ipykernel asks four times, it is sent here and now. Else who asks waits, if
+        there is something: what is written next would be sent with it, and before what follows a flush.
         """
         if threading.current_thread().name == CONTROL_THREAD_NAME:
             return
@@ -60,13 +61,15 @@ class Output(OutStream):
             super().flush()
             return
         asker = _asker(sys._getframe(1))  # noqa: SLF001 - as logging does
-        if asker in _ENDS and not publisher.has_more():
-            if self._buffers:
-                self._send()
-            return
-        if self._buffers:
+        if not self._buffers:
+            must_wait = asker in _WAIT and publisher.has_more()
+        elif asker in _ENDS and not publisher.has_more():
+            self._send()
+            must_wait = publisher.has_more()  # a timer came meanwhile
+        else:
             publisher.schedule(self._send)
-        if publisher.has_more() and asker in _WAIT and not publisher.wait(self.flush_timeout):
+            must_wait = True
+        if must_wait and not publisher.wait(self.flush_timeout):
             print("IOStream.flush timed out", file=sys.__stderr__)  # as upstream, for nothing else may work
 
     def _schedule_flush(self) -> None:
