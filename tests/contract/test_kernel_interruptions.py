@@ -61,3 +61,9 @@ def test_a_fork_while_a_thread_prints_ends(kernel):  # noqa: F811
         assert kernel.reply(msg_id)["status"] == "ok"
         kernel.outputs(msg_id)
         kernel.printed(msg_id, "child\n")
+
+
+def test_output_that_cannot_be_sent_costs_no_reply(kernel):  # noqa: F811
+    for code in ("print('\\ud800')", "import sys; print('\\ud800', file=sys.stderr)"):
+        assert kernel.reply(kernel.send(code))["status"] == "ok"
+    assert kernel.run("print(1)")[-1] == ("stdout", "1\n")

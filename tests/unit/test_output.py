@@ -32,6 +32,9 @@ class Kernel:
         self.publisher = IOPubThread(socket, session=self.session)
         self.publisher.start()
         take_over(self.publisher)
+        done = threading.Event()
+        self.publisher.schedule(done.set)
+        assert done.wait(5)
         self.scheduled = 0
         self.subscriber.subscribe(b"")
         self.subscriber.connect(endpoint)
@@ -235,10 +238,45 @@ def test_a_process_that_was_forked_while_others_print_can_print(kernel):
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_handler_that_flushes_amid_a_message_does_not_wait_for_itself(kernel):
+@pytest.mark.parametrize("lock", ["gate", "turn"])
+def test_a_handler_that_flushes_amid_a_message_does_not_wait_for_itself(kernel, lock):
     kernel.stream.write("some words")
-    with kernel.publisher.gate:
+    with getattr(kernel.publisher, lock):
         began = time.monotonic()
         kernel.stream.flush()
         assert time.monotonic() - began < kernel.stream.flush_timeout / 2
     assert kernel.hear() == "some words"
+
+
+@pytest.mark.parametrize("asker", ["execute_request", "dispatch_shell"])
+def test_text_that_is_none_is_told_and_costs_nobody_a_reply(kernel, caplog, asker):
+    kernel.stream.write("\ud800")
+    as_ipykernel(asker)(kernel.stream)
+    assert "could not be sent" in caplog.text
+    kernel.stream.write("some words")
+    as_ipykernel(asker)(kernel.stream)
+    assert kernel.hear() == "some words"
+
+
+def test_what_an_object_prints_as_it_goes_does_not_hold_up_who_sends(kernel):
+    """Garbage is collected anywhere: while a line is written, and while a message is sent."""
+    going, is_writing = threading.Event(), threading.Event()
+
+    def write_and_publish() -> None:
+        with kernel.stream._buffer_lock:
+            is_writing.set()
+            going.wait(5)
+            kernel.publish("a_widget_is_closed")
+
+    kernel.stream.write("some words")
+    writing = threading.Thread(target=write_and_publish)
+    writing.start()
+    assert is_writing.wait(5)
+    ending = threading.Thread(target=as_ipykernel("dispatch_shell"), args=(kernel.stream,))
+    ending.start()
+    ending.join(0.1)
+    going.set()
+    for thread in (writing, ending):
+        thread.join(5)
+        assert not thread.is_alive()
+    assert sorted(kernel.hear() for _ in range(2)) == ["a_widget_is_closed", "some words"]

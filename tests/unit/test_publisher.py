@@ -213,3 +213,18 @@ def test_a_fork_calls_at_once_and_needs_no_lock(publisher):
         os._exit(0 if called else 1)
     going.set()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_large_message_is_not_copied_and_is_for_the_thread(publisher, subscriber, monkeypatch):
+    sent = []
+    monkeypatch.setattr(module.whole_messages, "send", lambda _socket, frames: sent.append(frames))
+    large = memoryview(bytes(1 << 20))
+    publisher.send_multipart([b"topic", large], copy=False)
+    assert subscriber.recv_multipart() == [b"topic", bytes(large)]
+    assert sent == []
+
+
+def test_nothing_is_sent_by_a_socket_that_was_closed(publisher):
+    publisher.stop()
+    publisher.close()
+    publisher.send_multipart([b"nobody hears it"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from types import SimpleNamespace
 
@@ -106,6 +107,42 @@ def test_replies_go_out_whole_and_requests_that_come_meanwhile_are_looked_for(sh
     assert shell.socket.poll(5000)
     assert channel.send([identity, b"another"])
     assert looked == [1]
+    shell.thread.start()
+
+
+def test_an_interrupt_of_a_reply_does_not_hide_a_request(shell, monkeypatch):
+    """To send the reply takes the socket's sign, and there is no other one."""
+
+    def interrupted(_socket, _frames):
+        raise KeyboardInterrupt
+
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    looked = []
+    channel._look = lambda: looked.append(1)
+    monkeypatch.setattr(whole_messages, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        channel.send([b"client", b"a reply"])
+    assert looked == [1]
+    shell.thread.start()
+
+
+def test_no_interrupt_ends_an_abort_half_way(shell):
+    """Every request would be aborted from then on."""
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    channel._kernel = SimpleNamespace(_aborting=False)
+    handled, listeners = [], []
+
+    def handle(_callback, frames) -> None:
+        listeners.append(signal.getsignal(signal.SIGINT))
+        handled.append(frames[-1].bytes)
+
+    channel._hear = None, handle
+    before = signal.getsignal(signal.SIGINT)
+    channel._abort()
+    assert handled == [b"early", b"stop aborting"]
+    assert channel._kernel._aborting
+    assert listeners == [signal.SIG_IGN] * 2
+    assert signal.getsignal(signal.SIGINT) is before
     shell.thread.start()
 
 

@@ -12,6 +12,7 @@ nothing here; what is there goes with the next one, after ipykernel's 0.2 s at t
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import select
 import sys
@@ -26,10 +27,11 @@ from sandbox_worker.publisher import Publisher
 if TYPE_CHECKING:
     from types import FrameType
 
+_log = logging.getLogger(__name__)
 _PIPE_BYTES: Final = 1 << 16
 """Capacity of a pipe, see pipe(7): one read takes all there is."""
 _ENDS: Final = frozenset({"execute_request", "dispatch_shell"})
-"""ipykernel's functions that flush when the person's code is over: an interrupt of that code can lose nothing here."""
+"""ipykernel's functions that flush when the person's code is over: no interrupt of that code can lose anything here."""
 _WAIT: Final = frozenset({"", "_input_request", "execute_request"})
 """Who waits for what came before even with nothing to send: other code, and what is next on another channel, a question
 or a reply."""
@@ -94,9 +96,15 @@ class Output(OutStream):
             super()._flush()
 
     def _send(self) -> None:
-        """Send what is in the buffers. Nobody else takes anything out of them before that is sent."""
-        with self.pub_thread.gate:
-            super()._flush()
+        """Send what is in the buffers. Nobody else takes anything out of them before that is sent.
+
+        What cannot be sent, as text that is none (a lone surrogate), costs nobody a reply.
+        """
+        with self.pub_thread.turn:
+            try:
+                super()._flush()
+            except Exception:  # noqa: BLE001 - the top of a flush
+                _log.exception("Some output could not be sent")
 
     def _renew_locks(self) -> None:
         """Forget who held a lock as this process was forked: that thread is not here, and printing would never end."""

@@ -34,7 +34,9 @@ class Publisher(IOPubThread):
     """The thread and its socket, see `take_over`."""
 
     gate: threading.RLock
-    """Held by who uses the socket, and by who takes the text out of a stream until it is sent."""
+    """Held by who uses the socket."""
+    turn: threading.RLock
+    """Held by who takes text out of a stream, until it is sent; the gate comes after it."""
     _is_woken = _is_at_work = _is_amid_message = False
 
     def is_elsewhere(self) -> bool:
@@ -50,7 +52,8 @@ class Publisher(IOPubThread):
 
         The handler of a signal must not: it may have come over its own thread amid a message.
         """
-        if self.gate._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks
+        locks: Any = (self.gate, self.turn)
+        if any(lock._is_owned() for lock in locks):  # noqa: SLF001 - as threading.Condition asks
             return True
         sent = threading.Lock()  # an Event that is interrupted as it waits may raise something else instead
         sent.acquire()
@@ -69,16 +72,25 @@ class Publisher(IOPubThread):
         if not self._is_woken:
             self._wake()
 
-    def send_multipart(self, msg: Sequence[Any], *_: object, **__: object) -> None:
-        """Send a message: now, or after what waits to be sent."""
-        if threading.current_thread() is self.thread or not self.has_more():
-            self._really_send(msg)
+    def send_multipart(self, msg: Sequence[Any], *_: object, copy: bool = True, **__: object) -> None:
+        """Send a message: now, or after what waits to be sent. One that is too large to be copied is for the thread."""
+        if threading.current_thread() is self.thread or (copy and not self.has_more()):
+            self._really_send(msg, copy=copy)
         else:
-            self.schedule(lambda: self._really_send(msg))
+            self.schedule(lambda: self._really_send(msg, copy=copy))
 
-    def _really_send(self, msg: Sequence[Any], *_: object, **__: object) -> None:
+    def close(self) -> None:
+        """Close the socket."""
+        with self.gate:
+            super().close()
+
+    def _really_send(self, msg: Sequence[Any], *_: object, copy: bool = True, **__: object) -> None:
         if not self._is_master_process():
-            super()._really_send(msg)
+            super()._really_send(msg, copy=copy)
+            return
+        if not copy:
+            with self.gate:
+                super()._really_send(msg, copy=False)
             return
         with self.gate:
             if self.closed:
@@ -91,7 +103,7 @@ class Publisher(IOPubThread):
                     raise
             finally:
                 self._is_amid_message = False
-            has_come = threading.current_thread() is not self.thread and self._has_subscription()
+            has_come = not self._is_at_work and self._has_subscription()
         if has_come:
             self.io_loop.add_callback(self._welcome)
 
@@ -156,7 +168,7 @@ def take_over(publisher: IOPubThread) -> None:
 
     def begin() -> None:
         ours: Any = publisher
-        ours.gate = threading.RLock()
+        ours.gate, ours.turn = threading.RLock(), threading.RLock()
         ours.__class__ = Publisher
         ours._begin()  # noqa: SLF001 - its first act
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,7 +51,7 @@ class ShellChannel:
         One whose internals are others has all as upstream.
         """
         self._kernel = kernel
-        if not whole_messages.is_possible():
+        if not whole_messages.is_possible() or getattr(kernel, "eventloop", None) is not None:
             self.hand_over()
             return
         try:
@@ -69,28 +70,39 @@ class ShellChannel:
         self._loop.add_handler(self._socket, self._on_readable, self._loop.READ)
         self._look()
 
-    def hand_over(self) -> None:
-        """Let the shell channel thread read from now on, whatever the main thread does; from any thread."""
+    def hand_over(self, request: list[zmq.Frame] | None = None) -> None:
+        """Let the shell channel thread read from now on, whatever the main thread does; from any thread.
+
+        `request`: what it is to handle before.
+        """
         with self._lock:
-            if self._is_handed_over:
-                return
-            self._is_handed_over = True
-        self._loop.add_callback(self._loop.remove_handler, self._socket)
-        self._thread.io_loop.add_callback(self._read_in_thread)
+            is_first, self._is_handed_over = not self._is_handed_over, True
+        if is_first:
+            self._loop.add_callback(self._loop.remove_handler, self._socket)
+        if is_first or request is not None:
+            self._thread.io_loop.add_callback(self._read_in_thread, request, is_first=is_first)
 
     def send(self, frames: Sequence[Any]) -> bool:
         """Send a reply of the main thread; whether that is ours to do."""
-        with self._lock:
-            if self._is_handed_over:
-                return False
-            whole_messages.send(self._socket, frames)
-            has_more = self._has_more()
-        if has_more:
-            self._look()
+        has_more = False
+        try:
+            with self._lock:
+                if self._is_handed_over:
+                    return False
+                has_more = True  # to send takes the sign that a request has come, also when an interrupt ends it
+                whole_messages.send(self._socket, frames)
+                has_more = self._has_more()
+        finally:
+            if has_more:
+                self._look()
         return True
 
-    def _read_in_thread(self) -> None:
+    def _read_in_thread(self, request: list[zmq.Frame] | None, *, is_first: bool) -> None:
         loop, stream = self._thread.io_loop, self._stream
+        if request is not None:
+            stream._run_callback(self._kernel.shell_channel_thread_main, request)  # noqa: SLF001
+        if not is_first:
+            return
         del vars(stream)["_handle_events"]
         loop.add_handler(self._socket, stream._handle_events, loop.READ)  # noqa: SLF001 - as the stream itself does
         stream._handle_events(self._socket, 0)  # noqa: SLF001 - what came before
@@ -117,6 +129,10 @@ class ShellChannel:
                 return None, False
             return frames, self._has_more()
 
+    def _is_here(self) -> bool:
+        """Whether the main thread reads."""
+        return not self._is_handed_over
+
     def _has_more(self) -> bool:
         events: Any = self._socket.get(zmq.EVENTS)
         return bool(events & _READABLE)
@@ -124,8 +140,7 @@ class ShellChannel:
     def _pass_on(self, frames: list[zmq.Frame]) -> None:
         """Handle a request in the main thread, or give it to the other one if it is for a subshell."""
         if _is_for_subshell(frames):
-            self.hand_over()
-            self._thread.io_loop.add_callback(self._kernel.shell_channel_thread_main, frames)
+            self.hand_over(frames)
         else:
             self._handle(frames)
 
@@ -135,16 +150,23 @@ class ShellChannel:
 
     def _abort(self, subshell_id: str | None = None) -> None:
         """Abort the requests that have come by now."""
-        if subshell_id is not None or self._is_handed_over:
+        if subshell_id is not None or not self._is_here():
             self._abort_as_upstream(subshell_id)
             return
-        self._kernel._aborting = True  # noqa: SLF001
         has_more = True
-        while has_more:
-            frames, has_more = self._take()
-            if frames is not None:
-                self._pass_on(frames)
-        self._handle([zmq.Frame(_STOP_ABORTING)])
+        listener = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the code is over that it could be for
+        try:
+            self._kernel._aborting = True  # noqa: SLF001
+            while has_more:
+                frames, has_more = self._take()
+                if frames is not None:
+                    self._pass_on(frames)
+            if self._is_here():
+                self._handle([zmq.Frame(_STOP_ABORTING)])
+            else:
+                self._abort_as_upstream(None)
+        finally:
+            signal.signal(signal.SIGINT, listener)
 
     def _before(self, handler: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         async def handle(*arguments: Any) -> None:
