@@ -85,6 +85,16 @@ def test_who_is_handed_the_channel_hears_what_comes_later_too(shell):
     assert not channel.send([b"nobody", b"a reply"])
 
 
+def test_who_sends_by_the_stream_itself_is_heard(shell):
+    ShellChannel(shell.socket, shell.thread, shell.stream)
+    shell.stream.on_recv(shell.hear)
+    shell.thread.start()
+    identity = shell.socket.recv_multipart()[0]
+    shell.thread.io_loop.add_callback(shell.stream.send_multipart, [identity, b"a reply"])
+    assert shell.client.poll(5000)
+    assert shell.client.recv() == b"a reply"
+
+
 @pytest.mark.parametrize("is_possible", [True, False])
 def test_a_kernel_with_other_internals_is_read_as_upstream(shell, monkeypatch, is_possible):
     monkeypatch.setattr(whole_messages, "is_possible", lambda: is_possible)

@@ -3,7 +3,8 @@
 ipykernel reads it in a thread of its own, since a subshell must get its requests while the main thread executes. That
 costs each execution two changes between threads. Few kernels ever have a subshell: here the main thread reads requests
 and sends replies itself, and hands the channel over for good when the first request on subshells comes, or when
-another event loop (`%gui`) is to watch the channel that ipykernel gives it. From then on all is as upstream.
+another event loop (`%gui`) is to watch the channel that ipykernel gives it, or other code sends by its stream. From
+then on all is as upstream.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ShellChannel:
         self._is_handed_over = False
         self._loop = IOLoop.current()
         thread.io_loop.remove_handler(socket)
-        vars(stream)["_handle_events"] = _nothing  # it looks by itself, too, when it is told whom to call
+        vars(stream)["_handle_events"] = self._on_wanted  # it looks by itself, too, when it is told whom to call
 
     def begin(self, kernel: Any) -> None:
         """Read from now on, in the thread of this loop; the `kernel` listens to its shell channel thread already.
@@ -96,6 +97,11 @@ class ShellChannel:
             if has_more:
                 self._look()
         return True
+
+    def _on_wanted(self, *_: object) -> None:
+        """Somebody uses the stream: to send by it is the shell channel thread's."""
+        if self._stream.sending():
+            self.hand_over()
 
     def _read_in_thread(self, request: list[zmq.Frame] | None, *, is_first: bool) -> None:
         loop, stream = self._thread.io_loop, self._stream
@@ -174,10 +180,6 @@ class ShellChannel:
             await handler(*arguments)
 
         return handle
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing."""
 
 
 class _Replies:
