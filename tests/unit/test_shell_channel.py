@@ -85,12 +85,13 @@ def test_who_is_handed_the_channel_hears_what_comes_later_too(shell):
     assert not channel.send([b"nobody", b"a reply"])
 
 
-def test_who_sends_by_the_stream_itself_is_heard(shell):
-    ShellChannel(shell.socket, shell.thread, shell.stream)
+def test_who_sends_by_the_stream_itself_is_heard_before_what_comes_later(shell):
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
     shell.stream.on_recv(shell.hear)
-    shell.thread.start()
     identity = shell.socket.recv_multipart()[0]
-    shell.thread.io_loop.add_callback(shell.stream.send_multipart, [identity, b"a reply"])
+    shell.stream.send_multipart([identity, b"a reply"])
+    assert not channel.send([identity, b"a later one"])
+    shell.thread.start()
     assert shell.client.poll(5000)
     assert shell.client.recv() == b"a reply"
 

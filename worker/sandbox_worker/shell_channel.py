@@ -44,7 +44,8 @@ class ShellChannel:
         self._is_handed_over = False
         self._loop = IOLoop.current()
         thread.io_loop.remove_handler(socket)
-        vars(stream)["_handle_events"] = self._on_wanted  # it looks by itself, too, when it is told whom to call
+        instead = {"_handle_events": _nothing, "send_multipart": self._send_by_stream}
+        vars(stream).update(instead)  # it looks by itself, too, when it is told whom to call
 
     def begin(self, kernel: Any) -> None:
         """Read from now on, in the thread of this loop; the `kernel` listens to its shell channel thread already.
@@ -98,10 +99,10 @@ class ShellChannel:
                 self._look()
         return True
 
-    def _on_wanted(self, *_: object) -> None:
-        """Somebody uses the stream: to send by it is the shell channel thread's."""
-        if self._stream.sending():
-            self.hand_over()
+    def _send_by_stream(self, *arguments: Any, **settings: Any) -> None:
+        """Somebody uses the stream: what the main thread sends comes after that, so it has to go by it, too."""
+        self.hand_over()
+        type(self._stream).send_multipart(self._stream, *arguments, **settings)
 
     def _read_in_thread(self, request: list[zmq.Frame] | None, *, is_first: bool) -> None:
         loop, stream = self._thread.io_loop, self._stream
@@ -109,7 +110,7 @@ class ShellChannel:
             stream._run_callback(self._kernel.shell_channel_thread_main, request)  # noqa: SLF001
         if not is_first:
             return
-        del vars(stream)["_handle_events"]
+        del vars(stream)["_handle_events"], vars(stream)["send_multipart"]
         loop.add_handler(self._socket, stream._handle_events, loop.READ)  # noqa: SLF001 - as the stream itself does
         stream._handle_events(self._socket, 0)  # noqa: SLF001 - what came before
 
@@ -180,6 +181,10 @@ class ShellChannel:
             await handler(*arguments)
 
         return handle
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
 
 
 class _Replies:
