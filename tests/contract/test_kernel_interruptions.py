@@ -5,7 +5,11 @@ ipykernel by itself spoils a message in some hundred interrupts, and hangs in th
 
 from __future__ import annotations
 
+import pytest
+
 from tests.contract.test_kernel_order import FORK, Kernel, engine, kernel, text  # noqa: F401
+
+pytestmark = pytest.mark.timeout(180)
 
 COUNT = "i = 0\nwhile True:\n    print(i, flush=True)\n    i += 1"
 
