@@ -196,7 +196,9 @@ def test_what_a_handler_says_amid_a_message_comes_after_it(publisher, subscriber
     assert [subscriber.recv_multipart()[0] for _ in range(2)] == [b"outer", b"inner"]
 
 
-def test_a_fork_calls_at_once_and_needs_no_lock(publisher):
+def test_a_fork_calls_at_once_and_needs_no_lock(publisher, monkeypatch):
+    sent = []
+    monkeypatch.setattr(IOPubThread, "_really_send", lambda _self, msg, **_: sent.append(msg))
     held, going = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -210,7 +212,8 @@ def test_a_fork_calls_at_once_and_needs_no_lock(publisher):
     if child == 0:
         called = []
         publisher.schedule(lambda: called.append(1))
-        os._exit(0 if called else 1)
+        publisher.send_multipart([b"of the child"])
+        os._exit(0 if called and sent else 1)
     going.set()
     assert os.waitpid(child, 0)[1] == 0
 

@@ -80,3 +80,18 @@ def test_frames_of_any_size_arrive_as_they_are(pair):
     frames = [b"", b"\0a\0", bytes(1 << 20), bytearray(b"b"), memoryview(b"cdef")[::2]]
     whole_messages.send(sender, frames)
     assert receiver.recv_multipart() == [bytes(frame) for frame in frames]
+
+
+def test_no_signal_comes_amid_the_frames_and_all_do_afterwards(pair, monkeypatch):
+    """It would end libzmq's call between two of them."""
+    send, masks = whole_messages._send, []
+
+    def seen(*arguments):
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return send(*arguments)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    monkeypatch.setattr(whole_messages, "_send", seen)
+    whole_messages.send(pair[0], [b"a", b"b"])
+    assert {signal.SIGINT, signal.SIGALRM, signal.SIGTERM} <= masks[0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -31,7 +31,8 @@ _log = logging.getLogger(__name__)
 _PIPE_BYTES: Final = 1 << 16
 """Capacity of a pipe, see pipe(7): one read takes all there is."""
 _ENDS: Final = frozenset({"execute_request", "dispatch_shell"})
-"""ipykernel's functions that flush when the person's code is over: no interrupt of that code can lose anything here."""
+"""ipykernel's functions that flush when the person's code is over: an interrupt of that code loses nothing here, but
+one that comes too late for it can, with the reply."""
 _WAIT: Final = frozenset({"", "_input_request", "execute_request"})
 """Who waits for what came before even with nothing to send: other code, and what is next on another channel, a question
 or a reply."""

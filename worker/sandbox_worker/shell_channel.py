@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
+from jupyter_client.session import DELIM
 from tornado.ioloop import IOLoop
 
 from sandbox_worker import whole_messages
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _REQUESTS: Final = ("create_subshell_request", "delete_subshell_request", "list_subshell_request")
 _STOP_ABORTING: Final = b"stop aborting"
 """What ipykernel puts behind the requests that an error aborts."""
-_DELIMITER: Final = b"<IDS|MSG>"
 _READABLE: Final = int(zmq.POLLIN)
 
 
@@ -58,11 +58,11 @@ class ShellChannel:
             return
         try:
             manager: Any = self._thread.manager
-            self._main, self._replies = manager._shell_channel_to_main.to_stream, manager._main_to_shell_channel  # noqa: SLF001
+            main, replies = manager._shell_channel_to_main.to_stream, manager._main_to_shell_channel  # noqa: SLF001
             self._abort_as_upstream = kernel._abort_queues  # noqa: SLF001
-            self._hear = self._main._recv_callback, self._main._run_callback  # noqa: SLF001
+            self._hear = main._recv_callback, main._run_callback  # noqa: SLF001
             handlers = {name: kernel.control_handlers[name] for name in _REQUESTS}
-            self._replies.from_socket = _Replies(self, self._replies.from_socket)
+            replies.from_socket = _Replies(self, replies.from_socket)
         except (AttributeError, KeyError):
             self.hand_over()
             return
@@ -79,10 +79,12 @@ class ShellChannel:
         """
         with self._lock:
             is_first, self._is_handed_over = not self._is_handed_over, True
+        do = self._thread.io_loop.add_callback
+        if request is not None:
+            do(self._stream._run_callback, self._kernel.shell_channel_thread_main, request)  # noqa: SLF001
         if is_first:
             self._loop.add_callback(self._loop.remove_handler, self._socket)
-        if is_first or request is not None:
-            self._thread.io_loop.add_callback(self._read_in_thread, request, is_first=is_first)
+            do(self._read_in_thread)
 
     def send(self, frames: Sequence[Any]) -> bool:
         """Send a reply of the main thread; whether that is ours to do."""
@@ -104,12 +106,8 @@ class ShellChannel:
         self.hand_over()
         type(self._stream).send_multipart(self._stream, *arguments, **settings)
 
-    def _read_in_thread(self, request: list[zmq.Frame] | None, *, is_first: bool) -> None:
+    def _read_in_thread(self) -> None:
         loop, stream = self._thread.io_loop, self._stream
-        if request is not None:
-            stream._run_callback(self._kernel.shell_channel_thread_main, request)  # noqa: SLF001
-        if not is_first:
-            return
         del vars(stream)["_handle_events"], vars(stream)["send_multipart"]
         loop.add_handler(self._socket, stream._handle_events, loop.READ)  # noqa: SLF001 - as the stream itself does
         stream._handle_events(self._socket, 0)  # noqa: SLF001 - what came before
@@ -205,7 +203,7 @@ class _Replies:
 def _is_for_subshell(frames: list[zmq.Frame]) -> bool:
     """Whether a request names a subshell. One that cannot be read is for nobody else than the main thread."""
     with contextlib.suppress(ValueError, IndexError, AttributeError, StopIteration):
-        at = next(index for index, frame in enumerate(frames) if frame.bytes == _DELIMITER)
+        at = next(index for index, frame in enumerate(frames) if frame.bytes == DELIM)
         header = frames[at + 2].bytes
         return b"subshell_id" in header and json.loads(header).get("subshell_id") is not None
     return False

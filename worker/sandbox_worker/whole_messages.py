@@ -2,7 +2,8 @@
 
 A handler of a signal may raise between two frames, as an interrupt does: the rest would be missing, and the next
 message would be taken for it. pyzmq has Python call libzmq for each frame. libzmq itself takes them all in one call,
-in which no handler runs: what one raises comes before the message or after it.
+in which no handler runs: what one raises comes before the message or after it. A signal would end that call between
+two frames (EINTR), so this thread gets none meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 _MORE: Final = int(zmq.SNDMORE)
 _LIBRARY: Final = re.compile(r"(/\S*libzmq\S*\.so\S*)$", re.MULTILINE)
+
+
+_SET_BYTES: Final = 128
+"""Size of a `sigset_t`, Linux's and musl's."""
+_ALL: Final = b"\xff" * _SET_BYTES
 
 
 class _Part(ctypes.Structure):
@@ -39,6 +46,8 @@ def _find() -> Any:
 
 
 _send: Any = _find()
+_mask: Any = ctypes.CDLL(None).pthread_sigmask
+_mask.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
 
 
 def is_possible() -> bool:
@@ -54,5 +63,13 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
     for part, frame in zip(parts, frames, strict=True):
         part.data = data = frame if isinstance(frame, bytes) else bytes(memoryview(frame))
         part.size = len(data)
-    if _send(socket.underlying, parts, len(parts), _MORE) < 0:
-        raise zmq.ZMQError(ctypes.get_errno())
+    handle, count = socket.underlying, len(parts)
+    before = ctypes.create_string_buffer(_SET_BYTES)
+    try:
+        _mask(signal.SIG_BLOCK, _ALL, before)
+        sent = _send(handle, parts, count, _MORE)
+        error = ctypes.get_errno()
+    finally:
+        _mask(signal.SIG_SETMASK, before, None)
+    if sent < 0:
+        raise zmq.ZMQError(error)
