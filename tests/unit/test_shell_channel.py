@@ -108,17 +108,19 @@ def test_a_kernel_with_other_internals_is_read_as_upstream(shell, monkeypatch, i
 
 def test_replies_go_out_whole_and_requests_that_come_meanwhile_are_looked_for(shell):
     channel = ShellChannel(shell.socket, shell.thread, shell.stream)
-    looked = []
-    channel._look = lambda: looked.append(1)
+    is_told = threading.Event()
+    channel._look = is_told.set
+    shell.thread.start()
     identity = shell.socket.recv_multipart()[0]
     assert channel.send([identity, b"a reply"])
     assert shell.client.recv() == b"a reply"
-    assert looked == []
+    shell.settle()
+    assert not is_told.is_set()
     shell.client.send(b"late")
     assert shell.socket.poll(5000)
     assert channel.send([identity, b"another"])
-    assert looked == [1]
-    shell.thread.start()
+    assert is_told.wait(5)
+    assert [frames[-1].bytes for frames in channel._arrived] == [b"late"]
 
 
 def test_an_interrupt_of_a_reply_does_not_hide_a_request(shell, monkeypatch):
@@ -128,13 +130,31 @@ def test_an_interrupt_of_a_reply_does_not_hide_a_request(shell, monkeypatch):
         raise KeyboardInterrupt
 
     channel = ShellChannel(shell.socket, shell.thread, shell.stream)
-    looked = []
-    channel._look = lambda: looked.append(1)
+    is_told = threading.Event()
+    channel._look = is_told.set
+    shell.thread.start()
     monkeypatch.setattr(whole_messages, "send", interrupted)
     with pytest.raises(KeyboardInterrupt):
         channel.send([b"client", b"a reply"])
-    assert looked == [1]
+    assert is_told.wait(5)
+
+
+def test_who_is_handed_the_channel_hears_first_what_was_kept(shell):
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    channel._kernel = SimpleNamespace(
+        shell_channel_thread_main=lambda frames: shell.hear([each.bytes for each in frames])
+    )
+    shell.stream.on_recv(shell.hear)
+    channel._keep()
+    assert channel._arrived
+    shell.client.send(b"late")
+    assert shell.socket.poll(5000)
+    channel.hand_over()
     shell.thread.start()
+    while len(shell.heard) < 2:
+        assert shell.has_heard.wait(5)
+        shell.has_heard.clear()
+    assert shell.heard == [b"early", b"late"]
 
 
 def test_no_interrupt_ends_an_abort_half_way(shell):

@@ -5,6 +5,9 @@ costs each execution two changes between threads. Few kernels ever have a subshe
 and sends replies itself, and hands the channel over for good when the first request on subshells comes, or when
 another event loop (`%gui`) is to watch the channel that ipykernel gives it, or other code sends by its stream. From
 then on all is as upstream.
+
+What comes while the main thread is at work is read by the other one at once, and kept for it: ZeroMQ gives what several
+clients have sent in turns, not as it came, and drops what nobody has read when its sender comes anew.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import json
 import signal
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -20,6 +24,7 @@ from jupyter_client.session import DELIM
 from tornado.ioloop import IOLoop
 
 from sandbox_worker import whole_messages
+from sandbox_worker.busy_watch import BusyWatch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -42,6 +47,8 @@ class ShellChannel:
         self._stream: Any = stream
         self._lock = threading.Lock()
         self._is_handed_over = False
+        self._arrived: deque[list[zmq.Frame]] = deque()
+        self._watch: BusyWatch | None = None
         self._loop = IOLoop.current()
         thread.io_loop.remove_handler(socket)
         instead = {"_handle_events": _nothing, "send_multipart": self._send_by_stream}
@@ -62,6 +69,7 @@ class ShellChannel:
             self._abort_as_upstream = kernel._abort_queues  # noqa: SLF001
             self._hear = main._recv_callback, main._run_callback  # noqa: SLF001
             handlers = {name: kernel.control_handlers[name] for name in _REQUESTS}
+            self._watch = BusyWatch(int(self._socket.fd), self._loop)
             replies.from_socket = _Replies(self, replies.from_socket)
         except (AttributeError, KeyError):
             self.hand_over()
@@ -70,6 +78,8 @@ class ShellChannel:
         kernel.control_handlers.update({name: self._before(handler) for name, handler in handlers.items()})
         kernel.observe(lambda _: self.hand_over(), "eventloop")
         self._loop.add_handler(self._socket, self._on_readable, self._loop.READ)
+        loop = self._thread.io_loop
+        loop.add_callback(loop.add_handler, self._watch.fileno(), self._keep, loop.READ)
         self._look()
 
     def hand_over(self, request: list[zmq.Frame] | None = None) -> None:
@@ -83,7 +93,7 @@ class ShellChannel:
         if request is not None:
             do(self._stream._run_callback, self._kernel.shell_channel_thread_main, request)  # noqa: SLF001
         if is_first:
-            self._loop.add_callback(self._loop.remove_handler, self._socket)
+            self._loop.add_callback(self._end)
             do(self._read_in_thread)
 
     def send(self, frames: Sequence[Any]) -> bool:
@@ -98,7 +108,7 @@ class ShellChannel:
                 has_more = self._has_more()
         finally:
             if has_more:
-                self._look()
+                self._thread.io_loop.add_callback(self._keep)
         return True
 
     def _send_by_stream(self, *arguments: Any, **settings: Any) -> None:
@@ -106,9 +116,19 @@ class ShellChannel:
         self.hand_over()
         type(self._stream).send_multipart(self._stream, *arguments, **settings)
 
+    def _end(self) -> None:
+        """Read no more."""
+        self._loop.remove_handler(self._socket)
+        if self._watch:
+            self._watch.end()
+
     def _read_in_thread(self) -> None:
         loop, stream = self._thread.io_loop, self._stream
         del vars(stream)["_handle_events"], vars(stream)["send_multipart"]
+        if self._watch:
+            loop.remove_handler(self._watch.fileno())
+        while self._arrived:
+            stream._run_callback(self._kernel.shell_channel_thread_main, self._arrived.popleft())  # noqa: SLF001
         loop.add_handler(self._socket, stream._handle_events, loop.READ)  # noqa: SLF001 - as the stream itself does
         stream._handle_events(self._socket, 0)  # noqa: SLF001 - what came before
 
@@ -116,23 +136,36 @@ class ShellChannel:
         frames, has_more = self._take()
         if has_more:
             self._look()
+        if self._watch:
+            self._watch.begin()
         if frames is not None:
             self._pass_on(frames)
 
     def _look(self) -> None:
-        """Look again: the socket tells but once that there is something."""
+        """Have the main thread look for what has arrived."""
         self._loop.add_callback(self._on_readable)
+
+    def _keep(self, _descriptor: object = None, _events: int = 0) -> None:
+        """Read for the main thread, in the other one."""
+        with self._lock:
+            had_some = bool(self._arrived)
+            self._read()
+            has_some = bool(self._arrived)
+        if has_some and not had_some:
+            self._look()
 
     def _take(self) -> tuple[list[zmq.Frame] | None, bool]:
         """Return a request if there is one, and whether there are more."""
         with self._lock:
-            if self._is_handed_over or self._socket.closed:
+            self._read()
+            if self._is_handed_over or not self._arrived:
                 return None, False
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return None, False
-            return frames, self._has_more()
+            return self._arrived.popleft(), bool(self._arrived)
+
+    def _read(self) -> None:
+        """Read all that has come, since the socket tells but once that there is something; by who has the lock."""
+        while not self._is_handed_over and not self._socket.closed and self._has_more():
+            self._arrived.append(self._socket.recv_multipart(zmq.NOBLOCK, copy=False))
 
     def _is_here(self) -> bool:
         """Whether the main thread reads."""
