@@ -112,8 +112,8 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         await super().open(kernel_id)
         for stream in self._streams():
             stream.on_refusal(self._refused)
-        if self._aftermath and self.connection:
-            self.connection.session.send(self.connection.channels["shell"], self._aftermath.question)
+        for question in self._aftermath.questions if self._aftermath and self.connection else ():
+            self.connection.session.send(self.connection.channels["shell"], question)
 
     def on_close(self) -> None:
         """End as usual; what comes until the tab is opened again is kept within bounds."""
@@ -305,7 +305,7 @@ class SandboxKernelWebsocketHandler(KernelWebsocketHandler):
         is_answer = after.is_answer(channel, judged)
         if judged.msg_type == "execute_reply":
             after.answered(str(judged.parent.get("msg_id")))
-        elif is_answer and after.is_first_reply(channel, judged):
+        elif is_answer and after.is_last_reply(channel, judged):
             for header in after.unanswered():
                 self._say(aftermath.UNKNOWN, header)
                 self._end(header, websocket_words.error(aftermath.UNKNOWN, "UnknownOutcome"))

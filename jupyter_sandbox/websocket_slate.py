@@ -35,7 +35,7 @@ class WebsocketSlate:
         for header in left.values():
             executions.sent_header(header)
         asking = Session(key=session.key)  # ids of messages are made of a session's, and the client has the same
-        return Aftermath(left, asking.msg("kernel_info_request")) if left else None
+        return Aftermath(left, [asking.msg("kernel_info_request") for _ in range(len(left) + 1)]) if left else None
 
     def sent(self, header: Any) -> None:
         """Write down an execute request, by its header, whatever that is."""

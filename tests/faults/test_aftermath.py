@@ -47,20 +47,20 @@ async def test_a_cell_that_still_runs_ends_once_and_its_gap_is_told(server):
     (sandbox,) = await listed()
     msg_id = notebook.start(WAIT)
     await notebook.receive_until(lambda message: message["msg_type"] == "stream")
-    waiting = notebook.start("x = 3; print('next')")
-    await eventually(lambda: waiting in server.slate())
+    waiting = [notebook.start(f"print({number})") for number in range(3)]
+    await eventually(lambda: waiting[-1] in server.slate())
     await server.restart()
     await notebook.closed()
     assert (await server.ask("GET", "api/kernels"))[0]["execution_state"] == "busy"
     again = await server.notebook(kernel_id, notebook.session_id)
     await go(server, sandbox)
-    await ended(again, msg_id, waiting)
+    await ended(again, msg_id, *waiting)
     await again.run("1")
-    assert [reply["status"] for each in (msg_id, waiting) for reply in replies(again, each)] == ["ok", "ok"]
+    assert [reply["status"] for each in (msg_id, *waiting) for reply in replies(again, each)] == ["ok"] * 4
     assert written(told_of(again, msg_id), "stdout") == "done\n"
     assert written(told_of(again, msg_id), "stderr").count("anew while this ran") == 1
-    assert written(told_of(again, waiting), "stdout") == "next\n"
-    assert written(told_of(again, waiting), "stderr") == ""
+    assert [written(told_of(again, each), "stdout") for each in waiting] == ["0\n", "1\n", "2\n"]
+    assert [written(told_of(again, each), "stderr") for each in waiting] == [""] * 3
     await again.closed()
 
 

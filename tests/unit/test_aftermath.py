@@ -11,12 +11,12 @@ from jupyter_sandbox.aftermath import Aftermath
 pytestmark = pytest.mark.unit
 
 HEADERS = {name: {"msg_id": name, "msg_type": "execute_request"} for name in ("a", "b")}
-QUESTION = {"msg_id": "question"}
+QUESTIONS = [{"msg_id": "first question"}, {"msg_id": "question"}]
 
 
 @pytest.fixture
 def after():
-    return Aftermath(HEADERS, QUESTION)
+    return Aftermath(HEADERS, QUESTIONS)
 
 
 def said(msg_type: str, parent: str, state: str = "") -> SimpleNamespace:
@@ -62,3 +62,18 @@ def test_what_answers_the_question_is_for_nobody_else(after):
     assert after.is_answer("iopub", said("status", "question", "busy"))
     assert not after.is_answer("stdin", said("input_request", "question"))
     assert not after.is_answer("iopub", said("status", "a", "busy"))
+
+
+def test_only_the_last_question_is_behind_all_executions(after):
+    for channel, message, is_last in (
+        ("shell", ("kernel_info_reply", "first question"), False),
+        ("iopub", ("status", "first question", "idle"), False),
+        ("shell", ("kernel_info_reply", "question"), True),
+        ("shell", ("kernel_info_reply", "question"), False),
+    ):
+        assert after.is_answer(channel, said(*message))
+        assert after.is_last_reply(channel, said(*message)) == is_last
+    after.answered("a")
+    assert not after.is_over()
+    assert not after.is_last_reply("iopub", said("status", "question", "idle"))
+    assert after.is_over()

@@ -90,7 +90,7 @@ async def test_what_was_kept_is_passed_on_behind_a_gap_and_once(handler, slate):
     handler.hear("shell", "execute_reply", OK)
     assert handler.told() == [GAP, ("stream", "late"), ("status", "idle"), ("execute_reply", "ok")]
     assert slate.under_way() == []
-    handler.hear("shell", "kernel_info_reply", INFO, parent=handler._aftermath.question["header"])
+    handler.hear("shell", "kernel_info_reply", INFO, parent=handler._aftermath.questions[-1]["header"])
     assert len(handler.sent) == 4
     assert handler._aftermath is None
 
@@ -104,7 +104,7 @@ async def test_what_begins_after_the_adoption_has_no_gap(handler, slate):
 
 
 async def test_what_ended_meanwhile_is_unknown_once(handler, slate):
-    question = handler._aftermath.question["header"]
+    question = handler._aftermath.questions[-1]["header"]
     for state in ("busy", "idle"):
         handler.hear("iopub", "status", {"execution_state": state}, parent=question)
     handler.hear("shell", "kernel_info_reply", INFO, parent=question)
@@ -117,7 +117,7 @@ async def test_what_ended_meanwhile_is_unknown_once(handler, slate):
 
 
 async def test_a_reply_without_what_was_written_has_a_gap(handler):
-    question = handler._aftermath.question["header"]
+    question = handler._aftermath.questions[-1]["header"]
     handler.hear("shell", "execute_reply", OK)
     handler.hear("shell", "kernel_info_reply", INFO, parent=question)
     handler.hear("iopub", "status", {"execution_state": "idle"}, parent=question)
@@ -127,7 +127,7 @@ async def test_a_reply_without_what_was_written_has_a_gap(handler):
 
 async def test_replies_that_overtake_what_was_written_make_no_gap(handler):
     """Once: on a busy machine a cell that began after the adoption was told to have one."""
-    question = handler._aftermath.question["header"]
+    question = handler._aftermath.questions[-1]["header"]
     handler.hear("shell", "execute_reply", OK)
     handler.hear("shell", "kernel_info_reply", INFO, parent=question)
     for state in ("busy", "idle"):

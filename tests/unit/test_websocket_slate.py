@@ -81,7 +81,7 @@ def test_the_next_start_tells_the_client_that_comes_back_and_no_other(slate):
     aftermath = on(after).aftermath(SESSION, executions)
     assert [header["msg_id"] for header in aftermath.unanswered()] == [MSG_ID]
     assert executions.header(MSG_ID)["msg_id"] == MSG_ID
-    assert aftermath.question["msg_type"] == "kernel_info_request"
+    assert [each["msg_type"] for each in aftermath.questions] == ["kernel_info_request"] * 2
     again = on(after)
     again.ended(MSG_ID)
     again.passed_on(again.take_ended())
