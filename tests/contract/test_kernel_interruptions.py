@@ -5,6 +5,10 @@ ipykernel by itself spoils a message in some hundred interrupts, and hangs in th
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.contract.test_kernel_order import FORK, Kernel, engine, kernel, text  # noqa: F401
@@ -71,3 +75,39 @@ def test_output_that_cannot_be_sent_costs_no_reply(kernel):  # noqa: F811
     for code in ("print('\\ud800')", "import sys; print('\\ud800', file=sys.stderr)"):
         assert kernel.reply(kernel.send(code))["status"] == "ok"
     assert kernel.run("print(1)")[-1] == ("stdout", "1\n")
+
+
+@pytest.fixture
+def busy_machine():
+    """Others want each processor more than once, so that a thread that is woken has to wait."""
+    endless = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(endless) for _ in range(3 * (os.cpu_count() or 1))]
+    yield
+    for each in others:
+        each.kill()
+        each.wait()
+
+
+def test_an_interrupt_that_a_thread_of_the_kernel_sends_ends_a_sleep(kernel, busy_machine):  # noqa: F811
+    """That thread once took the signal itself, and the sleep went on."""
+    for _ in range(20):
+        msg_id = kernel.send("import time; print('go', flush=True); time.sleep(60)")
+        kernel.printed(msg_id, "go")
+        assert kernel.control("interrupt_request")["status"] == "ok"
+        assert kernel.reply(msg_id)["ename"] == "KeyboardInterrupt"
+        kernel.outputs(msg_id)
+
+
+WHO_GETS_IT = """
+import os, signal
+for thread in os.listdir("/proc/self/task"):
+    status = dict(line.split(":", 1) for line in open(f"/proc/self/task/{thread}/status"))
+    if not int(status["SigBlk"], 16) >> signal.SIGINT - 1 & 1:
+        print("main" if int(thread) == os.getpid() else "other", end=" ")
+"""
+
+
+def test_interrupts_are_the_main_threads_until_somebody_wants_subshells(kernel):  # noqa: F811
+    assert kernel.run(WHO_GETS_IT) == [("stdout", "main ")]
+    kernel.new_subshell()
+    assert sorted(text(kernel.run(WHO_GETS_IT)).split()) == ["main", "other", "other"]

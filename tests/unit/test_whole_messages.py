@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 import zmq
@@ -66,6 +67,15 @@ def test_nothing_is_sent_of_what_cannot_be(pair, frame):
         whole_messages.send(sender, [b"a", frame])
     whole_messages.send(sender, [b"c", memoryview(b"d"), zmq.Frame(b"e")])
     assert receiver.recv_multipart() == [b"c", b"d", b"e"]
+
+
+def test_other_threads_take_no_signal_by_blocking_it_for_a_moment(pair, monkeypatch):
+    """A signal for the main thread that waits for a processor is anybody's who unblocks it: once an interrupt was lost."""
+    monkeypatch.setattr(whole_messages, "_mask", None)
+    thread = threading.Thread(target=whole_messages.send, args=(pair[0], [b"a", b"b"]))
+    thread.start()
+    thread.join()
+    assert pair[1].recv_multipart() == [b"a", b"b"]
 
 
 def test_a_closed_socket_is_told(pair):

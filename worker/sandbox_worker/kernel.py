@@ -29,7 +29,7 @@ from IPython.core.application import BaseIPythonApplication
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
-from sandbox_worker import connection_files, e2b_results
+from sandbox_worker import connection_files, e2b_results, main_signals
 from sandbox_worker.output import Output
 from sandbox_worker.protocol import PORTS, CurveKeys, StartKernel
 from sandbox_worker.publisher import take_over
@@ -180,6 +180,7 @@ class SandboxKernelApp(IPKernelApp):
         renew_randomness()  # OpenSSL sets up its generator: 3 MiB, which each fork would write again
         asyncio.set_event_loop(None)
 
+    @main_signals.kept()
     def open(self) -> None:
         """Give the prepared application what only this process may have: sockets and threads.
 

@@ -23,7 +23,7 @@ import zmq
 from jupyter_client.session import DELIM
 from tornado.ioloop import IOLoop
 
-from sandbox_worker import whole_messages
+from sandbox_worker import main_signals, whole_messages
 from sandbox_worker.busy_watch import BusyWatch
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class ShellChannel:
             self._watch.end()
 
     def _read_in_thread(self) -> None:
+        main_signals.shared()
         loop, stream = self._thread.io_loop, self._stream
         del vars(stream)["_handle_events"], vars(stream)["send_multipart"]
         if self._watch:

@@ -3,7 +3,8 @@
 A handler of a signal may raise between two frames, as an interrupt does: the rest would be missing, and the next
 message would be taken for it. pyzmq has Python call libzmq for each frame. libzmq itself takes them all in one call,
 in which no handler runs: what one raises comes before the message or after it. A signal would end that call between
-two frames (EINTR), so this thread gets none meanwhile.
+two frames (EINTR), so the main thread gets none meanwhile. Handlers run in no other thread, and one that blocked
+signals for a moment could take what is meant to wake the main thread.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import ctypes
 import re
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,6 +61,9 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
     """Send all `frames`, bytes or buffers; raises TypeError for what is none, having sent nothing, and ZMQError."""
     if socket.closed:
         raise zmq.ZMQError(zmq.ENOTSOCK)
+    if threading.current_thread() is not threading.main_thread():
+        socket.send_multipart(frames)  # which goes on with the frame that a signal ended
+        return
     parts = (_Part * len(frames))()
     for part, frame in zip(parts, frames, strict=True):
         part.data = data = frame if isinstance(frame, bytes) else bytes(memoryview(frame))
