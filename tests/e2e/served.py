@@ -14,8 +14,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -63,9 +64,15 @@ class Served:
 
     def _answers(self) -> bool:
         unjudged = ssl._create_unverified_context()  # a certificate is for names
-        url = f"{self.url}/sandbox/try"
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, context=unjudged) as answer:
-            return answer.status == 200
+        is_secret, path = self.url.startswith("https"), urlsplit(self.url).path
+        connection = (
+            HTTPSConnection("127.0.0.1", self.port, context=unjudged, timeout=START_S)
+            if is_secret
+            else HTTPConnection("127.0.0.1", self.port, timeout=START_S)
+        )
+        with contextlib.suppress(OSError, HTTPException), contextlib.closing(connection):  # urlopen leaves it open
+            connection.request("GET", f"{path}/sandbox/try")
+            return connection.getresponse().status == 200
         return False
 
     def ask(self, method, path, body=None, user=None):
