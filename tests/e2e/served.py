@@ -64,14 +64,14 @@ class Served:
 
     def _answers(self) -> bool:
         unjudged = ssl._create_unverified_context()  # a certificate is for names
-        is_secret, path = self.url.startswith("https"), urlsplit(self.url).path
+        url = urlsplit(self.url)
         connection = (
-            HTTPSConnection("127.0.0.1", self.port, context=unjudged, timeout=START_S)
-            if is_secret
-            else HTTPConnection("127.0.0.1", self.port, timeout=START_S)
+            HTTPSConnection(url.netloc, context=unjudged, timeout=START_S)
+            if url.scheme == "https"
+            else HTTPConnection(url.netloc, timeout=START_S)
         )
         with contextlib.suppress(OSError, HTTPException), contextlib.closing(connection):  # urlopen leaves it open
-            connection.request("GET", f"{path}/sandbox/try")
+            connection.request("GET", f"{url.path}/sandbox/try")
             return connection.getresponse().status == 200
         return False
 
