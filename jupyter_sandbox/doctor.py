@@ -17,14 +17,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jupyter_sandbox import cgroups, firewall, rulesets
+from jupyter_sandbox import cgroups, rulesets
 from jupyter_sandbox.broker import client, namespaces, verbs
 from jupyter_sandbox.broker.app import BrokerApp
 from jupyter_sandbox.engines import docker, suitability
 from jupyter_sandbox.engines.daemon import Daemon
 from jupyter_sandbox.errors import SandboxError
 from jupyter_sandbox.guards import ids
-from jupyter_sandbox.host import places
+from jupyter_sandbox.host import network, places
 from jupyter_sandbox.host.channel import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
@@ -233,19 +233,19 @@ def _network() -> list[Finding]:
     if os.geteuid() != 0:
         fact, remedy = "no root: templates that open the network are refused", "run the broker as root"
         return [_closed(fact, f"{remedy} (docs/operating.md)")]
-    missing = firewall.missing_tools()
+    missing = network.missing_tools()
     if missing:
         fact = f"{' and '.join(missing)} not installed: templates that open the network are refused"
-        return [_closed(fact, f"apt-get install {' '.join(firewall.TOOLS[name] for name in missing)}")]
-    if not firewall.can_filter():
+        return [_closed(fact, f"apt-get install {' '.join(network.TOOLS[name] for name in missing)}")]
+    if not network.can_filter():
         return [_closed("the packet filter may not be used here: templates that open the network are refused")]
     findings = []
-    for version, device in firewall.default_uplinks().items():
-        if not firewall.is_forwarding(device, version):
+    for version, device in network.default_uplinks().items():
+        if not network.is_forwarding(device, version):
             name = f"net.ipv4.conf.{device}.forwarding" if version == 4 else "net.ipv6.conf.all.forwarding"
             fact = f"IPv{version} of {device} is not forwarded: templates that open the network beyond it are refused"
             findings.append(_closed(fact, f"only for such templates, and see docs/operating.md: sysctl -w {name}=1"))
-    for chain in firewall.foreign_drops():
+    for chain in network.foreign_drops():
         fact = f"{chain}, drops what it does not know: it blocks templates that open the network"
         findings.append(_closed(fact, f"only for such templates: let {rulesets.WIRES}* pass there (docs/operating.md)"))
     return findings or [Finding(verdict=Verdict.OK, subject="network", fact="templates may open it to named targets")]

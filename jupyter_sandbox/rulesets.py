@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_sandbox.specs import Transport
 
@@ -83,6 +83,30 @@ def slot_of(instance: str, interface: str) -> int | None:
     return int(digits, 16)
 
 
+def addresses(wire: Wire, policy: Policy) -> list[IPv4Address | IPv6Address]:
+    """Return the addresses that the worker gets."""
+    return [address for address in (wire.address4, wire.address6) if address.version in families(policy)]
+
+
+def listed(instance: str, listing: Iterable[dict[str, Any]]) -> dict[int, frozenset[str]]:
+    """Return whose chains are in a broker's table, as slots, each with the addresses that it may send from.
+
+    `listing` is the `nftables` of libnftables-json(5).
+    """
+    found: dict[int, set[str]] = {}
+    for item in listing:
+        if "chain" in item and (slot := slot_of(instance, item["chain"]["name"])) is not None:
+            found[slot] = set()
+        if "rule" in item and (slot := slot_of(instance, item["rule"]["chain"])) is not None:
+            matches = [each["match"] for each in item["rule"]["expr"] if "match" in each]
+            found[slot] |= {each["right"] for each in matches if _is_source(each["left"])}
+    return {slot: frozenset(those) for slot, those in found.items()}
+
+
+def _is_source(left: object) -> bool:
+    return isinstance(left, dict) and left.get("payload", {}).get("field") == "saddr"
+
+
 def wire(instance: str, slot: int, pool: IPv4Network, attempt: int = 0) -> Wire:
     """Return the wire of a slot. Another broker may use the same pool: then `attempt` leads to another address."""
     number = (int(instance[:8], 16) + slot + attempt) % (pool.num_addresses - 2) + 1
@@ -115,7 +139,7 @@ def host_commands(wire: Wire, policy: Policy, namespace: int) -> str:
         f"peer name {_INNER} address {_WORKER_MAC} netns /proc/self/fd/{namespace}",
         f"link set dev {name}{_no_link_local(policy)} arp off up",
     ]
-    for address in _addresses(wire, policy):
+    for address in addresses(wire, policy):
         lines.append(f"neighbour replace {address} lladdr {_WORKER_MAC} nud permanent dev {name}")
         lines.append(f"route add {address}/{address.max_prefixlen} dev {name}")
     return _text(lines)
@@ -124,7 +148,7 @@ def host_commands(wire: Wire, policy: Policy, namespace: int) -> str:
 def worker_commands(wire: Wire, policy: Policy) -> str:
     """Return the `ip -batch` for the worker's end: routes to the named targets, and no other."""
     lines = [f"link set dev {_INNER}{_no_link_local(policy)} arp off up"]
-    for address in _addresses(wire, policy):
+    for address in addresses(wire, policy):
         gateway = _GATEWAY4 if address.version == 4 else _GATEWAY6
         lines.append(f"address add {address}/{address.max_prefixlen} dev {_INNER}{_nodad(address)}")
         lines.append(f"neighbour replace {gateway} lladdr {_HOST_MAC} nud permanent dev {_INNER}")
@@ -335,10 +359,6 @@ def _allowed(wire: Wire, policy: Policy) -> Iterable[str]:
 
 def _source(wire: Wire, rule: EgressRule) -> IPv4Address | IPv6Address:
     return wire.address4 if rule.to.version == 4 else wire.address6
-
-
-def _addresses(wire: Wire, policy: Policy) -> list[IPv4Address | IPv6Address]:
-    return [address for address in (wire.address4, wire.address6) if address.version in families(policy)]
 
 
 def _no_link_local(policy: Policy) -> str:

@@ -402,14 +402,18 @@ def test_the_host_holds_a_worker_that_has_won_its_own_network(small_world, claim
     assert small_world.arrived_at_host() == {"packets": 0}
 
 
-def test_a_worker_cannot_fill_the_hosts_table_of_connections(small_world, claim):
-    box = claim("wide")
-    code = "channels = []\nfor port in range(1, 3000):\n"
-    code += "    channel = socket.socket(2, socket.SOCK_DGRAM)\n    channel.settimeout(0.1)\n"
-    code += "    attempt(channel.sendto, b'x', ('203.0.113.7', port))\n    channel.close()\ntell(1)"
+def connections_made(small_world, box) -> int:
+    """How many of 3 000 connections, one after another, the host lets a worker make."""
+    code = "for port in range(10000, 13000):\n    with socket.socket(2, socket.SOCK_DGRAM) as channel:\n"
+    code += "        channel.bind(('', port))\n"
+    code += "        attempt(channel.sendto, b'x', ('203.0.113.9', 5353))\ntell(1)"
     small_world.clear()
     box.probe(code, 60)
-    assert len(small_world.arrived_outside()) <= 1024
+    return small_world.counter("forwarded")
+
+
+def test_a_worker_cannot_fill_the_hosts_table_of_connections(small_world, claim):
+    assert connections_made(small_world, claim()) == 1024
 
 
 # -- life and death
@@ -457,6 +461,51 @@ def test_another_firewall_that_drops_is_told_and_can_let_ours_pass(small_world):
         small_world.host.run("nft", "delete", "table", "ip", "filter")
         made.stop()
         shutil.rmtree(made.directory, ignore_errors=True)
+
+
+TALKER = """
+import socket, sys, time
+channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+channel.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # beside the decoy, which is at every address
+channel.bind(("203.0.113.9", 5353))
+print("ready", flush=True)
+_, who = channel.recvfrom(99)
+print("heard", flush=True)
+while True:
+    channel.sendto(b"again", who)
+    time.sleep(0.1)
+"""
+
+
+def test_who_goes_on_to_answer_a_released_worker_is_heard_by_nobody(small_world, host):
+    box = host.sandbox("open")
+    command = [*small_world.outside.prefix, sys.executable, "-c", TALKER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as talker:
+        try:
+            assert talker.stdout.readline() == "ready\n"
+            box.execute(PROBES + "channel = socket.socket(2, 2)\nchannel.sendto(b'x', ('203.0.113.9', 5353))")
+            assert talker.stdout.readline() == "heard\n"
+            box.release()
+            wait_until(lambda: not small_world.wires())
+            small_world.clear()
+            time.sleep(1)
+            assert small_world.arrived_outside() == {("203.0.113.9", "1", 0)}, "the host says that nobody is there"
+        finally:
+            talker.kill()
+
+
+def test_what_a_released_worker_had_open_is_not_counted_as_its_successors(small_world, host):
+    names = []
+    for _ in range(8):
+        box = host.sandbox("open")
+        names += small_world.wires()
+        assert box.execute(PROBES)["status"] == "ok"
+        assert connections_made(small_world, box) == 1024, names
+        box.release()
+        wait_until(lambda: not small_world.wires())
+        if len(set(names)) < len(names):
+            return
+    pytest.fail(f"no slot was used twice: {names}")
 
 
 def test_a_released_worker_takes_its_wire_and_rules_along_and_leaves_the_others(small_world, host, claim):

@@ -15,7 +15,7 @@ import pytest
 from jupyter_sandbox import firewall, rulesets, templates
 from jupyter_sandbox.errors import CapacityError, IsolationUnavailableError, SandboxError, StartError
 from jupyter_sandbox.firewall import NftFirewall
-from jupyter_sandbox.host import processes
+from jupyter_sandbox.host import network, processes
 from jupyter_sandbox.specs import UNRESTRICTED, Restriction
 from sandbox_worker import linux
 from tests.attacks import world
@@ -70,7 +70,7 @@ class Bench:
         assert self.world.wires() == []
         assert self.chains() == []
         assert "jsb" not in self.elements()
-        assert self.firewall._open == set()
+        assert self.firewall._open == {}
 
     def close(self) -> None:
         self.do(self.firewall.reap, set, dry_run=False)
@@ -105,7 +105,7 @@ def test_a_network_that_is_opened_and_closed_leaves_nothing_but_the_common_table
 
 
 def test_a_slot_without_a_network_costs_nothing(bench, monkeypatch):
-    monkeypatch.setattr(firewall, "_run", None)
+    monkeypatch.setattr(network, "run", None)
     bench.do(bench.firewall.close, 7)
 
 
@@ -118,7 +118,7 @@ def test_a_step_that_fails_leaves_nothing(bench, monkeypatch, step, written):
     if written:
         bench.open(9)
         bench.do(bench.firewall.close, 9)
-    run, calls = firewall._run, []
+    run, calls = network.run, []
 
     def fail(command, text="", *args, **kwargs):
         calls.append(command)
@@ -126,7 +126,7 @@ def test_a_step_that_fails_leaves_nothing(bench, monkeypatch, step, written):
             raise StartError(f"{command[0]}: no")
         return run(command, text, *args, **kwargs)
 
-    monkeypatch.setattr(firewall, "_run", fail)
+    monkeypatch.setattr(network, "run", fail)
     with pytest.raises(StartError):
         bench.open(1)
     monkeypatch.undo()
@@ -145,7 +145,7 @@ def test_a_setting_that_cannot_be_made_leaves_nothing(bench, monkeypatch):
 
 
 def test_a_missing_program_is_told_before_anything_is_done(bench, monkeypatch):
-    monkeypatch.setattr(firewall, "TOOLS", {"no-such-program": "a-package"})
+    monkeypatch.setattr(network, "TOOLS", {"no-such-program": "a-package"})
     with pytest.raises(IsolationUnavailableError, match="apt-get install a-package"):
         bench.firewall.judge(templates.parse("open", world.TEMPLATES["open"], "open.toml"))
     bench.firewall.judge(templates.BUILT_IN["python"])
@@ -259,17 +259,17 @@ def test_a_closed_uplink_is_told_and_nothing_is_made(bench):
 
 
 def test_another_firewall_that_drops_is_seen(bench):
-    assert bench.do(firewall.foreign_drops) == []
+    assert bench.do(network.foreign_drops) == []
     text = "table ip filter {\nchain FORWARD {\ntype filter hook forward priority filter; policy drop;\n}\n}\n"
     bench.world.host.run("nft", "-f", "-", text=text)
     try:
-        assert bench.do(firewall.foreign_drops) == ["table ip filter, chain FORWARD"]
+        assert bench.do(network.foreign_drops) == ["table ip filter, chain FORWARD"]
     finally:
         bench.world.host.run("nft", "delete", "table", "ip", "filter")
 
 
 def test_the_interfaces_that_lead_outside_are_found(bench):
-    assert bench.do(firewall.default_uplinks) == {4: "up0", 6: "up0"}
+    assert bench.do(network.default_uplinks) == {4: "up0", 6: "up0"}
 
 
 def test_a_target_without_a_route_is_not_refused(bench):
@@ -283,7 +283,7 @@ def test_a_target_without_a_route_is_not_refused(bench):
 
 
 def test_every_error_is_of_ours(bench, monkeypatch):
-    monkeypatch.setattr(firewall, "_TIMEOUT_S", 0)
+    monkeypatch.setattr(network, "_TIMEOUT_S", 0)
     with pytest.raises(SandboxError, match="did not finish"):
         bench.open(1)
     monkeypatch.undo()
@@ -313,6 +313,63 @@ with concurrent.futures.ThreadPoolExecutor() as threads:
 def reached(worker) -> list[str]:
     """Which of the targets a worker reaches."""
     return json.loads(worker.run(sys.executable, "-c", LOOK, json.dumps(TARGETS)))
+
+
+def connections(bench, slot) -> int:
+    """How many the host knows of a worker."""
+    wire = rulesets.wire(INSTANCE, slot, rulesets.DEFAULT_POOL)
+    listings = [
+        bench.world.host.run("conntrack", "--dump", "--family", family, "--orig-src", str(address))
+        for family, address in (("ipv4", wire.address4), ("ipv6", wire.address6))
+    ]
+    return sum(len(listing.splitlines()) for listing in listings)
+
+
+@pytest.mark.parametrize("closed_by", ["its broker", "the next broker", "the next broker's reaper"])
+def test_the_host_forgets_what_connections_a_worker_had_and_no_others(bench, closed_by):
+    for slot in (1, 2):
+        assert len(reached(bench.open(slot))) == connections(bench, slot) == len(TARGETS)
+    if closed_by == "its broker":
+        bench.do(bench.firewall.close, 1)
+    else:
+        following = NftFirewall(instance=INSTANCE, pool=rulesets.DEFAULT_POOL)
+        bench.do(following.reap, lambda: {2} if closed_by == "the next broker's reaper" else {1, 2}, dry_run=False)
+        if closed_by == "the next broker":
+            assert connections(bench, 1) == len(TARGETS)
+            bench.do(following.close, 1)
+    assert [connections(bench, slot) for slot in (1, 2)] == [0, len(TARGETS)]
+
+
+@pytest.mark.parametrize("said", ["0 flow entries", "such conntrack doesn't exist"])
+def test_connections_that_end_meanwhile_are_no_failure_and_the_rest_is_forgotten(bench, monkeypatch, said):
+    bench.open(1)
+    run, calls = network.run, []
+
+    def stub(command, *args, **kwargs):
+        if command[0] == "conntrack":
+            calls.append(command)
+            raise StartError(said if len(calls) == 1 else "0 flow entries")
+        return run(command, *args, **kwargs)
+
+    monkeypatch.setattr(network, "run", stub)
+    bench.do(bench.firewall.close, 1)
+    assert len(calls) == 2 + (said != "0 flow entries"), "once for each address, and again"
+    bench.assert_nothing_left()
+
+
+def test_connections_that_cannot_be_forgotten_do_not_keep_the_rules(bench, monkeypatch, caplog):
+    bench.open(1)
+    run = network.run
+
+    def stub(command, *args, **kwargs):
+        if command[0] == "conntrack":
+            raise StartError("conntrack: Operation failed")
+        return run(command, *args, **kwargs)
+
+    monkeypatch.setattr(network, "run", stub)
+    bench.do(bench.firewall.close, 1)
+    assert "Operation failed" in caplog.text
+    bench.assert_nothing_left()
 
 
 def change(bench, slot, worker, restriction, by=None) -> None:
@@ -367,7 +424,7 @@ def test_each_side_alone_holds_what_was_changed_and_all_comes_back(bench):
 @pytest.mark.parametrize("step", [0, 1], ids=["host", "inside"])
 def test_a_change_that_fails_at_any_step_leaves_no_more_than_before_nor_than_asked(bench, monkeypatch, step, wanted):
     worker = bench.open(1, restriction=SOME)
-    run, calls = firewall._run, []
+    run, calls = network.run, []
 
     def fail(*args, **kwargs):
         calls.append(args)
@@ -375,7 +432,7 @@ def test_a_change_that_fails_at_any_step_leaves_no_more_than_before_nor_than_ask
             raise StartError("nft: no")
         return run(*args, **kwargs)
 
-    monkeypatch.setattr(firewall, "_run", fail)
+    monkeypatch.setattr(network, "run", fail)
     with pytest.raises(StartError):
         change(bench, 1, worker, wanted)
     monkeypatch.undo()

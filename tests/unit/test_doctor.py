@@ -113,8 +113,8 @@ def _network(monkeypatch, *, root=True, missing=(), filters=True, uplinks=None, 
         "default_uplinks": uplinks or {},
         "foreign_drops": list(drops),
     }.items():
-        monkeypatch.setattr(doctor.firewall, name, lambda value=value: value)
-    monkeypatch.setattr(doctor.firewall, "is_forwarding", lambda _device, _version: forwards)
+        monkeypatch.setattr(doctor.network, name, lambda value=value: value)
+    monkeypatch.setattr(doctor.network, "is_forwarding", lambda _device, _version: forwards)
     return doctor._network()
 
 
