@@ -5,6 +5,8 @@ A tab that is opened again is such a client: what its predecessor sent comes fir
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 
 import pytest
@@ -26,21 +28,26 @@ def busy(broker, claim, request):
 
 
 @pytest.fixture
-def connect(busy):
+def connect_to():
     made = []
 
-    def another(session=None):
-        """Another client of the kernel; `session`: the id of the one whose successor it is."""
+    def another(box, session=None):
+        """Another client of a kernel; `session`: the id of the one whose successor it is."""
         made.append(BlockingKernelClient())
         if session:
             made[-1].session.session = session
-        made[-1].load_connection_info(busy.kernel.get_connection_info(session=False))
+        made[-1].load_connection_info(box.kernel.get_connection_info(session=False))
         made[-1].start_channels()
         return made[-1]
 
     yield another
     for each in made:
         each.stop_channels()
+
+
+@pytest.fixture
+def connect(busy, connect_to):
+    return functools.partial(connect_to, busy)
 
 
 def ask(box, client, *words):
@@ -57,6 +64,17 @@ def seen(box, last):
         "", user_expressions={"seen": "' '.join(seen)"}, store_history=False, timeout=20, output_hook=lambda _: None
     )
     return reply["content"]["user_expressions"]["seen"]["data"]["text/plain"].strip("'")
+
+
+@contextlib.contextmanager
+def stopped(box):
+    """Its kernel gets no processor meanwhile."""
+    pid = box.execute("import os; print(os.getpid())")["out"].strip()
+    assert box.command(["kill", "-STOP", pid])["status"] == 0
+    try:
+        yield
+    finally:
+        assert box.command(["kill", "-CONT", pid])["status"] == 0
 
 
 def test_two_clients_take_turns_as_they_came(busy, connect):
@@ -87,3 +105,19 @@ def test_what_a_client_sent_is_not_lost_by_its_successor(busy, connect):
     assert seen(busy, connect()) == "a b c d"
     replies = [second.get_shell_msg(timeout=20)["parent_header"]["msg_id"] for _ in asked]
     assert replies == asked
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["still there", "closed"])
+def test_who_is_there_for_the_first_time_comes_after_those_who_were_there(broker, claim, connect_to, is_closed):
+    """The kernel waits for a processor meanwhile: ZeroMQ tells it of all of one connection, then of all of another."""
+    box = claim()
+    first, second = connect_to(box), connect_to(box)
+    assert first.execute_interactive("seen = []", timeout=20)["content"]["status"] == "ok"
+    with stopped(box):
+        ask(box, first, "a", "b", "c")
+        if is_closed:
+            first.stop_channels()
+        ask(box, second, "d", "e")
+        if not is_closed:
+            ask(box, first, "f")
+    assert seen(box, connect_to(box)) == ("a b c d e" if is_closed else "a b c d e f")

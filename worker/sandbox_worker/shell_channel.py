@@ -16,7 +16,7 @@ import contextlib
 import json
 import signal
 import threading
-from collections import deque
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -24,6 +24,7 @@ from jupyter_client.session import DELIM
 from tornado.ioloop import IOLoop
 
 from sandbox_worker import main_signals, whole_messages
+from sandbox_worker.arrivals import Arrivals
 from sandbox_worker.busy_watch import BusyWatch
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ _REQUESTS: Final = ("create_subshell_request", "delete_subshell_request", "list_
 _STOP_ABORTING: Final = b"stop aborting"
 """What ipykernel puts behind the requests that an error aborts."""
 _READABLE: Final = int(zmq.POLLIN)
+_PREDECESSORS_S: Final = 0.002
+"""How long who is there for the first time waits for what others sent before: ZeroMQ reads one connection after the
+other."""
 
 
 class ShellChannel:
@@ -47,7 +51,7 @@ class ShellChannel:
         self._stream: Any = stream
         self._lock = threading.Lock()
         self._is_handed_over = False
-        self._arrived: deque[list[zmq.Frame]] = deque()
+        self._arrived = Arrivals()
         self._watch: BusyWatch | None = None
         self._loop = IOLoop.current()
         thread.io_loop.remove_handler(socket)
@@ -129,7 +133,7 @@ class ShellChannel:
         if self._watch:
             loop.remove_handler(self._watch.fileno())
         while self._arrived:
-            stream._run_callback(self._kernel.shell_channel_thread_main, self._arrived.popleft())  # noqa: SLF001
+            stream._run_callback(self._kernel.shell_channel_thread_main, self._arrived.next())  # noqa: SLF001
         loop.add_handler(self._socket, stream._handle_events, loop.READ)  # noqa: SLF001 - as the stream itself does
         stream._handle_events(self._socket, 0)  # noqa: SLF001 - what came before
 
@@ -149,10 +153,9 @@ class ShellChannel:
     def _keep(self, _descriptor: object = None, _events: int = 0) -> None:
         """Read for the main thread, in the other one."""
         with self._lock:
-            had_some = bool(self._arrived)
             self._read()
             has_some = bool(self._arrived)
-        if has_some and not had_some:
+        if has_some:
             self._look()
 
     def _take(self) -> tuple[list[zmq.Frame] | None, bool]:
@@ -161,12 +164,13 @@ class ShellChannel:
             self._read()
             if self._is_handed_over or not self._arrived:
                 return None, False
-            return self._arrived.popleft(), bool(self._arrived)
+            return self._arrived.next(), bool(self._arrived)
 
     def _read(self) -> None:
         """Read all that has come, since the socket tells but once that there is something; by who has the lock."""
         while not self._is_handed_over and not self._socket.closed and self._has_more():
-            self._arrived.append(self._socket.recv_multipart(zmq.NOBLOCK, copy=False))
+            if self._arrived.add(self._socket.recv_multipart(zmq.NOBLOCK, copy=False)):
+                time.sleep(_PREDECESSORS_S)
 
     def _is_here(self) -> bool:
         """Whether the main thread reads."""
