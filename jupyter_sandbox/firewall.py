@@ -124,7 +124,7 @@ class NftFirewall:
         self._instance = instance
         self._pool = pool
         self._open: dict[int, frozenset[str]] = {}
-        """The addresses of workers, by slot."""
+        """The addresses of workers, by slot; none of one that has none yet."""
         self._obstacles: list[str] = []
         self._has_table = False
         self._is_written = False
@@ -164,7 +164,7 @@ class NftFirewall:
             wire = rulesets.wire(self._instance, slot, self._pool, attempt)
             with contextlib.ExitStack() as undo:
                 undo.callback(self.close, slot)
-                self._open[slot] = frozenset(map(str, rulesets.addresses(wire, policy)))
+                self._open[slot] = frozenset()
                 if self._connect(wire, policy, namespace, restriction):
                     undo.pop_all()
                     log.debug("worker of slot %d has network %s by %s", slot, wire.address4, wire.interface)
@@ -186,6 +186,7 @@ class NftFirewall:
             if _TAKEN not in str(error):
                 raise
             return False
+        self._open[wire.slot] = frozenset(map(str, rulesets.addresses(wire, policy)))  # now they are ours
         _forward_from(wire.interface)
         network.run([*inside, "nft", "-f", "-"], rulesets.worker_ruleset(wire, policy, restriction), [namespace])
         network.run(

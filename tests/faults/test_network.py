@@ -340,6 +340,22 @@ def test_the_host_forgets_what_connections_a_worker_had_and_no_others(bench, clo
     assert [connections(bench, slot) for slot in (1, 2)] == [0, len(TARGETS)]
 
 
+def test_who_finds_an_address_taken_leaves_the_connections_of_who_has_it(bench):
+    pool = IPv4Network("10.9.0.0/30")
+    for slot in (1, 2):
+        bench.open(slot, other=NftFirewall(instance=INSTANCE, pool=pool))
+    theirs = NftFirewall(instance=OTHER, pool=pool)
+    worker = bench.workers[0]
+    assert len(reached(worker)) == len(TARGETS)
+    known = bench.world.host.run("conntrack", "--dump", "--orig-src", "10.9.0.0/30")
+    with pytest.raises(CapacityError):
+        bench.open(1, other=theirs)
+    assert (
+        bench.world.host.run("conntrack", "--dump", "--orig-src", "10.9.0.0/30").count("\n") == known.count("\n") >= 2
+    )
+    bench.do(theirs.stop)
+
+
 @pytest.mark.parametrize("said", ["0 flow entries", "such conntrack doesn't exist"])
 def test_connections_that_end_meanwhile_are_no_failure_and_the_rest_is_forgotten(bench, monkeypatch, said):
     bench.open(1)
