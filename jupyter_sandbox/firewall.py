@@ -7,7 +7,8 @@ worker can reach nothing it may not at any moment: its end of the wire goes up l
 Everything lives in the host's network namespace under names of this broker (`rulesets.prefix`, `rulesets.table`): that
 is how a later broker finds what a killed one left. A wire ends with its worker's namespace, by itself; the host would
 remember its connections for up to five days, would count them as those of the slot's next worker, and would send what
-comes for them where its default route leads.
+comes for them where its default route leads. So it is made to forget them, at the end and, lest a broker died
+meanwhile, before the addresses are another's.
 
 All of it blocks, for some milliseconds: call it in a thread. Sources: ip(8), nft(8), conntrack(8), nsenter(1).
 """
@@ -124,7 +125,7 @@ class NftFirewall:
         self._instance = instance
         self._pool = pool
         self._open: dict[int, frozenset[str]] = {}
-        """The addresses of workers, by slot; none of one that has none yet."""
+        """The addresses of workers, by slot; none of one that a dead broker gave them to."""
         self._obstacles: list[str] = []
         self._has_table = False
         self._is_written = False
@@ -153,7 +154,7 @@ class NftFirewall:
 
     def open(self, slot: int, policy: Policy, namespace: int, restriction: Restriction) -> None:
         """See Firewall."""
-        self._remove(slot, self.is_open(slot))
+        self._unplug(slot)
         closed = network.closed_uplinks(rulesets.probes(policy))
         if closed:
             raise IsolationUnavailableError(
@@ -186,7 +187,8 @@ class NftFirewall:
             if _TAKEN not in str(error):
                 raise
             return False
-        self._open[wire.slot] = frozenset(map(str, rulesets.addresses(wire, policy)))  # now they are ours
+        self._open[wire.slot] = addresses = frozenset(map(str, rulesets.addresses(wire, policy)))  # now they are ours
+        _forget_connections(addresses)  # of who had them before, and whose broker could not
         _forward_from(wire.interface)
         network.run([*inside, "nft", "-f", "-"], rulesets.worker_ruleset(wire, policy, restriction), [namespace])
         network.run(
@@ -208,55 +210,61 @@ class NftFirewall:
 
     def close(self, slot: int) -> None:
         """See Firewall. What cannot be taken away now is left to `reap`: the worker's end must not wait for it."""
-        if slot in self._open:
+        if slot not in self._open:
+            return
+        addresses = self._open.pop(slot)
+        self._unplug(slot)
+        if not self.is_open(slot):
             try:
-                self._remove(slot, self.is_open(slot), self._open[slot])
+                _forget_connections(addresses)
             except StartError as error:
-                log.warning("network of slot %d stays: %s", slot, error)
-            del self._open[slot]
+                log.warning("connections of slot %d stay until another worker has it: %s", slot, error)
+        try:
+            self._remove_rules(slot)
+        except StartError as error:
+            log.warning("network of slot %d stays: %s", slot, error)
 
     def is_open(self, slot: int) -> bool:
         """See Firewall."""
-        return f"{rulesets.prefix(self._instance)}{slot:04x}" in _interfaces()
+        return self._wire_of(slot) in _interfaces()
 
-    def _remove(self, slot: int, has_wire: bool, addresses: Collection[str] | None = None) -> None:
-        """Take away the wire and, when `addresses` is not None, the host's rules and what it knows of connections."""
-        if has_wire:
+    def _wire_of(self, slot: int) -> str:
+        return f"{rulesets.prefix(self._instance)}{slot:04x}"
+
+    def _unplug(self, slot: int) -> None:
+        if self.is_open(slot):
             with contextlib.suppress(StartError):  # it ends with the worker, which may be now
-                network.run(["ip", "link", "delete", "dev", f"{rulesets.prefix(self._instance)}{slot:04x}"])
-        if addresses is not None:
-            try:
-                for address in addresses:
-                    _forget_connections(address)
-            finally:
-                network.run(["nft", "-f", "-"], rulesets.host_removal(self._instance, slot))
+                network.run(["ip", "link", "delete", "dev", self._wire_of(slot)])
+
+    def _remove_rules(self, slot: int) -> None:
+        network.run(["nft", "-f", "-"], rulesets.host_removal(self._instance, slot))
 
     def reap(self, known: Callable[[], Collection[int]], *, dry_run: bool) -> list[str]:
         """See Firewall. It also learns of the networks that a dead broker's workers of `known` have."""
         wires = {slot for name in _interfaces() if (slot := rulesets.slot_of(self._instance, name)) is not None}
         chains = self._chains()
         owned = set(known())
-        for slot in (wires | set(chains)) & owned:
-            self._open.setdefault(slot, chains.get(slot, frozenset()))
-        left = sorted((wires | set(chains)) - owned)
-        found = [f"network of slot {slot}" for slot in left]
+        for slot in (wires | chains) & owned:
+            self._open.setdefault(slot, frozenset())
+        left = sorted((wires | chains) - owned)
         if not dry_run:
             for slot in left:
-                with contextlib.suppress(StartError):  # the next time, then
-                    self._remove(slot, slot in wires, chains.get(slot))
-        return found
+                self._unplug(slot)
+                if slot in chains:
+                    with contextlib.suppress(StartError):  # the next time, then
+                        self._remove_rules(slot)
+        return [f"network of slot {slot}" for slot in left]
 
-    def _chains(self) -> dict[int, frozenset[str]]:
-        """Return the slots that have rules on the host, with their addresses; none when there is no table."""
-        if network.missing_tools():
-            return {}
+    def _chains(self) -> set[int]:
+        """Return the slots that have rules on the host; none when there is no table, or when one cannot look."""
         try:
             listing = network.run(["nft", "-j", "list", "table", "inet", rulesets.table(self._instance)])
         except StartError:
             self._has_table = False
-            return {}
+            return set()
         self._has_table = True
-        return rulesets.listed(self._instance, json.loads(listing)["nftables"])
+        names = [item["chain"]["name"] for item in json.loads(listing)["nftables"] if "chain" in item]
+        return {slot for name in names if (slot := rulesets.slot_of(self._instance, name)) is not None}
 
     def stop(self) -> None:
         """See Firewall."""
@@ -273,17 +281,22 @@ class NftFirewall:
         return ["network: none, or what a template names", *self._obstacles]
 
 
-def _forget_connections(address: str) -> None:
-    """Let the host forget the connections of a worker whose wire is gone; to what comes for them it answers itself."""
-    command = ["conntrack", "--delete", "--family", "ipv6" if ":" in address else "ipv4", "--orig-src", address]
-    is_done = False
-    while not is_done:  # the wire is gone: they only become fewer
-        try:
-            network.run(command)
-        except StartError as error:
-            if _NONE_LEFT not in str(error) and _ENDED_MEANWHILE not in str(error):
-                raise
-            is_done = _NONE_LEFT in str(error)
+def _forget_connections(addresses: Iterable[str]) -> None:
+    """Let the host forget the connections of a worker without a wire; to what comes for them it answers itself.
+
+    Raises StartError.
+    """
+    for address in addresses:
+        command = ["conntrack", "--delete", "--family", "ipv6" if ":" in address else "ipv4", "--orig-src", address]
+        for _ in range(_ATTEMPTS):
+            try:
+                network.run(command)
+            except StartError as error:
+                if _ENDED_MEANWHILE in str(error):
+                    continue
+                if _NONE_LEFT not in str(error):
+                    raise
+            break
 
 
 def _forward_from(interface: str) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from jupyter_sandbox.specs import Transport
 
@@ -86,25 +86,6 @@ def slot_of(instance: str, interface: str) -> int | None:
 def addresses(wire: Wire, policy: Policy) -> list[IPv4Address | IPv6Address]:
     """Return the addresses that the worker gets."""
     return [address for address in (wire.address4, wire.address6) if address.version in families(policy)]
-
-
-def listed(instance: str, listing: Iterable[dict[str, Any]]) -> dict[int, frozenset[str]]:
-    """Return whose chains are in a broker's table, as slots, each with the addresses that it may send from.
-
-    `listing` is the `nftables` of libnftables-json(5).
-    """
-    found: dict[int, set[str]] = {}
-    for item in listing:
-        if "chain" in item and (slot := slot_of(instance, item["chain"]["name"])) is not None:
-            found[slot] = set()
-        if "rule" in item and (slot := slot_of(instance, item["rule"]["chain"])) is not None:
-            matches = [each["match"] for each in item["rule"]["expr"] if "match" in each]
-            found[slot] |= {each["right"] for each in matches if _is_source(each["left"])}
-    return {slot: frozenset(those) for slot, those in found.items()}
-
-
-def _is_source(left: object) -> bool:
-    return isinstance(left, dict) and left.get("payload", {}).get("field") == "saddr"
 
 
 def wire(instance: str, slot: int, pool: IPv4Network, attempt: int = 0) -> Wire:

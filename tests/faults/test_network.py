@@ -109,7 +109,7 @@ def test_a_slot_without_a_network_costs_nothing(bench, monkeypatch):
     bench.do(bench.firewall.close, 7)
 
 
-COMMANDS = ["route", "host rules", "wire", "inner rules", "inner addresses"]
+COMMANDS = ["route", "host rules", "wire", "connections", "those of IPv6", "inner rules", "inner addresses"]
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["first worker", "later worker"])
@@ -325,19 +325,32 @@ def connections(bench, slot) -> int:
     return sum(len(listing.splitlines()) for listing in listings)
 
 
-@pytest.mark.parametrize("closed_by", ["its broker", "the next broker", "the next broker's reaper"])
-def test_the_host_forgets_what_connections_a_worker_had_and_no_others(bench, closed_by):
+def test_the_host_forgets_what_connections_a_worker_had_and_no_others(bench):
     for slot in (1, 2):
         assert len(reached(bench.open(slot))) == connections(bench, slot) == len(TARGETS)
-    if closed_by == "its broker":
-        bench.do(bench.firewall.close, 1)
-    else:
-        following = NftFirewall(instance=INSTANCE, pool=rulesets.DEFAULT_POOL)
-        bench.do(following.reap, lambda: {2} if closed_by == "the next broker's reaper" else {1, 2}, dry_run=False)
-        if closed_by == "the next broker":
-            assert connections(bench, 1) == len(TARGETS)
-            bench.do(following.close, 1)
+    bench.do(bench.firewall.close, 1)
     assert [connections(bench, slot) for slot in (1, 2)] == [0, len(TARGETS)]
+
+
+@pytest.mark.parametrize("end", ["reaped", "learnt and closed", "flushed and closed"])
+def test_whoever_has_the_addresses_next_begins_without_connections(bench, end):
+    """Its broker died, so that nobody knew what the first had."""
+    for slot in (1, 2):
+        assert len(reached(bench.open(slot))) == len(TARGETS)
+    if end == "flushed and closed":
+        bench.world.host.run("nft", "delete", "table", "inet", rulesets.table(INSTANCE))
+    following = NftFirewall(instance=INSTANCE, pool=rulesets.DEFAULT_POOL)
+    bench.do(following.reap, lambda: {2} if end == "reaped" else {1, 2}, dry_run=False)
+    bench.do(following.close, 1)
+    bench.open(1, other=following)
+    assert [connections(bench, slot) for slot in (1, 2)] == [0, len(TARGETS)]
+
+
+def test_the_rules_of_who_lives_stay_when_a_program_goes_missing(bench, monkeypatch):
+    bench.open(1)
+    monkeypatch.setattr(network, "TOOLS", {"no-such-program": "a-package"})
+    bench.do(bench.firewall.stop)
+    assert bench.chains() == ["jsb1234abcd0001"]
 
 
 def test_who_finds_an_address_taken_leaves_the_connections_of_who_has_it(bench):
@@ -356,21 +369,37 @@ def test_who_finds_an_address_taken_leaves_the_connections_of_who_has_it(bench):
     bench.do(theirs.stop)
 
 
-@pytest.mark.parametrize("said", ["0 flow entries", "such conntrack doesn't exist"])
-def test_connections_that_end_meanwhile_are_no_failure_and_the_rest_is_forgotten(bench, monkeypatch, said):
+@pytest.mark.parametrize(("said", "times"), [("0 flow entries", 1), ("such conntrack doesn't exist", 64)])
+def test_connections_that_end_meanwhile_are_no_failure_and_keep_nobody(bench, monkeypatch, said, times):
     bench.open(1)
     run, calls = network.run, []
 
     def stub(command, *args, **kwargs):
         if command[0] == "conntrack":
             calls.append(command)
-            raise StartError(said if len(calls) == 1 else "0 flow entries")
+            raise StartError(said)
         return run(command, *args, **kwargs)
 
     monkeypatch.setattr(network, "run", stub)
     bench.do(bench.firewall.close, 1)
-    assert len(calls) == 2 + (said != "0 flow entries"), "once for each address, and again"
+    assert len(calls) == 2 * times
     bench.assert_nothing_left()
+
+
+def test_a_worker_whose_wire_cannot_be_cut_keeps_nobody_by_its_connections(bench, monkeypatch):
+    bench.open(1)
+    run, programs = network.run, []
+
+    def stub(command, *args, **kwargs):
+        programs.append(command[0])
+        if command[0] == "ip":
+            raise StartError("ip did not finish")
+        return run(command, *args, **kwargs)
+
+    monkeypatch.setattr(network, "run", stub)
+    bench.do(bench.firewall.close, 1)
+    assert programs == ["ip", "nft"], "and its rules are gone, so that it reaches nothing"
+    monkeypatch.undo()
 
 
 def test_connections_that_cannot_be_forgotten_do_not_keep_the_rules(bench, monkeypatch, caplog):

@@ -7,8 +7,9 @@ from ipaddress import IPv4Network, ip_network
 import pytest
 
 from jupyter_sandbox.errors import InvalidRequestError
-from jupyter_sandbox.firewall import NoFirewall, is_forwarding
+from jupyter_sandbox.firewall import NoFirewall
 from jupyter_sandbox.guards import networks
+from jupyter_sandbox.host import network
 from jupyter_sandbox.specs import UNRESTRICTED, EgressRule, Policy, Template
 
 pytestmark = pytest.mark.unit
@@ -85,4 +86,4 @@ def test_whether_the_host_forwards_is_read_from_the_switch_that_counts(tmp_path,
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert is_forwarding("up0", version, tmp_path) is forwarding
+    assert network.is_forwarding("up0", version, tmp_path) is forwarding

@@ -60,20 +60,6 @@ add element inet jupyter-sandbox-1234abcd answers { "jsb1234abcd0002" : jump ans
 """
 
 
-def test_who_stands_in_a_table_with_which_addresses():
-    source = {"payload": {"protocol": "ip", "field": "saddr"}}
-    listing = [
-        {"metainfo": {"version": "1.0.6"}},
-        *({"chain": {"name": name}} for name in ("forward", "denied-0002", "jsb1234abcd0002", "jsb1234abcd0003")),
-        *({"chain": {"name": name}} for name in ("jsbfedcba980002", "jsb1234abcd00zz")),
-        {"rule": {"chain": "jsb1234abcd0002", "expr": [{"jump": {"target": "denied-0002"}}]}},
-        {"rule": {"chain": "jsb1234abcd0002", "expr": [{"match": {"left": source, "right": "198.18.0.9"}}]}},
-        {"rule": {"chain": "jsb1234abcd0002", "expr": [{"match": {"left": {"meta": {"key": "l4proto"}}, "right": 6}}]}},
-        {"rule": {"chain": "denied-0002", "expr": [{"match": {"left": source, "right": "203.0.113.7"}}]}},
-    ]
-    assert rulesets.listed(INSTANCE, listing) == {2: frozenset({"198.18.0.9"}), 3: frozenset()}
-
-
 def test_the_table_inside():
     assert rulesets.worker_ruleset(WIRE, POLICY, UNRESTRICTED) == (
         """\

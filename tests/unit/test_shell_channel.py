@@ -13,7 +13,7 @@ from ipykernel.shellchannel import ShellChannelThread
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
-from sandbox_worker import whole_messages
+from sandbox_worker import shell_channel, whole_messages
 from sandbox_worker.shell_channel import ShellChannel, _is_for_subshell
 
 pytestmark = pytest.mark.timeout(30)
@@ -137,6 +137,48 @@ def test_an_interrupt_of_a_reply_does_not_hide_a_request(shell, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         channel.send([b"client", b"a reply"])
     assert is_told.wait(5)
+
+
+def test_a_signal_handler_that_raises_does_not_hide_a_request(shell, monkeypatch):
+    """It may do so at any time, most probably in the 2 ms for which a new client's request waits for others."""
+    channel = ShellChannel(shell.socket, shell.thread, shell.stream)
+    shell.thread.start()
+    looks = []
+    monkeypatch.setattr(channel, "_look", lambda: looks.append(1))
+
+    def alarm(_seconds):
+        raise TimeoutError("the user's own")
+
+    with zmq.Context() as context, context.socket(zmq.DEALER) as another:
+        another.linger = 0
+        another.connect(shell.socket.last_endpoint.decode())
+        assert channel._take()[0][-1].bytes == b"early"
+        another.send(b"new")
+        assert shell.socket.poll(5000)
+        monkeypatch.setattr(shell_channel, "time", SimpleNamespace(sleep=alarm))
+        with pytest.raises(TimeoutError):
+            channel._on_readable()
+    assert looks
+    assert channel._take()[0][-1].bytes == b"new"
+
+
+def test_many_new_clients_wait_once(shell, monkeypatch):
+    channel, sleeps = ShellChannel(shell.socket, shell.thread, shell.stream), []
+    shell.thread.start()
+    monkeypatch.setattr(shell_channel, "time", SimpleNamespace(sleep=sleeps.append))
+    with zmq.Context() as context:
+        clients = [context.socket(zmq.DEALER) for _ in range(20)]
+        for each in clients:
+            each.linger = 0
+            each.connect(shell.socket.last_endpoint.decode())
+            each.send(b"new")
+        while len(channel._arrived) < 21:
+            before = len(sleeps)
+            with channel._lock:
+                channel._read()
+            assert len(sleeps) <= before + 1
+        for each in clients:
+            each.close()
 
 
 def test_who_is_handed_the_channel_hears_first_what_was_kept(shell):

@@ -2,14 +2,13 @@
 
 ZeroMQ tells a kernel that waited for a processor of one request of each connection in turn, or of all of one and then
 of all of another. Their dates tell the order. Clients have clocks of their own, so dates count among those only that
-were read in the same moment; what one connection has sent keeps its order in any case. And who is there for the first
-time waits for those who were there before: what they sent may be about to come.
+were read in one go; what one connection has sent keeps its order in any case. And who is there for the first time waits
+for those who were there before: what they sent may be about to come.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections import deque
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,7 +19,6 @@ from jupyter_client.session import DELIM
 if TYPE_CHECKING:
     import zmq
 
-_MOMENT_S: Final = 0.1
 _MAX_KNOWN: Final = 64
 
 
@@ -31,7 +29,6 @@ class Request:
         """`frames`: as they came, the identity of the connection first."""
         self.frames = frames
         self.connection = frames[0].bytes
-        self.read_at = time.monotonic()
 
     @cached_property
     def asked_at(self) -> datetime | None:
@@ -45,7 +42,7 @@ class Request:
 
     def comes_before(self, other: Request) -> bool:
         """Whether this one, read later, was asked before the `other`."""
-        if self.read_at - other.read_at > _MOMENT_S or self.connection == other.connection:
+        if self.connection == other.connection:
             return False
         return self.asked_at is not None and other.asked_at is not None and self.asked_at < other.asked_at
 
@@ -62,11 +59,14 @@ class Arrivals:
         """Return how many wait."""
         return len(self._waiting)
 
-    def add(self, frames: list[zmq.Frame]) -> bool:
-        """Take in what was just read; return whether others were there before who asked, and he not."""
+    def add(self, frames: list[zmq.Frame], first: int) -> bool:
+        """Take in what was just read, in one go with all from place `first` on.
+
+        Return whether others were there before who asked, and he not.
+        """
         request = Request(frames)
         place = len(self._waiting)
-        while place and request.comes_before(self._waiting[place - 1]):
+        while place > first and request.comes_before(self._waiting[place - 1]):
             place -= 1
         self._waiting.insert(place, request)
         return self._is_new(request.connection)
@@ -76,9 +76,9 @@ class Arrivals:
         return self._waiting.popleft().frames
 
     def _is_new(self, connection: bytes) -> bool:
-        if connection in self._known:
-            return False
-        self._known[connection] = None
+        is_new = bool(self._known) and connection not in self._known
+        self._known.pop(connection, None)
+        self._known[connection] = None  # now it is the last to be forgotten
         if len(self._known) > _MAX_KNOWN:
             del self._known[next(iter(self._known))]
-        return len(self._known) > 1
+        return is_new

@@ -138,9 +138,12 @@ class ShellChannel:
         stream._handle_events(self._socket, 0)  # noqa: SLF001 - what came before
 
     def _on_readable(self, _descriptor: object = None, _events: int = 0) -> None:
-        frames, has_more = self._take()
-        if has_more:
-            self._look()
+        has_more = True
+        try:
+            frames, has_more = self._take()
+        finally:  # also when a signal's handler raised in the middle
+            if has_more:
+                self._look()
         if self._watch:
             self._watch.begin()
         if frames is not None:
@@ -168,8 +171,11 @@ class ShellChannel:
 
     def _read(self) -> None:
         """Read all that has come, since the socket tells but once that there is something; by who has the lock."""
+        first, has_waited = len(self._arrived), False
         while not self._is_handed_over and not self._socket.closed and self._has_more():
-            if self._arrived.add(self._socket.recv_multipart(zmq.NOBLOCK, copy=False)):
+            is_new = self._arrived.add(self._socket.recv_multipart(zmq.NOBLOCK, copy=False), first)
+            if is_new and not has_waited:
+                has_waited = True
                 time.sleep(_PREDECESSORS_S)
 
     def _is_here(self) -> bool:
