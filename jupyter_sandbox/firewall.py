@@ -126,6 +126,8 @@ class NftFirewall:
         self._pool = pool
         self._open: dict[int, frozenset[str]] = {}
         """The addresses of workers, by slot; none of one that a dead broker gave them to."""
+        self._unused: set[str] = set()
+        """Addresses whose connections were forgotten since they were a worker's: that takes about 10 ms for each."""
         self._obstacles: list[str] = []
         self._has_table = False
         self._is_written = False
@@ -188,7 +190,8 @@ class NftFirewall:
                 raise
             return False
         self._open[wire.slot] = addresses = frozenset(map(str, rulesets.addresses(wire, policy)))  # now they are ours
-        _forget_connections(addresses)  # of who had them before, and whose broker could not
+        _forget_connections(addresses - self._unused)  # of who had them before, and whose broker could not
+        self._unused -= addresses
         _forward_from(wire.interface)
         network.run([*inside, "nft", "-f", "-"], rulesets.worker_ruleset(wire, policy, restriction), [namespace])
         network.run(
@@ -217,6 +220,7 @@ class NftFirewall:
         if not self.is_open(slot):
             try:
                 _forget_connections(addresses)
+                self._unused |= addresses
             except StartError as error:
                 log.warning("connections of slot %d stay until another worker has it: %s", slot, error)
         try:

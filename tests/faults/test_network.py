@@ -346,6 +346,31 @@ def test_whoever_has_the_addresses_next_begins_without_connections(bench, end):
     assert [connections(bench, slot) for slot in (1, 2)] == [0, len(TARGETS)]
 
 
+def test_what_was_forgotten_at_the_end_is_not_looked_for_at_the_next_beginning(bench, monkeypatch):
+    bench.open(1)
+    run, calls = network.run, []
+
+    def note(command, *args, **kwargs):
+        calls.append(command[0])
+        return run(command, *args, **kwargs)
+
+    monkeypatch.setattr(network, "run", note)
+    bench.do(bench.firewall.close, 1)
+    assert calls.count("conntrack") == 2
+    bench.open(1)
+    assert calls.count("conntrack") == 2
+    monkeypatch.setattr(firewall, "_forget_connections", _fail)
+    bench.do(bench.firewall.close, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(network, "run", note)
+    bench.open(1)
+    assert calls.count("conntrack") == 4, "what could not be then"
+
+
+def _fail(_addresses):
+    raise StartError("no")
+
+
 def test_the_rules_of_who_lives_stay_when_a_program_goes_missing(bench, monkeypatch):
     bench.open(1)
     monkeypatch.setattr(network, "TOOLS", {"no-such-program": "a-package"})
