@@ -54,10 +54,19 @@ async def test_a_kernel_that_lies_gets_an_end_in_time_and_hurts_nobody(world, pe
                 assert took < timeout_s + 1
                 assert execution["outcome"] in {"ok", "error", "timeout", "output_limit"}
                 assert await victim.printed("print('still here')") == "still here\n"
-                assert await liar.printed("print(6 * 7)", timeout_s=60) == "42\n"
+                assert await after_what_still_comes(liar) == "42\n"
         except AssertionError as failure:
             failures.append(f"{name}: {str(failure)[:300]}")
     assert failures == []
+
+
+async def after_what_still_comes(liar) -> str:
+    """What a kernel prints; when its nonsense ended a connection only then, that is told, and it is asked once more."""
+    execution = await liar.execute("print(6 * 7)", timeout_s=60)
+    if execution["omitted"]["refused_messages"]:
+        return await liar.printed("print(6 * 7)", timeout_s=60)
+    assert execution["outcome"] == "ok", execution
+    return "".join(output["text"] for output in execution["outputs"])
 
 
 @pytest.mark.parametrize(
