@@ -194,9 +194,8 @@ class NftFirewall:
         self._unused -= addresses
         _forward_from(wire.interface)
         network.run([*inside, "nft", "-f", "-"], rulesets.worker_ruleset(wire, policy, restriction), [namespace])
-        network.run(
-            [*inside, "ip", "-batch", "-"], rulesets.worker_commands(wire, policy), [namespace]
-        )  # only now it is up
+        up = rulesets.worker_commands(wire, policy)
+        network.run([*inside, "ip", "-batch", "-"], up, [namespace])  # only now it is up
         return True
 
     def _write_host_rules(self, wire: rulesets.Wire, policy: Policy, restriction: Restriction) -> None:
@@ -230,15 +229,12 @@ class NftFirewall:
 
     def is_open(self, slot: int) -> bool:
         """See Firewall."""
-        return self._wire_of(slot) in _interfaces()
-
-    def _wire_of(self, slot: int) -> str:
-        return f"{rulesets.prefix(self._instance)}{slot:04x}"
+        return rulesets.interface(self._instance, slot) in _interfaces()
 
     def _unplug(self, slot: int) -> None:
         if self.is_open(slot):
             with contextlib.suppress(StartError):  # it ends with the worker, which may be now
-                network.run(["ip", "link", "delete", "dev", self._wire_of(slot)])
+                network.run(["ip", "link", "delete", "dev", rulesets.interface(self._instance, slot)])
 
     def _remove_rules(self, slot: int) -> None:
         network.run(["nft", "-f", "-"], rulesets.host_removal(self._instance, slot))

@@ -62,12 +62,17 @@ class Wire:
     @property
     def interface(self) -> str:
         """The interface's name; the worker's chain is called the same."""
-        return f"{prefix(self.instance)}{self.slot:04x}"
+        return interface(self.instance, self.slot)
 
 
 def prefix(instance: str) -> str:
     """Return how the interfaces of one broker begin; with four digits for the slot that makes the 15 bytes allowed."""
     return f"{WIRES}{instance[:8]}"
+
+
+def interface(instance: str, slot: int) -> str:
+    """Return the name of the host's end of a slot's wire."""
+    return f"{prefix(instance)}{slot:04x}"
 
 
 def table(instance: str) -> str:
@@ -246,7 +251,7 @@ def host_removal(instance: str, slot: int) -> str:
 
     It must not make what is not there: a table without its rules would let everything pass.
     """
-    name, chain = table(instance), f"{prefix(instance)}{slot:04x}"
+    name, chain = table(instance), interface(instance, slot)
     denied, answers = _restricting(slot)
     return _text(
         [
