@@ -236,11 +236,11 @@ def test_a_paused_sandbox_is_restricted_and_finds_it_so(claim, outside):
 )
 def test_what_is_none_is_refused_and_changes_nothing(small_world, claim, host, denied, excepted, code):
     box = claim("open", EVERYWHERE, ["198.51.100.9"])
-    before = small_world.host.run("nft", "list", "ruleset")
+    before = small_world.rules()
     with pytest.raises(Refusal) as caught:
         box.do(RAW, denied=denied, excepted=excepted)
     assert caught.value.code == code
-    assert small_world.host.run("nft", "list", "ruleset") == before
+    assert small_world.rules() == before
     if all(isinstance(each, str) for each in denied):
         with pytest.raises(Refusal) as caught:
             host.sandbox("open", network=(denied, excepted), start=False)

@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -201,6 +202,10 @@ class World:
         """The interfaces of workers on the host."""
         links = json.loads(self.host.run("ip", "-json", "link", "show"))
         return sorted(link["ifname"] for link in links if link["ifname"].startswith("jsb"))
+
+    def rules(self) -> str:
+        """What the host filters, without whose connections it counts: the kernel tidies those up when it likes."""
+        return re.sub(r"(flags dynamic\n)\s*elements = {[^}]*}\n", r"\1", self.host.run("nft", "list", "ruleset"))
 
     def tables(self) -> str:
         """The host's packet filter, the decoys' own table left out."""
