@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
 
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.manager import KernelManager
 
+START_S = 45
 TIMEOUT_S = 30
 
 
@@ -81,11 +82,26 @@ class Kernel:
             )
         )
 
-    def control(self, msg_type: str, content: dict[str, Any]) -> dict[str, Any]:
+    def control(self, msg_type: str, content: dict[str, Any], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """Send a request on the control channel; return the content of its reply."""
         message = self.client.session.msg(msg_type, content)
         self.client.control_channel.send(message)
-        return self.reply_to(message["header"]["msg_id"], "control")
+        return self.reply_to(message["header"]["msg_id"], "control", timeout_s)
+
+    def become_ready(self) -> None:
+        """Wait until it answers; what is heard of one that does not is told."""
+        try:
+            self.client.wait_for_ready(timeout=START_S)
+        except RuntimeError as error:
+            says = "its control channel answers"
+            try:
+                self.control("kernel_info_request", {}, timeout_s=5)
+            except AssertionError as silence:
+                says = f"control: {silence}"
+            beats = self.client.hb_channel.is_beating()
+            raise AssertionError(
+                f"{error}; heartbeat: {beats}; {says}; {self.manager.provisioner.last_words()}"
+            ) from error
 
     def restart(self) -> None:
         self.manager.restart_kernel(now=False)
@@ -94,10 +110,15 @@ class Kernel:
 
 @contextmanager
 def started(name: str = "sandbox-python", **kwargs):
-    """Start a kernel; it is shut down at the end."""
-    manager, client = start_new_kernel(kernel_name=name, startup_timeout=60, **kwargs)
+    """Start a kernel; it is shut down at the end, also when it has never become ready."""
+    manager = KernelManager(kernel_name=name)
+    manager.start_kernel(**kwargs)
+    client = manager.client()
     try:
-        yield Kernel(manager, client)
+        client.start_channels()
+        kernel = Kernel(manager, client)
+        kernel.become_ready()
+        yield kernel
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
